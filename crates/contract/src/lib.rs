@@ -1,0 +1,1 @@
+//! Suites that every Array, Transport and DeviceManager passes, and the audit.

@@ -1,0 +1,1 @@
+//! Operations on volumes: plans, intents, attachment records, recovery.

@@ -1,0 +1,1 @@
+//! The only door to the operating system: trait Host, its system implementation and the helper pool.

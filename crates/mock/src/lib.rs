@@ -1,0 +1,1 @@
+//! Mocks of the three traits, for embedders' tests.

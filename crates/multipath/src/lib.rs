@@ -1,0 +1,1 @@
+//! The DeviceManager over dm-multipath and SCSI legs.

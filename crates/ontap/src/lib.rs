@@ -1,0 +1,1 @@
+//! The Array of NetApp ONTAP.

@@ -1,0 +1,1 @@
+//! Sanbridge for Proxmox VE: daemon, protocol, names and locks.

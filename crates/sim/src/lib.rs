@@ -1,0 +1,3 @@
+//! Simulated arrays and hosts.
+
+pub mod target;

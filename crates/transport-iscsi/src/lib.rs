@@ -1,0 +1,1 @@
+//! The iSCSI Transport over open-iscsi.

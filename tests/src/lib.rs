@@ -1,0 +1,1 @@
+//! End-to-end, crash and model suites, the demo and the bench.
