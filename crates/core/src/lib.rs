@@ -1,1 +1,33 @@
-//! Domain types, errors and the traits Array, Transport and DeviceManager.
+//! Domain types, errors and the traits [`Array`], [`Transport`] and [`DeviceManager`]. No input or output happens here.
+//!
+//! The three traits meet only in values: an array maps a [`Volume`] to a host and says on which [`TargetPort`]s it can
+//! be reached; a transport turns target ports into [`Route`]s; a device manager turns routes and an expected
+//! [`Identity`] into a [`Device`]. None of them knows the others.
+
+mod array;
+mod cx;
+mod device;
+mod error;
+mod id;
+mod mark;
+mod name;
+mod size;
+mod transport;
+mod wwid;
+
+pub use array::{
+    Array, ArrayProfile, Capacity, DeleteMode, Ensured, HostAccess, HostSpec, Limits, LunChoice, MappedHost,
+    Mapping, Marked, Snapshot, SnapshotSet, Visibility, Volume, VolumeKey, VolumeQuery, VolumeSpec,
+    VolumeState,
+};
+pub use cx::{Cx, Deadline, Effect, EffectKind, EffectObserver, Effects};
+pub use device::{
+    Device, DeviceManager, DeviceNumber, Expected, Hctl, Holder, KnownLegs, Leg, LegProblem, Retired, Usage,
+};
+pub use error::{Chain, EffectState, Error, ErrorKind, Result};
+pub use id::{ArrayId, Iqn, Lun, NodeName, OperationId, Owner, SnapshotName, VolumeName};
+pub use mark::Mark;
+pub use name::{NameCodec, NameRules};
+pub use size::ByteSize;
+pub use transport::{Initiator, PortState, PortStatus, Route, TargetPort, Transport, TransportKind};
+pub use wwid::{Identity, Wwid};

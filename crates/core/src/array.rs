@@ -1,0 +1,348 @@
+//! The trait [`Array`]: what every array can do. Optional abilities are roles, reached by accessors that return `Option`.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ArrayId, ByteSize, Cx, Error, ErrorKind, Identity, Initiator, Lun, Mark, NameRules, NodeName,
+    OperationId, Owner, Result, SnapshotName, TargetPort, TransportKind, VolumeName,
+};
+
+/// Whether something was made now or was there already. A conflicting request is an error, never `Already`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ensured<T> {
+    /// Made by this call.
+    Created(T),
+    /// It was there as asked for.
+    Already(T),
+}
+
+impl<T> Ensured<T> {
+    /// Whether this call made it.
+    pub fn changed(&self) -> bool {
+        matches!(self, Self::Created(_))
+    }
+
+    /// The thing itself.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Created(it) | Self::Already(it) => it,
+        }
+    }
+}
+
+/// Numbers an array imposes. Requests are checked against them before the array is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Sizes are rounded up to a multiple of this.
+    pub volume_granule: ByteSize,
+    /// Smallest volume.
+    pub volume_min: ByteSize,
+    /// Largest volume.
+    pub volume_max: ByteSize,
+    /// Names of volumes.
+    pub name: NameRules,
+    /// Highest LUN.
+    pub lun_max: Lun,
+    /// Most snapshots of one volume.
+    pub snapshots_max: u32,
+}
+
+/// What an array said of itself when it was first asked. Kept on disk so that attached disks can be served while the
+/// array's management is down, and compared at its next answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayProfile {
+    /// The maker, e.g. `NetApp`.
+    pub vendor: String,
+    /// The kind of system, e.g. `FAS/AFF`.
+    pub personality: String,
+    /// The release, e.g. `9.16.1`.
+    pub version: String,
+    /// What makes it this array and this tenant and no other (for ONTAP: cluster and SVM UUID).
+    pub serial: String,
+    /// A name for people, e.g. `cluster1/svm_pve`.
+    pub name: String,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// Room for volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// All of it.
+    pub total: ByteSize,
+    /// What is left.
+    pub available: ByteSize,
+}
+
+/// How a look-up names its volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeKey {
+    /// By name; the answer carries the mark.
+    Name(VolumeName),
+    /// By the array's own key, learned from an earlier answer: one request, the mark is not read again.
+    Id(ArrayId),
+}
+
+impl fmt::Display for VolumeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(it) => it.fmt(f),
+            Self::Id(it) => it.fmt(f),
+        }
+    }
+}
+
+/// Which volumes to list: those whose names begin with this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeQuery {
+    /// As [`crate::NameCodec::prefix`] makes it.
+    pub prefix: String,
+}
+
+/// A volume to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// Its name on the array.
+    pub name: VolumeName,
+    /// Whose it will be.
+    pub owner: Owner,
+    /// The operation that makes it.
+    pub claim: OperationId,
+    /// Its size, a multiple of the granule.
+    pub size: ByteSize,
+}
+
+impl VolumeSpec {
+    /// The mark the create request writes.
+    pub fn mark(&self) -> Mark {
+        Mark { owner: self.owner.clone(), claim: self.claim }
+    }
+}
+
+/// What is known of an object's mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marked {
+    /// It carries this mark.
+    Ours(Mark),
+    /// It carries no mark: foreign, or not yet marked.
+    Unmarked,
+    /// This look-up did not read it.
+    NotRead,
+}
+
+/// Whether a volume serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeState {
+    /// It serves.
+    Online,
+    /// It does not; the array's word for why.
+    Offline(String),
+}
+
+/// A host object of the array that may see a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedHost {
+    /// The array's key of the host object.
+    pub id: ArrayId,
+    /// Its name on the array.
+    pub name: String,
+    /// The number it has there.
+    pub lun: Lun,
+}
+
+/// A volume as the array shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The array's unchangeable key.
+    pub id: ArrayId,
+    /// Its name on the array.
+    pub name: VolumeName,
+    /// Whose it is.
+    pub mark: Marked,
+    /// What devices of it report. `None`: half-made, there is nothing to map yet.
+    pub identity: Option<Identity>,
+    /// Its size.
+    pub size: ByteSize,
+    /// What it occupies, where the answer carried it.
+    pub used: Option<ByteSize>,
+    /// When it was made, in seconds since 1970, where the answer carried it.
+    pub created: Option<i64>,
+    /// Whether it serves.
+    pub state: VolumeState,
+    /// Who may see it, where the answer carried it (single look-ups always do).
+    pub mapped: Option<Vec<MappedHost>>,
+}
+
+impl Volume {
+    /// What devices of it report.
+    ///
+    /// # Errors
+    /// `Conflict` while it is half-made.
+    pub fn identity(&self) -> Result<&Identity> {
+        self.identity.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Conflict, "the volume is half-made: its creation was interrupted")
+                .on(&self.name)
+                .with_remedy("delete it, or wait until the node that was creating it has finished")
+        })
+    }
+}
+
+/// How a volume is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeleteMode {
+    /// Into the array's recovery queue, where it has one.
+    Recoverable,
+    /// At once and for good.
+    Immediate,
+}
+
+/// One snapshot of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The name the person gave it.
+    pub name: SnapshotName,
+    /// The array's key.
+    pub id: ArrayId,
+    /// When it was taken, in seconds since 1970, where the array says so.
+    pub created: Option<i64>,
+}
+
+/// Volumes to be snapshotted together under one name.
+#[derive(Debug, Clone)]
+pub struct SnapshotSet {
+    /// The volumes.
+    pub volumes: Vec<Volume>,
+    /// The name.
+    pub name: SnapshotName,
+}
+
+/// This node as the array is to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSpec {
+    /// The realm, so that equally named nodes of two clusters never share a host object.
+    pub realm: String,
+    /// The node.
+    pub node: NodeName,
+    /// The names it goes by on the fabric.
+    pub initiators: Vec<Initiator>,
+}
+
+/// This node's host object on the array.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HostAccess {
+    /// The array's key.
+    pub id: ArrayId,
+    /// Its name on the array.
+    pub name: String,
+}
+
+/// Which LUN a mapping may get: the first of these that the array has free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LunChoice(pub Vec<Lun>);
+
+/// A volume's permission for one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Whose.
+    pub host: HostAccess,
+    /// The number the host sees.
+    pub lun: Lun,
+    /// The ports behind which it sees it.
+    pub ports: Vec<TargetPort>,
+}
+
+/// Whether a volume is mapped per node or for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Visibility {
+    /// Mapped at attach, unmapped at detach.
+    PerNode,
+    /// Mapped at create, unmapped only by delete.
+    Shared,
+}
+
+/// A storage array (one tenant of it). All calls may run concurrently. Every verb is repeatable: what is already so is
+/// not an error, what contradicts is one.
+#[async_trait]
+pub trait Array: fmt::Debug + Send + Sync {
+    /// What it said of itself.
+    fn profile(&self) -> &ArrayProfile;
+
+    /// Whether volumes are mapped per node or for all.
+    fn visibility(&self) -> Visibility;
+
+    /// Room for volumes.
+    async fn capacity(&self, cx: &Cx) -> Result<Capacity>;
+
+    /// All volumes that match: complete, or an error. Half-made ones are listed too.
+    async fn volumes(&self, cx: &Cx, of: &VolumeQuery) -> Result<Vec<Volume>>;
+
+    /// One volume with its mappings. `None` only when it is proved absent.
+    async fn volume(&self, cx: &Cx, key: &VolumeKey) -> Result<Option<Volume>>;
+
+    /// Makes a volume, marked by the create request itself. `Already` only where the mark holds our claim.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the name is taken by anything else, `OutOfSpace`, `LimitReached`.
+    async fn ensure_volume(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>>;
+
+    /// Removes a volume and its snapshots; whether this call did it. The caller has checked the mark.
+    ///
+    /// # Errors
+    /// `InUse` while it is mapped to anybody, `Busy` while clones depend on it.
+    async fn ensure_no_volume(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool>;
+
+    /// Grows a volume to `size`; returns the size it has now. Equal is success; smaller is `InvalidInput`.
+    async fn resize(&self, cx: &Cx, volume: &Volume, size: ByteSize) -> Result<ByteSize>;
+
+    /// Snapshots all volumes of the set at one instant, or refuses before anything is done.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where one has a snapshot of that name that this operation did not make.
+    async fn snapshot(&self, cx: &Cx, set: &SnapshotSet) -> Result<Vec<Snapshot>>;
+
+    /// The snapshots of a volume that carry our naming, oldest first: complete, or an error.
+    async fn snapshots(&self, cx: &Cx, volume: &Volume) -> Result<Vec<Snapshot>>;
+
+    /// Removes a snapshot; whether this call did it.
+    ///
+    /// # Errors
+    /// `Busy` while a clone or the array itself depends on it.
+    async fn ensure_no_snapshot(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<bool>;
+
+    /// Puts the bytes and the size of a snapshot back into the volume. Identity, mappings and every snapshot, newer
+    /// ones too, stay. The caller has proved that nobody uses it.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such snapshot.
+    async fn rollback(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()>;
+
+    /// Makes sure that this node has its host object with exactly these initiators.
+    ///
+    /// # Errors
+    /// `Conflict` naming the foreign host object that already holds one of the initiators.
+    async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>>;
+
+    /// Makes the volume visible to the host under one of `choice`. `Already` keeps the number it has.
+    ///
+    /// # Errors
+    /// `LimitReached` where every number of `choice` is taken.
+    async fn ensure_mapped(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+        host: &HostAccess,
+        choice: &LunChoice,
+    ) -> Result<Ensured<Mapping>>;
+
+    /// Takes the volume away from the host; whether this call did it.
+    async fn ensure_unmapped(&self, cx: &Cx, volume: &ArrayId, host: &ArrayId) -> Result<bool>;
+
+    /// The host's mapping of the volume with the ports that really serve it now, or `None` where there is none.
+    async fn mapping(&self, cx: &Cx, volume: &Volume, host: &HostAccess) -> Result<Option<Mapping>>;
+
+    /// The ports of this tenant that serve `kind`.
+    async fn target_ports(&self, cx: &Cx, kind: TransportKind) -> Result<Vec<TargetPort>>;
+}
