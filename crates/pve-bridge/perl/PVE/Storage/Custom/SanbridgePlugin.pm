@@ -1,0 +1,623 @@
+package PVE::Storage::Custom::SanbridgePlugin;
+
+# The storage type `sanbridge` of Proxmox VE: names, paths and schema here, everything else asked of the node's daemon
+# (PROTOCOL.md), one request per method.
+#
+# A plugin that does not load makes PVE drop its storages from storage.cfg at the next write. So loading needs core Perl
+# and the base class only; the client is loaded at the first request. Loading, `parse_volname` and `path` also
+# run unprivileged (pveproxy) and ask nobody.
+#
+# What of the base class is not overridden, and why that is safe (it works on files elsewhere):
+#   private, sensitive_properties, storage_has_feature, ...    registration and schema, no volume
+#   parse_config, check_config, encode_value, decode_value     sections of storage.cfg, no volume
+#   list_volumes                                               calls our list_images; files only for content we do not offer
+#   find_free_diskname, get_next_vm_diskname                   call our list_images; only for callers outside alloc_image
+#   map_volume                                                 our path; the device is there since activate_volume
+#   unmap_volume                                               nothing, and must do nothing: a container that runs
+#                                                              goes on using the device after its resize
+#   deactivate_storage                                         nothing; volumes are detached one by one
+#   storage_can_replicate, new_backup_provider                 false; dies
+#   get_volume_notes, update_volume_notes                      die; reached only through the attribute methods, overridden
+#   get_vtype_subdirs, config_aware_base_mkdir                 a constant; called by base methods we override
+
+use strict;
+use warnings;
+
+use Time::HiRes qw(CLOCK_MONOTONIC clock_gettime);
+
+use base qw(PVE::Storage::Plugin);
+
+# The newest storage API this plugin was tested with.
+use constant TESTED_API => 15;
+
+# PVE gives code under its storage lock 60 s and callers elsewhere more; see PROTOCOL.md, section 4.
+use constant {
+    LOCKED_WORK => 55,
+    LOCK_WAIT => 60,
+};
+
+# The end (monotonic) of the work under the storage lock this process holds.
+our $locked_until;
+
+my $VMID = qr/[1-9][0-9]{2,8}/;
+my $TEXT = qr/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}/;
+my $SNAPSHOT = qr/[A-Za-z][A-Za-z0-9_-]{1,63}/;
+my $STOREID = qr/[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]/;
+
+# Always shared: PVE refuses migration and cloning between nodes for local storages of unknown types.
+push @PVE::Storage::Plugin::SHARED_STORAGE, 'sanbridge'
+    if !grep { $_ eq 'sanbridge' } @PVE::Storage::Plugin::SHARED_STORAGE;
+
+# Registration and schema
+
+sub type { return 'sanbridge' }
+
+# No version above the host's is loaded, one below it is warned of. Asked at run time: `use PVE::Storage` here would scan
+# the plugins again from within the scan.
+sub api {
+    my $host = PVE::Storage->can('APIVER') or return TESTED_API;
+    my $version = $host->();
+    return $version < TESTED_API ? $version : TESTED_API;
+}
+
+sub plugindata {
+    return {
+        content => [{ images => 1, rootdir => 1, none => 1 }, { images => 1 }],
+        format => [{ raw => 1 }, 'raw'],
+        'sensitive-properties' => { 'sanbridge-password' => 1 },
+    };
+}
+
+# Plain strings without enums or patterns: the daemon checks them, and a node with an older package keeps a value it does
+# not know instead of dropping it.
+sub properties {
+    return {
+        'sanbridge-array' => {
+            description => 'Kind of array: ontap.',
+            type => 'string',
+        },
+        'sanbridge-address' => {
+            description => 'Management address of the array: host or host:port.',
+            type => 'string',
+        },
+        'sanbridge-username' => {
+            description => 'Account on the array.',
+            type => 'string',
+        },
+        'sanbridge-password' => {
+            description => 'Password of the account. Kept in a root-only file, never in storage.cfg.',
+            type => 'string',
+        },
+        'sanbridge-svm' => {
+            description => 'ONTAP: the storage virtual machine.',
+            type => 'string',
+        },
+        'sanbridge-aggregate' => {
+            description => 'ONTAP: the aggregate for new volumes.',
+            type => 'string',
+        },
+        'sanbridge-transport' => {
+            description => 'How nodes reach the volumes: iscsi (default).',
+            type => 'string',
+        },
+        'sanbridge-ca-file' => {
+            description => 'PEM file of the CA that signed the certificate of the array.',
+            type => 'string',
+        },
+        'sanbridge-fingerprint' => {
+            description => 'SHA-256 fingerprint of the certificate of the array, the only one then trusted.',
+            type => 'string',
+        },
+        'sanbridge-visibility' => {
+            description => 'per-node (default): volumes are mapped to the nodes that use them; all-nodes: to all.',
+            type => 'string',
+        },
+    };
+}
+
+sub options {
+    return {
+        'sanbridge-array' => { fixed => 1 },
+        'sanbridge-address' => {},
+        'sanbridge-username' => { optional => 1 },
+        'sanbridge-password' => { optional => 1 },
+        'sanbridge-svm' => { optional => 1 },
+        'sanbridge-aggregate' => { optional => 1 },
+        'sanbridge-transport' => { optional => 1, fixed => 1 },
+        'sanbridge-ca-file' => { optional => 1 },
+        'sanbridge-fingerprint' => { optional => 1 },
+        'sanbridge-visibility' => { optional => 1 },
+        nodes => { optional => 1 },
+        disable => { optional => 1 },
+        content => { optional => 1 },
+        shared => { optional => 1 },
+        bwlimit => { optional => 1 },
+    };
+}
+
+sub get_formats { return { default => 'raw', valid => { raw => 1 } } }
+
+# Asking the daemon
+
+# One request about a storage. `answer` (optional) makes the result of the daemon's checked `ok`.
+my $ask = sub {
+    my ($storeid, $scfg, $method, $wait, $params, $answer) = @_;
+    require PVE::Storage::Sanbridge::Client;
+    if (defined($locked_until)) {
+        my $left = $locked_until - clock_gettime(CLOCK_MONOTONIC);
+        die "no time left for $method under the storage lock\n" if $left < 1;
+        $wait = $left if $left < $wait;
+    }
+    my $secret = __PACKAGE__->plugindata()->{'sensitive-properties'};
+    my $options = {
+        (map { $_ => "$scfg->{$_}" } grep { m/\Asanbridge-/ && !$secret->{$_} && defined($scfg->{$_}) } keys $scfg->%*),
+        content => [sort keys(($scfg->{content} // {})->%*)],
+        disable => $scfg->{disable} ? \1 : \0,
+        $scfg->{nodes} ? (nodes => [sort keys $scfg->{nodes}->%*]) : (),
+    };
+    return PVE::Storage::Sanbridge::Client::call(
+        method => $method,
+        wait => $wait,
+        storage => { id => $storeid, options => $options },
+        params => $params,
+        answer => $answer // sub { return undef },
+    );
+};
+
+# Checks of what the daemon says; each returns the untainted value or dies.
+
+my $pattern = sub {
+    my ($ok, $key, $re) = @_;
+    my $value = $ok->{$key};
+    return $1 if defined($value) && !ref($value) && $value =~ m/\A($re)\z/;
+    die "bad '$key'\n";
+};
+
+my $integer = sub { return $pattern->($_[0], $_[1], qr/0|[1-9][0-9]{0,15}/) + 0 };
+
+my $integer_or_undef = sub { return defined($_[0]->{ $_[1] }) ? $integer->(@_) : undef };
+
+my $boolean = sub {
+    my ($ok, $key) = @_;
+    die "bad '$key'\n" if ref($ok->{$key}) !~ m/Boolean\z/;
+    return $ok->{$key} ? 1 : 0;
+};
+
+my $line = sub { return $pattern->($_[0], $_[1], qr/[ -~]{1,1000}/) };
+
+my $list = sub {
+    my ($ok, $key) = @_;
+    die "bad '$key'\n" if ref($ok->{$key}) ne 'ARRAY';
+    return $ok->{$key}->@*;
+};
+
+# Names
+
+sub parse_volname {
+    my ($class, $volname) = @_;
+    if (defined($volname)) {
+        return ('images', $1, $3, undef, undef, $2 eq 'base' ? 1 : undef, 'raw')
+            if $volname =~ m/\A((vm|base)-($VMID)-$TEXT)\z/;
+        return ('images', $3, $4, $1, $2, undef, 'raw')
+            if $volname =~ m!\A(base-($VMID)-$TEXT)/(vm-($VMID)-$TEXT)\z!;
+    }
+    my $shown = defined($volname) ? $volname =~ s/[^ -~]/?/gr : '';
+    die "'$shown' is no volume name of a sanbridge storage\n";
+}
+
+# The volume name as sent to the daemon, untainted.
+my $volume = sub {
+    my ($class, $volname) = @_;
+    my ($name, $base) = ($class->parse_volname($volname))[1, 3];
+    return defined($base) ? "$base/$name" : $name;
+};
+
+my $snapshot = sub {
+    my ($snapname) = @_;
+    return $1 if defined($snapname) && $snapname =~ m/\A($SNAPSHOT)\z/;
+    my $shown = defined($snapname) ? $snapname =~ s/[^ -~]/?/gr : '';
+    die "'$shown' is no snapshot name of a sanbridge storage\n";
+};
+
+my $snapshot_or_undef = sub { return defined($_[0]) && $_[0] ne '' ? $snapshot->($_[0]) : undef };
+
+# The same on every node and whether attached or not; the daemon puts the link there.
+sub path {
+    my ($class, $scfg, $volname, $storeid, $snapname) = @_;
+    my ($vtype, $name, $vmid) = $class->parse_volname($volname);
+    my ($id) = ($storeid // '') =~ m/\A($STOREID)\z/ or die "bad storage id\n";
+    my $snap = $snapshot_or_undef->($snapname);
+    my $path = "/dev/sanbridge/$id/$name" . (defined($snap) ? "\@$snap" : '');
+    return wantarray ? ($path, $vmid, $vtype) : $path;
+}
+
+sub filesystem_path {
+    die "a sanbridge volume has no path without its storage\n";
+}
+
+sub get_subdir {
+    die "a sanbridge storage has no folders\n";
+}
+
+sub qemu_blockdev_options {
+    my ($class, $scfg, $storeid, $volname, $machine_version, $options) = @_;
+    my $path = $class->path($scfg, $volname, $storeid, $options->{'snapshot-name'});
+    return { driver => 'host_device', filename => $path };
+}
+
+# Configuration hooks: run by PVE under the lock of storage.cfg, 60 s for a hook and the activation after it
+
+sub on_add_hook {
+    my ($class, $storeid, $scfg, %secrets) = @_;
+    # before API 11 PVE would have written our secret to storage.cfg
+    die "this Proxmox VE cannot keep the password of a third-party storage secret -- update to 8.4 or newer\n"
+        if defined($scfg->{'sanbridge-password'});
+    $ask->($storeid, $scfg, 'storage.add', 30, { secrets => {%secrets} });
+    return undef;
+}
+
+my $update = sub {
+    my ($storeid, $scfg, $changes, $delete, $secrets) = @_;
+    $ask->(
+        $storeid,
+        $scfg,
+        'storage.update',
+        40,
+        {
+            changes => { map { $_ => "$changes->{$_}" } grep { m/\Asanbridge-/ } keys $changes->%* },
+            delete => defined($delete) ? [grep { m/\Asanbridge-/ } $delete->@*] : undef,
+            secrets => {$secrets->%*},
+        },
+    );
+    return undef;
+};
+
+sub on_update_hook_full {
+    my ($class, $storeid, $scfg, $changes, $delete, $secrets) = @_;
+    return $update->($storeid, $scfg, $changes, $delete // [], $secrets);
+}
+
+# Hosts below API 13: the old options come from the file, and what is deleted is not told.
+sub on_update_hook {
+    my ($class, $storeid, $changes, %secrets) = @_;
+    my $scfg = PVE::Storage::config()->{ids}->{$storeid} // die "no storage '$storeid'\n";
+    return $update->($storeid, $scfg, $changes, undef, \%secrets);
+}
+
+sub on_delete_hook {
+    my ($class, $storeid, $scfg) = @_;
+    $ask->($storeid, $scfg, 'storage.remove', 10);
+    return undef;
+}
+
+# The storage
+
+sub check_connection {
+    my ($class, $storeid, $scfg) = @_;
+    my $reason = $ask->(
+        $storeid,
+        $scfg,
+        'storage.check',
+        2,
+        undef,
+        sub {
+            my ($ok) = @_;
+            return $boolean->($ok, 'online') ? '' : defined($ok->{reason}) ? $line->($ok, 'reason') : 'offline';
+        },
+    );
+    die "$reason\n" if $reason ne '';
+    return 1;
+}
+
+sub activate_storage {
+    my ($class, $storeid, $scfg, $cache) = @_;
+    $ask->($storeid, $scfg, 'storage.activate', 12);
+    return 1;
+}
+
+sub status {
+    my ($class, $storeid, $scfg, $cache) = @_;
+    my $status = $ask->(
+        $storeid,
+        $scfg,
+        'storage.status',
+        2,
+        undef,
+        sub {
+            my ($ok) = @_;
+            return [(map { $integer->($ok, $_) } qw(total available used)), $boolean->($ok, 'active')];
+        },
+    );
+    return $status->@*;
+}
+
+sub get_identity {
+    my ($class, $scfg, $storeid) = @_;
+    return $ask->($storeid, $scfg, 'storage.identity', 5, undef, sub { return $line->($_[0], 'identity') });
+}
+
+# PVE waits 10 s for the storage lock, less than one slow operation of another node may take. The 60 s for the work under
+# the lock are PVE's; we are done before them, whatever is called.
+sub cluster_lock_storage {
+    my ($class, $storeid, $shared, $timeout, $func, @param) = @_;
+    my $work = sub {
+        local $locked_until = clock_gettime(CLOCK_MONOTONIC) + LOCKED_WORK;
+        return $func->(@_);
+    };
+    $timeout = LOCK_WAIT if !defined($timeout) || $timeout < LOCK_WAIT;
+    return $class->SUPER::cluster_lock_storage($storeid, $shared, $timeout, $work, @param);
+}
+
+# Volumes
+
+sub alloc_image {
+    my ($class, $storeid, $scfg, $vmid, $fmt, $name, $size_kib) = @_;
+    die "a sanbridge storage has no volumes of format '$fmt', only raw\n" if $fmt ne 'raw';
+    my ($owner) = $vmid =~ m/\A($VMID)\z/ or die "bad VM id\n";
+    # KiB, but with a fraction where PVE copies a disk of odd size
+    my ($kib) = $size_kib =~ m/\A([0-9]{1,13}(?:\.[0-9]+)?)\z/ or die "bad size\n";
+    my $bytes = int($kib * 1024 + 0.5) or die "a volume needs a size\n";
+    my $wanted;
+    if (defined($name) && $name ne '') {
+        ($wanted) = $name =~ m/\A(vm-$owner-$TEXT)\z/
+            or die "volume name '@{[$name =~ s/[^ -~]/?/gr]}' does not begin with 'vm-$owner-'"
+            . " or has characters a sanbridge storage does not take\n";
+    }
+    my $params = { vmid => $owner + 0, name => $wanted, size_bytes => $bytes };
+    return $ask->(
+        $storeid,
+        $scfg,
+        'volume.create',
+        LOCKED_WORK,
+        $params,
+        sub {
+            my ($ok) = @_;
+            my $made = $pattern->($ok, 'name', qr/vm-$owner-$TEXT/);
+            die "another volume than asked for, '$made'\n" if defined($wanted) && $made ne $wanted;
+            die "a smaller volume than asked for\n" if $integer->($ok, 'size_bytes') < $bytes;
+            return $made;
+        },
+    );
+}
+
+# Under the lock the volume is only claimed; a deletion that takes longer is waited for by PVE's task, without the lock.
+sub free_image {
+    my ($class, $storeid, $scfg, $volname, $isBase, $format) = @_;
+    my $operation = $ask->(
+        $storeid,
+        $scfg,
+        'volume.delete',
+        LOCKED_WORK,
+        { name => $volume->($class, $volname) },
+        sub { return $boolean->($_[0], 'pending') ? $_[1] : undef },
+    );
+    return undef if !defined($operation);
+    return sub { $ask->($storeid, $scfg, 'operation.wait', 600, { operation => $operation }) };
+}
+
+sub list_images {
+    my ($class, $storeid, $scfg, $vmid, $vollist, $cache) = @_;
+    my ($owner, $names);
+    if ($vollist) {
+        $names = [
+            grep { defined($_) }
+            map { m/\A\Q$storeid\E:(.+)\z/s ? eval { $volume->($class, $1) } : undef } $vollist->@*
+        ];
+        return [] if !$names->@*;
+    } elsif (defined($vmid)) {
+        ($owner) = $vmid =~ m/\A($VMID)\z/ or die "bad VM id\n";
+    }
+    my $params = { vmid => defined($owner) ? $owner + 0 : undef, names => $names };
+    return $ask->(
+        $storeid,
+        $scfg,
+        'volume.list',
+        25,
+        $params,
+        sub { return [map { $class->listed($storeid, $_) } $list->($_[0], 'volumes')] },
+    );
+}
+
+# One entry of a list as PVE wants it.
+sub listed {
+    my ($class, $storeid, $item) = @_;
+    die "bad 'volumes'\n" if ref($item) ne 'HASH';
+    my $name = $volume->($class, $item->{name});
+    my $vmid = $integer->($item, 'vmid');
+    die "owner of '$name' is not $vmid\n" if ($class->parse_volname($name))[2] != $vmid;
+    my ($used, $created) = map { $integer_or_undef->($item, $_) } qw(used_bytes created);
+    return {
+        volid => "$storeid:$name",
+        vmid => $vmid,
+        format => 'raw',
+        size => $integer->($item, 'size_bytes'),
+        defined($used) ? (used => $used) : (),
+        defined($created) ? (ctime => $created) : (),
+    };
+}
+
+sub activate_volume {
+    my ($class, $storeid, $scfg, $volname, $snapname, $cache, $hints) = @_;
+    my $path = $class->path($scfg, $volname, $storeid, $snapname);
+    my $known = { map { $_ => "$hints->{$_}" } grep { defined($hints->{$_}) && !ref($hints->{$_}) } keys %{ $hints // {} } };
+    $ask->(
+        $storeid,
+        $scfg,
+        'volume.attach',
+        90,
+        { name => $volume->($class, $volname), snapshot => $snapshot_or_undef->($snapname), hints => $known },
+        sub {
+            my ($ok) = @_;
+            die "another path than '$path'\n" if ($ok->{path} // '') ne $path;
+            $integer->($ok, 'size_bytes');
+            return undef;
+        },
+    );
+    return 1;
+}
+
+sub deactivate_volume {
+    my ($class, $storeid, $scfg, $volname, $snapname, $cache) = @_;
+    my $params = { name => $volume->($class, $volname), snapshot => $snapshot_or_undef->($snapname) };
+    $ask->($storeid, $scfg, 'volume.detach', 60, $params);
+    return 1;
+}
+
+# PVE's timeout is advice for those who start a program.
+sub volume_size_info {
+    my ($class, $scfg, $storeid, $volname, $timeout) = @_;
+    my $info = $ask->(
+        $storeid,
+        $scfg,
+        'volume.size',
+        10,
+        { name => $volume->($class, $volname) },
+        sub {
+            my ($ok) = @_;
+            return [$integer->($ok, 'size_bytes'), map { $integer_or_undef->($ok, $_) } qw(used_bytes created)];
+        },
+    );
+    my ($size, $used, $created) = $info->@*;
+    return wantarray ? ($size, 'raw', $used, undef, $created) : $size;
+}
+
+# QEMU is told of the new size right after: the device has it when the daemon answers.
+sub volume_resize {
+    my ($class, $scfg, $storeid, $volname, $size, $running, $snapname) = @_;
+    die "a snapshot of a sanbridge volume cannot be resized\n" if defined($snapname);
+    my ($bytes) = $size =~ m/\A([1-9][0-9]{0,15})\z/ or die "bad size\n";
+    $ask->(
+        $storeid,
+        $scfg,
+        'volume.grow',
+        60,
+        { name => $volume->($class, $volname), size_bytes => $bytes + 0, running => $running ? \1 : \0 },
+        sub { die "a smaller size than asked for\n" if $integer->($_[0], 'size_bytes') < $bytes },
+    );
+    return undef;
+}
+
+# Snapshots
+
+my $of_snapshot = sub {
+    my ($class, $volname, $snap) = @_;
+    return (name => $volume->($class, $volname), snapshot => $snapshot->($snap));
+};
+
+sub volume_snapshot {
+    my ($class, $scfg, $storeid, $volname, $snap) = @_;
+    $ask->($storeid, $scfg, 'snapshot.create', 60, { $of_snapshot->($class, $volname, $snap) });
+    return undef;
+}
+
+sub volume_snapshot_delete {
+    my ($class, $scfg, $storeid, $volname, $snap, $running) = @_;
+    my $params = { $of_snapshot->($class, $volname, $snap), running => $running ? \1 : \0 };
+    $ask->($storeid, $scfg, 'snapshot.delete', 60, $params);
+    return undef;
+}
+
+sub volume_rollback_is_possible {
+    my ($class, $scfg, $storeid, $volname, $snap, $blockers) = @_;
+    my $verdict = $ask->(
+        $storeid,
+        $scfg,
+        'snapshot.check',
+        25,
+        { $of_snapshot->($class, $volname, $snap) },
+        sub {
+            my ($ok) = @_;
+            return {
+                possible => $boolean->($ok, 'possible'),
+                blockers => [map { $snapshot->($_) } $list->($ok, 'blockers')],
+                reason => defined($ok->{reason}) ? $line->($ok, 'reason') : undef,
+            };
+        },
+    );
+    return 1 if $verdict->{possible};
+    push $blockers->@*, $verdict->{blockers}->@* if $blockers;
+    my $reason = $verdict->{reason} // "volume '$volname' cannot be rolled back to snapshot '$snap'";
+    $reason .= ' (blocked by: ' . join(', ', $verdict->{blockers}->@*) . ')' if $verdict->{blockers}->@*;
+    die "$reason\n";
+}
+
+sub volume_snapshot_rollback {
+    my ($class, $scfg, $storeid, $volname, $snap) = @_;
+    my $params = { $of_snapshot->($class, $volname, $snap) };
+    $ask->($storeid, $scfg, 'snapshot.rollback', 120, $params);
+    return undef;
+}
+
+sub volume_snapshot_info {
+    my ($class, $scfg, $storeid, $volname) = @_;
+    return $ask->(
+        $storeid,
+        $scfg,
+        'snapshot.list',
+        25,
+        { name => $volume->($class, $volname) },
+        sub {
+            my ($ok) = @_;
+            die "bad 'snapshots'\n" if ref($ok->{snapshots}) ne 'HASH';
+            my $found = {};
+            for my $key (keys $ok->{snapshots}->%*) {
+                my $item = $ok->{snapshots}->{$key};
+                die "bad 'snapshots'\n" if ref($item) ne 'HASH';
+                $found->{ $snapshot->($key) } =
+                    { id => $line->($item, 'id'), timestamp => $integer->($item, 'created') };
+            }
+            return $found;
+        },
+    );
+}
+
+# A running container is frozen and its file systems flushed before a snapshot.
+sub volume_snapshot_needs_fsfreeze { return 1 }
+
+sub volume_qemu_snapshot_method { return 'storage' }
+
+# What PVE may ask for
+
+# sparseinit: a new volume is thin and reads as zeroes.
+my $FEATURES = {
+    snapshot => { current => 1, snap => 1 },
+    copy => { base => 1, current => 1 },
+    sparseinit => { base => 1, current => 1 },
+};
+
+sub volume_has_feature {
+    my ($class, $scfg, $feature, $storeid, $volname, $snapname, $running, $opts) = @_;
+    my $is_base = ($class->parse_volname($volname))[5];
+    my $state = $snapname ? 'snap' : $is_base ? 'base' : 'current';
+    return 1 if ($FEATURES->{$feature} // {})->{$state};
+    return undef;
+}
+
+sub storage_can_replicate { return 0 }
+
+sub get_volume_attribute { return undef }
+
+sub update_volume_attribute {
+    my ($class, $scfg, $storeid, $volname, $attribute, $value) = @_;
+    die "attribute '$attribute' is not supported for sanbridge volumes\n";
+}
+
+sub prune_backups { die "a sanbridge storage holds no backups\n" }
+
+sub volume_export_formats { return () }
+
+sub volume_import_formats { return () }
+
+sub volume_export { die "a sanbridge volume cannot be exported as a stream\n" }
+
+sub volume_import { die "a stream cannot be imported into a sanbridge storage\n" }
+
+sub clone_image { die "linked clones are not supported on a sanbridge storage -- make a full clone\n" }
+
+sub create_base { die "templates are not supported on a sanbridge storage\n" }
+
+sub rename_volume { die "a sanbridge volume cannot be given to another guest\n" }
+
+sub rename_snapshot { die "a snapshot of a sanbridge volume cannot be renamed\n" }
+
+1;
