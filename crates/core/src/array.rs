@@ -208,6 +208,8 @@ pub struct Snapshot {
     pub id: ArrayId,
     /// When it was taken, in seconds since 1970, where the array says so.
     pub created: Option<i64>,
+    /// The operation that took it, where its note says so.
+    pub claim: Option<OperationId>,
 }
 
 /// Volumes to be snapshotted together under one name.

@@ -104,12 +104,13 @@ pub struct Cx {
     deadline: Deadline,
     operation: OperationId,
     effects: Effects,
+    fence: Option<Deadline>,
 }
 
 impl Cx {
     /// A context for one operation.
     pub fn new(deadline: Deadline, operation: OperationId, effects: Effects) -> Self {
-        Self { deadline, operation, effects }
+        Self { deadline, operation, effects, fence: None }
     }
 
     /// When everybody stops waiting.
@@ -139,6 +140,12 @@ impl Cx {
         Self { deadline, ..self.clone() }
     }
 
+    /// The same operation, in which no effect may begin after `fence`: the end of a cluster-wide lease it works under.
+    #[must_use]
+    pub fn fenced(&self, fence: Deadline) -> Self {
+        Self { fence: Some(fence), ..self.clone() }
+    }
+
     /// An error if the deadline has passed, so that no further step begins.
     pub fn check(&self, doing: &'static str) -> Result<()> {
         if self.deadline.has_passed() { Err(late(doing).with_effect(EffectState::None)) } else { Ok(()) }
@@ -155,6 +162,10 @@ impl Cx {
     /// Runs one mutating effect. Called in three places only: the array client's send, the guard around the host,
     /// and the stores of the engine.
     pub async fn effect<T>(&self, effect: Effect, future: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.fence.is_some_and(Deadline::has_passed) {
+            let error = Error::new(ErrorKind::Timeout, "the cluster-wide lease of this operation has run out");
+            return Err(error.on(&effect).with_effect(EffectState::None));
+        }
         let Some(observer) = &self.effects.0 else { return future.await };
         observer.before(&effect).await?;
         let answer = future.await;
@@ -199,6 +210,16 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(start.elapsed(), Duration::from_secs(5));
         assert!(cx.check("another step").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_effect_begins_behind_the_fence() {
+        let cx = cx(Effects::unobserved()).fenced(Deadline::after(Duration::from_secs(1)));
+        let effect = Effect { kind: EffectKind::Array, verb: "POST", subject: "/x".into() };
+        assert!(cx.effect(effect.clone(), async { Ok(()) }).await.is_ok());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let error = cx.effect(effect, async { Ok(()) }).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, EffectState::None));
     }
 
     #[tokio::test]
