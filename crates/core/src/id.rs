@@ -147,13 +147,14 @@ impl Owner {
     /// Longest part. Three of them fit the smallest place a mark is stored in (1023 characters on a FlexVol).
     pub const MAX_PART: usize = 200;
 
-    /// Parts are one to 200 characters of visible ASCII without `/`, `"` and `\`.
+    /// Parts are one to 200 characters of visible ASCII without `/`, `"` and `\`, and do not begin with `.`: each is
+    /// also the name of a file.
     pub fn new(realm: &str, space: &str, object: &str) -> Result<Self> {
         for (part, text) in [("owner realm", realm), ("owner space", space), ("owner object", object)] {
             if text.is_empty() || text.len() > Self::MAX_PART {
                 return Err(invalid(part, text, "its length is not 1 to 200"));
             }
-            if !text.bytes().all(|it| it.is_ascii_graphic() && !b"/\"\\".contains(&it)) {
+            if text.starts_with('.') || !text.bytes().all(|it| it.is_ascii_graphic() && !b"/\"\\".contains(&it)) {
                 return Err(invalid(part, text, "it holds a character that is not allowed"));
             }
         }
