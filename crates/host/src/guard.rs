@@ -142,9 +142,17 @@ impl Guard {
     ///
     /// # Errors
     /// `Timeout` saying what was waited for, or whatever `look` fails with.
-    pub async fn wait_for<T, F>(&self, cx: &Cx, what: &'static str, pause: Duration, mut look: F) -> Result<T>
+    pub async fn wait_for<T, F, Look>(
+        &self,
+        cx: &Cx,
+        what: &'static str,
+        pause: Duration,
+        mut look: F,
+    ) -> Result<T>
     where
-        F: AsyncFnMut() -> Result<Option<T>>,
+        // Not `AsyncFnMut`: what waits inside a boxed trait method must be provably `Send`.
+        F: FnMut() -> Look,
+        Look: Future<Output = Result<Option<T>>>,
     {
         let mut events = self.uevents();
         let waiting = async {

@@ -1,1 +1,19 @@
 //! The iSCSI Transport over open-iscsi.
+//!
+//! What exists is read from the kernel (`/sys/class/iscsi_session`), never from a tool's text: a healthy session costs
+//! a few reads and no process. `iscsiadm` is started only to make or end a session, and always for one target at one
+//! portal. Nothing here scans: devices appear because the device manager asks for one LUN at one address.
+
+mod config;
+mod disconnect;
+mod exit;
+mod holds;
+mod initiator;
+mod join;
+mod login;
+mod record;
+mod session;
+mod transport;
+
+pub use config::IscsiConfig;
+pub use transport::Iscsi;

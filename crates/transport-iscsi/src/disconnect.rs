@@ -1,0 +1,72 @@
+//! Ends sessions: only those this process made, and only where no device is left.
+
+use std::path::Path;
+
+use san_core::{Cx, Result, TargetPort};
+
+use crate::Iscsi;
+use crate::exit::{Outcome, Verb};
+use crate::record::Node;
+use crate::session::{Session, sessions};
+use crate::transport::Made;
+
+const DEVICES: &str = "/sys/class/scsi_device";
+
+impl Iscsi {
+    /// Ends what may be ended of the sessions with `ports`; how many that was.
+    pub(crate) async fn leave(&self, cx: &Cx, ports: &[TargetPort]) -> Result<usize> {
+        let ours: Vec<_> =
+            self.made(|it| ports.iter().filter_map(|port| Some((port.clone(), *it.get(port)?))).collect());
+        if ours.is_empty() {
+            return Ok(0);
+        }
+        let names: Vec<_> = ours.iter().map(|(port, _)| port.clone()).collect();
+        // No login and no logout of the same target at once, so that nobody attaches over a session that is going.
+        let _gate = self.gate(cx, &names).await?;
+        let mut ended = 0;
+        for (port, made) in ours {
+            if self.leave_one(cx, &port, made).await.map_err(|it| it.during("logout").on(&port))? {
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn leave_one(&self, cx: &Cx, port: &TargetPort, made: Made) -> Result<bool> {
+        let TargetPort::Iscsi { portal, target, .. } = port else { return Ok(false) };
+        let found = sessions(&self.guard, cx, std::slice::from_ref(port)).await?;
+        // A second session to the same portal through another interface is somebody else's.
+        let Some(session) = found.iter().find(|it| it.interface == self.config.interface) else {
+            self.made(|it| it.remove(port));
+            return Ok(false);
+        };
+        if self.has_devices(cx, session).await? {
+            return Ok(false);
+        }
+        let node = Node { target, portal: *portal, interface: &self.config.interface };
+        if let Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) =
+            self.run(cx, Verb::Remove, &node.logout_arguments()).await?.0
+        {
+            return Err(error);
+        }
+        if made == Made::SessionAndRecord {
+            let turn = async { Ok(self.records.lock().await) };
+            let _turn = cx.within("waiting for another record step", turn).await?;
+            if let Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) =
+                self.run(cx, Verb::Remove, &node.delete_arguments()).await?.0
+            {
+                return Err(error);
+            }
+        }
+        self.made(|it| it.remove(port));
+        Ok(true)
+    }
+
+    /// Whether any logical unit is present behind the session, whoever it belongs to.
+    async fn has_devices(&self, cx: &Cx, session: &Session) -> Result<bool> {
+        let names = self.guard.list(cx, Path::new(DEVICES)).await?.unwrap_or_default();
+        // Before its first login a session has no target and cannot have devices, but its host may: look at all of it.
+        let prefix = format!("{}:", session.host);
+        Ok(names.iter().any(|it| it.starts_with(&prefix)))
+    }
+}

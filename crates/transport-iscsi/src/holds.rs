@@ -1,0 +1,94 @@
+//! The memory of ports that failed, so that a dead one costs its delay once and not with every call.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use san_core::{Error, TargetPort};
+use tokio::time::Instant;
+
+/// What went wrong last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The portal took no TCP connection.
+    Probe,
+    /// The login failed although the portal took the connection.
+    Login,
+}
+
+#[derive(Debug, Clone)]
+struct Hold {
+    trouble: Trouble,
+    until: Instant,
+    failures: u32,
+    error: Error,
+}
+
+/// Which ports are left alone until when.
+#[derive(Debug, Default)]
+pub(crate) struct Holds(Mutex<HashMap<TargetPort, Hold>>);
+
+impl Holds {
+    fn map<T>(&self, work: impl FnOnce(&mut HashMap<TargetPort, Hold>) -> T) -> T {
+        // A panic elsewhere cannot leave the map half-changed.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why `port` is left alone because of `trouble`, if it still is.
+    pub(crate) fn active(&self, port: &TargetPort, trouble: Trouble) -> Option<Error> {
+        let now = Instant::now();
+        self.map(|holds| {
+            let hold = holds.get(port).filter(|it| it.trouble == trouble && it.until > now)?;
+            Some(hold.error.clone().with_retry_after(hold.until - now))
+        })
+    }
+
+    /// Remembers a failure. Repeated trouble of the same kind is left alone twice as long each time, at most sixteenfold.
+    pub(crate) fn failed(&self, port: &TargetPort, trouble: Trouble, error: &Error, hold: Duration) {
+        self.map(|holds| {
+            let before = holds.get(port).filter(|it| it.trouble == trouble).map_or(0, |it| it.failures);
+            let factor = if trouble == Trouble::Login { 1 << before.min(4) } else { 1 };
+            let until = Instant::now() + hold * factor;
+            let failures = before.saturating_add(1);
+            holds.insert(port.clone(), Hold { trouble, until, failures, error: error.clone() });
+        });
+    }
+
+    /// Forgets what was wrong with `port`.
+    pub(crate) fn clear(&self, port: &TargetPort) {
+        self.map(|holds| holds.remove(port));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use san_core::ErrorKind;
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_login_failures_are_left_alone_longer_and_a_dead_portal_is_not() {
+        let holds = Holds::default();
+        let port = TargetPort::Iscsi {
+            portal: "10.0.0.1:3260".parse().unwrap(),
+            target: "iqn.2000-01.a:1".parse().unwrap(),
+            node: None,
+        };
+        let error = Error::new(ErrorKind::Unauthenticated, "refused");
+        let second = Duration::from_secs(1);
+        let mut spans = Vec::new();
+        for _ in 0..6 {
+            holds.failed(&port, Trouble::Login, &error, second);
+            spans.push(holds.active(&port, Trouble::Login).unwrap().retry_after().unwrap().as_secs());
+        }
+        assert_eq!(spans, [1, 2, 4, 8, 16, 16]);
+        assert!(holds.active(&port, Trouble::Probe).is_none());
+        tokio::time::advance(Duration::from_secs(17)).await;
+        assert!(holds.active(&port, Trouble::Login).is_none());
+        for _ in 0..3 {
+            holds.failed(&port, Trouble::Probe, &error, second);
+        }
+        assert_eq!(holds.active(&port, Trouble::Probe).unwrap().retry_after(), Some(second));
+        holds.clear(&port);
+        assert!(holds.active(&port, Trouble::Probe).is_none());
+    }
+}

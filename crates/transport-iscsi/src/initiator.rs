@@ -1,0 +1,67 @@
+//! The name this node goes by: `/etc/iscsi/initiatorname.iscsi`.
+
+use san_core::{Error, ErrorKind, Iqn, Result};
+
+/// Where open-iscsi keeps it.
+pub(crate) const FILE: &str = "/etc/iscsi/initiatorname.iscsi";
+
+const MAKE_ONE: &str = "install open-iscsi and run `systemctl restart iscsid`, which writes a unique name, or write \
+                        `InitiatorName=` and the output of `iscsi-iname` to /etc/iscsi/initiatorname.iscsi";
+
+/// The one name in the file's text.
+pub(crate) fn parse(text: Option<&[u8]>) -> Result<Iqn> {
+    let Some(text) = text else { return Err(none("this node has no iSCSI name yet")) };
+    let text = std::str::from_utf8(text).map_err(|_| bad("it is not text".to_owned()))?;
+    let mut names = Vec::new();
+    for line in text.lines().map(str::trim).filter(|it| !it.is_empty() && !it.starts_with('#')) {
+        match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
+            Some(("InitiatorName", value)) => names.push(value),
+            // Debian's file before the first start of iscsid.
+            Some(("GenerateName", "yes")) => return Err(none("this node's iSCSI name is not generated yet")),
+            _ => {}
+        }
+    }
+    match names.as_slice() {
+        [] => Err(none("this node has no iSCSI name yet")),
+        [name] => name.parse().map_err(|error: Error| bad(error.message().to_owned())),
+        // open-iscsi takes one of them; the array may have been told another.
+        names => Err(bad(format!("it holds {} names", names.len()))),
+    }
+}
+
+fn none(message: &'static str) -> Error {
+    Error::new(ErrorKind::NotFound, message).on(FILE).with_remedy(MAKE_ONE)
+}
+
+fn bad(why: String) -> Error {
+    Error::new(ErrorKind::InvalidInput, why)
+        .on(FILE)
+        .with_remedy("keep exactly one line `InitiatorName=iqn...` and run `systemctl restart iscsid`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        use ErrorKind::{InvalidInput, NotFound};
+        let cases: [(&str, Result<&str, ErrorKind>); 8] = [
+            ("InitiatorName=iqn.1993-08.org.debian:01:abc\n", Ok("iqn.1993-08.org.debian:01:abc")),
+            ("## a comment\n\n InitiatorName = IQN.1993-08.org:X \n", Ok("iqn.1993-08.org:x")),
+            ("", Err(NotFound)),
+            ("GenerateName=yes\n", Err(NotFound)),
+            ("#InitiatorName=iqn.1993-08.org:x\n", Err(NotFound)),
+            ("InitiatorName=\n", Err(InvalidInput)),
+            ("InitiatorName=host1\n", Err(InvalidInput)),
+            ("InitiatorName=iqn.2000-01.a:1\nInitiatorName=iqn.2000-01.a:2\n", Err(InvalidInput)),
+        ];
+        for (text, expected) in cases {
+            let parsed = parse(Some(text.as_bytes()));
+            assert_eq!(parsed.as_ref().map(Iqn::as_str).map_err(Error::kind), expected, "{text:?}");
+            assert!(parsed.is_ok() || parsed.is_err_and(|it| it.remedy().is_some()), "{text:?}");
+        }
+        assert_eq!(parse(None).unwrap_err().kind(), NotFound);
+        assert_eq!(parse(Some(b"\xff")).unwrap_err().kind(), InvalidInput);
+    }
+}

@@ -1,0 +1,211 @@
+//! Makes missing sessions: probes, node records, logins.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use san_core::{Cx, EffectState, Error, ErrorKind, PortStatus, Result, TargetPort};
+use san_host::{Probe, Tool};
+
+use crate::Iscsi;
+use crate::exit::{Outcome, Verb, is_of_this_node, outcome};
+use crate::holds::Trouble;
+use crate::join::join_all;
+use crate::record::{Node, Record};
+use crate::session::{Session, sessions};
+use crate::transport::Made;
+
+/// How often a locked record database is tried, and the first pause; it is held for tens of milliseconds.
+const RECORD_TRIES: u32 = 5;
+const RECORD_PAUSE: Duration = Duration::from_millis(100);
+/// What `iscsiadm` needs beyond the login itself.
+const TOOL_MARGIN: Duration = Duration::from_secs(2);
+const SESSION_PAUSE: Duration = Duration::from_millis(20);
+
+/// A failure, and whether it is one of this node, not of the port.
+#[derive(Debug, Clone)]
+struct Failure {
+    error: Error,
+    is_of_this_node: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        // A tool that is not installed is `Unavailable`; whatever concerns the port itself comes as an exit code.
+        Self { is_of_this_node: error.kind() == ErrorKind::Unavailable, error }
+    }
+}
+
+impl Iscsi {
+    /// Makes sessions with `ports`, none of which has one. `any_up`: whether volumes are reachable without them.
+    ///
+    /// # Errors
+    /// Only where nothing is up and every failure is one of this node: a missing tool, a stopped daemon.
+    pub(crate) async fn join(
+        &self,
+        cx: &Cx,
+        ports: &[TargetPort],
+        any_up: bool,
+    ) -> Result<HashMap<TargetPort, PortStatus>> {
+        cx.check("connecting")?;
+        let results = join_all(ports.iter().map(|it| self.reach(cx, it, any_up))).await;
+        let open = ports.iter().zip(&results).filter(|(_, it)| it.is_ok()).map(|(port, _)| port);
+        let logins = join_all(open.map(|port| async move { (port, self.log_in(cx, port).await) })).await;
+        let mut statuses = HashMap::new();
+        let mut of_this_node = None;
+        for (port, result) in ports.iter().zip(results) {
+            if let Err(error) = result {
+                statuses.insert(port.clone(), PortStatus::Failed(error));
+            }
+        }
+        for (port, result) in logins {
+            let status = match result {
+                Ok(status) => {
+                    self.holds.clear(port);
+                    status
+                }
+                Err(Failure { error, is_of_this_node }) => {
+                    if is_of_this_node {
+                        of_this_node = Some(error.clone());
+                    } else {
+                        self.holds.failed(port, Trouble::Login, &error, self.config.login_hold);
+                    }
+                    PortStatus::Failed(error)
+                }
+            };
+            statuses.insert(port.clone(), status);
+        }
+        match of_this_node {
+            Some(error) if !any_up && !statuses.values().any(PortStatus::is_up) => Err(error),
+            _ => Ok(statuses),
+        }
+    }
+
+    /// Whether the portal takes a connection and no login with it failed just now.
+    async fn reach(&self, cx: &Cx, port: &TargetPort, any_up: bool) -> Result<()> {
+        // Where the volume has another road, a dead portal must not cost every attach a probe.
+        if any_up && let Some(error) = self.holds.active(port, Trouble::Probe) {
+            return Err(error);
+        }
+        let TargetPort::Iscsi { portal, .. } = port else {
+            return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(port));
+        };
+        let error = match self.guard.probe(cx, *portal, self.config.probe_timeout).await? {
+            Probe::Open => return self.holds.active(port, Trouble::Login).map_or(Ok(()), Err),
+            Probe::Refused => "the portal refuses connections",
+            Probe::Silent => "the portal does not answer",
+        };
+        let error = Error::new(ErrorKind::Unavailable, error).with_effect(EffectState::None).on(port);
+        // This also forgets a failed login: a portal that was dead and comes back is worth a new one at once.
+        self.holds.failed(port, Trouble::Probe, &error, self.config.probe_hold);
+        Err(error)
+    }
+
+    async fn log_in(&self, cx: &Cx, port: &TargetPort) -> Result<PortStatus, Failure> {
+        let TargetPort::Iscsi { portal, target, .. } = port else {
+            return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(port).into());
+        };
+        let node = Node { target, portal: *portal, interface: &self.config.interface };
+        let found = self.prepare(cx, &node).await.map_err(|it| it.on(port))?;
+        let mut made = if found == Record::Absent { Made::SessionAndRecord } else { Made::Session };
+        let mut result = self.run(cx, Verb::Login, &node.login_arguments()).await;
+        if let Ok((Outcome::NoRecord(_), _)) = result {
+            // Somebody removed the record between the two steps.
+            self.prepare(cx, &node).await.map_err(|it| it.on(port))?;
+            made = Made::SessionAndRecord;
+            result = self.run(cx, Verb::Login, &node.login_arguments()).await;
+        }
+        let (outcome, code) = result.map_err(|it| Failure::from(it).on(port))?;
+        match outcome {
+            Outcome::Done => {
+                // Before the wait: whatever the session's state, it is ours now.
+                self.made(|it| it.insert(port.clone(), made));
+                self.wait_live(cx, port).await?;
+                Ok(PortStatus::Joined)
+            }
+            // Somebody else's login won the race, or ours of an earlier call whose answer was lost: not ours to end.
+            Outcome::Already => {
+                self.wait_live(cx, port).await?;
+                Ok(PortStatus::Connected)
+            }
+            Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) => {
+                Err(Failure { error: error.during("login").on(port), is_of_this_node: is_of_this_node(code) })
+            }
+        }
+    }
+
+    /// Makes sure that the node record says what our sessions need, and says what was found.
+    async fn prepare(&self, cx: &Cx, node: &Node<'_>) -> Result<Record, Failure> {
+        let turn = async { Ok(self.records.lock().await) };
+        let _turn = cx.within("waiting for another record step", turn).await?;
+        let found = node.record(&self.guard, cx, &self.config).await?;
+        if found == Record::Absent {
+            self.record_step(cx, &node.new_arguments()).await?;
+        }
+        if found != Record::Ready {
+            self.record_step(cx, &node.update_arguments(&self.config, found)).await?;
+        }
+        Ok(found)
+    }
+
+    async fn record_step(&self, cx: &Cx, arguments: &[String]) -> Result<(), Failure> {
+        let mut pause = RECORD_PAUSE;
+        for attempt in 1.. {
+            let (outcome, code) = self.run(cx, Verb::Record, arguments).await?;
+            match outcome {
+                Outcome::Done | Outcome::Already => break,
+                // The lock is a file that other processes poll: there is no event to wait for.
+                Outcome::Locked(_) if attempt < RECORD_TRIES => {
+                    cx.within("waiting for open-iscsi's database", async {
+                        tokio::time::sleep(pause).await;
+                        Ok(())
+                    })
+                    .await?;
+                    pause *= 2;
+                }
+                Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) => {
+                    return Err(Failure { error, is_of_this_node: is_of_this_node(code) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One run of `iscsiadm`.
+    pub(crate) async fn run(
+        &self,
+        cx: &Cx,
+        verb: Verb,
+        arguments: &[String],
+    ) -> Result<(Outcome, Option<i32>)> {
+        let cx = cx.at_most(self.config.login_timeout + TOOL_MARGIN);
+        let output = self.guard.run(&cx, Tool::Iscsiadm, arguments).await.map_err(|error| {
+            if error.kind() == ErrorKind::Timeout {
+                // open-iscsi 2.1.10 hangs in a login with manual scan (fixed in 2.1.11).
+                Error::wrap(error, "iscsiadm did not end in time").with_remedy(
+                    "check `systemctl status iscsid` and `iscsiadm --version`: 2.1.10 hangs, update it",
+                )
+            } else {
+                error
+            }
+        })?;
+        Ok((outcome(verb, &output), output.code))
+    }
+
+    /// Waits until the kernel shows the session in use.
+    async fn wait_live(&self, cx: &Cx, port: &TargetPort) -> Result<()> {
+        let cx = cx.at_most(self.config.login_timeout);
+        let ports = std::slice::from_ref(port);
+        let waiting = self.guard.wait_for(&cx, "waiting for the session", SESSION_PAUSE, || async {
+            let found = sessions(&self.guard, &cx, ports).await?;
+            Ok(found.iter().any(Session::is_live).then_some(()))
+        });
+        waiting.await.map_err(|it| it.during("login").on(port))
+    }
+}
+
+impl Failure {
+    fn on(mut self, port: &TargetPort) -> Self {
+        self.error = self.error.during("login").on(port);
+        self
+    }
+}
