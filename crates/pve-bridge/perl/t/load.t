@@ -69,7 +69,7 @@ subtest 'schema' => sub {
 subtest 'base class' => sub {
     # the table at the head of the plugin: inherited, and harmless
     my %inherited = map { $_ => 1 } qw(
-        list_volumes find_free_diskname map_volume unmap_volume deactivate_storage new_backup_provider
+        find_free_diskname map_volume unmap_volume deactivate_storage new_backup_provider
         get_volume_notes update_volume_notes
     );
     for my $method (@PVE::Storage::Plugin::METHODS) {

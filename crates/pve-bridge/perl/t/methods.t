@@ -215,6 +215,26 @@ subtest 'list_images' => sub {
     }
 };
 
+subtest 'list_volumes' => sub {
+    my $volumes = { volumes => [map { { name => "vm-$_-disk-0", vmid => $_, size_bytes => 1 } } 100, 101, 102] };
+    no warnings 'once';
+    local *PVE::Cluster::get_vmlist = sub { return { ids => { 100 => { type => 'qemu' }, 101 => { type => 'lxc' } } } };
+    my %cases = ('images' => [100, 102], 'rootdir' => [101], 'rootdir images' => [100, 101, 102]);
+    for my $types (sort keys %cases) {
+        @replies = $volumes;
+        my $found = $class->list_volumes('s1', $scfg, undef, [split / /, $types]);
+        is_deeply([map { $_->{vmid} } $found->@*], $cases{$types}, $types);
+        is_deeply([grep { $_->{content} ne ($_->{vmid} == 101 ? 'rootdir' : 'images') } $found->@*], [], 'content is told');
+        request($types, 'volume.list', 25, { vmid => undef, names => undef }); # a second one would find no reply
+    }
+    @replies = $volumes;
+    $class->list_volumes('s1', $scfg, 100, ['images']);
+    request('of a guest', 'volume.list', 25, { vmid => 100, names => undef });
+    undef $asked;
+    is_deeply($class->list_volumes('s1', $scfg, undef, ['iso', 'backup']), [], 'nothing we do not hold');
+    is($asked, undef, 'nobody asked');
+};
+
 subtest 'attach and detach' => sub {
     my $path = "/dev/sanbridge/s1/$vol";
     @replies = { path => $path, size_bytes => 1024 };

@@ -10,7 +10,6 @@ package PVE::Storage::Custom::SanbridgePlugin;
 # What of the base class is not overridden, and why that is safe (it works on files elsewhere):
 #   private, sensitive_properties, storage_has_feature, ...    registration and schema, no volume
 #   parse_config, check_config, encode_value, decode_value     sections of storage.cfg, no volume
-#   list_volumes                                               calls our list_images; files only for content we do not offer
 #   find_free_diskname, get_next_vm_diskname                   call our list_images; only for callers outside alloc_image
 #   map_volume                                                 our path; the device is there since activate_volume
 #   unmap_volume                                               nothing, and must do nothing: a container that runs
@@ -416,6 +415,20 @@ sub list_images {
         $params,
         sub { return [map { $class->listed($storeid, $_) } $list->($_[0], 'volumes')] },
     );
+}
+
+# The base class would list everything once for `images` and once for `rootdir`.
+sub list_volumes {
+    my ($class, $storeid, $scfg, $vmid, $content_types) = @_;
+    my %wanted = map { $_ => 1 } $content_types->@*;
+    return [] if !$wanted{images} && !$wanted{rootdir};
+    my $guests = PVE::Cluster::get_vmlist()->{ids} // {};
+    my @volumes = $class->list_images($storeid, $scfg, $vmid)->@*;
+    for my $item (@volumes) {
+        my $kind = ($guests->{ $item->{vmid} } // {})->{type} // 'qemu';
+        $item->{content} = $kind eq 'lxc' ? 'rootdir' : 'images';
+    }
+    return [grep { $wanted{ $_->{content} } } @volumes];
 }
 
 # One entry of a list as PVE wants it.
