@@ -149,7 +149,10 @@ my $ask = sub {
     }
     my $secret = __PACKAGE__->plugindata()->{'sensitive-properties'};
     my $options = {
-        (map { $_ => "$scfg->{$_}" } grep { m/\Asanbridge-/ && !$secret->{$_} && defined($scfg->{$_}) } keys $scfg->%*),
+        (
+            map { $_ => "$scfg->{$_}" }
+            grep { m/\Asanbridge-/ && !$secret->{$_} && defined($scfg->{$_}) } keys $scfg->%*
+        ),
         content => [sort keys(($scfg->{content} // {})->%*)],
         disable => $scfg->{disable} ? \1 : \0,
         $scfg->{nodes} ? (nodes => [sort keys $scfg->{nodes}->%*]) : (),
@@ -452,13 +455,14 @@ sub listed {
 sub activate_volume {
     my ($class, $storeid, $scfg, $volname, $snapname, $cache, $hints) = @_;
     my $path = $class->path($scfg, $volname, $storeid, $snapname);
-    my $known = { map { $_ => "$hints->{$_}" } grep { defined($hints->{$_}) && !ref($hints->{$_}) } keys %{ $hints // {} } };
+    $hints //= {};
+    my $told = { map { $_ => "$hints->{$_}" } grep { defined($hints->{$_}) } keys $hints->%* };
     $ask->(
         $storeid,
         $scfg,
         'volume.attach',
         90,
-        { name => $volume->($class, $volname), snapshot => $snapshot_or_undef->($snapname), hints => $known },
+        { name => $volume->($class, $volname), snapshot => $snapshot_or_undef->($snapname), hints => $told },
         sub {
             my ($ok) = @_;
             die "another path than '$path'\n" if ($ok->{path} // '') ne $path;

@@ -36,7 +36,7 @@ my $absent_since;
 
 sub now { return clock_gettime(CLOCK_MONOTONIC) }
 
-# The codec PVE itself has loaded (JSON, mostly in C), else the core one: a long list is decoded a hundred times faster.
+# The codec PVE itself has loaded (JSON, mostly in C), else the core one: a long list is decoded much faster.
 sub codec {
     my $class = JSON->can('new') ? 'JSON' : 'JSON::PP';
     return $class->new->utf8->canonical->allow_nonref(0);
@@ -251,7 +251,8 @@ sub check_answer {
 
 sub timed_out {
     my ($call) = @_;
-    die "sanbridge daemon did not answer $call->{method} within $call->{waits} s"
+    my $seconds = sprintf('%.0f', $call->{waits});
+    die "sanbridge daemon did not answer $call->{method} within $seconds s"
         . " -- see: journalctl -u sanbridge\n";
 }
 
