@@ -66,6 +66,10 @@ subtest 'ids differ' => sub {
     my %seen;
     $seen{ PVE::Storage::Sanbridge::Client::new_id() } = 1 for 1 .. 100;
     is(scalar(keys %seen), 100, 'a hundred ids');
+    my $daemon = FakeDaemon->start((sub { $_[0]->answer(ok => { name => 'x' }) }) x 2);
+    ask(5) for 1 .. 2;
+    my ($first, $second) = $daemon->frames;
+    isnt($first->{id}, $second->{id}, 'each call has its own');
 };
 
 subtest "PVE's task is named" => sub {
