@@ -1,0 +1,155 @@
+//! /cluster, /cluster/nodes, /svm/svms and /storage/aggregates: what a client reads once to know the array.
+
+use serde_json::{Value, json};
+
+use super::answer::Row;
+use super::call::Call;
+use super::error::ApiError;
+use super::model::{Node, State};
+
+/// GET /cluster.
+pub(crate) fn cluster(state: &State, _: &Call) -> Result<Vec<Row>, ApiError> {
+    let value = json!({
+        "name": state.cluster.name,
+        "uuid": state.cluster.uuid,
+        "version": version(state),
+        "san_optimized": false,
+        "disaggregated": false,
+        "location": "",
+        "contact": "",
+        "timezone": { "name": "Etc/UTC" },
+    });
+    Ok(vec![Row::new("/cluster", Vec::new(), value)])
+}
+
+fn version(state: &State) -> Value {
+    let version = state.version;
+    json!({
+        "full": format!("NetApp Release {version}: Thu Jan 01 00:00:00 UTC 2026"),
+        "generation": version.generation,
+        "major": version.major,
+        "minor": version.minor,
+    })
+}
+
+/// Whether the first key of a path, if there is one, is this uuid.
+fn is_asked_for(call: &Call, uuid: uuid::Uuid) -> bool {
+    call.keys.first().is_none_or(|key| *key == uuid.to_string())
+}
+
+/// Name and uuid of a node, as other objects refer to it.
+pub(crate) fn node_ref(node: &Node) -> Value {
+    json!({ "name": node.name, "uuid": node.uuid })
+}
+
+/// GET /cluster/nodes[/{uuid}].
+pub(crate) fn nodes(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
+    let row = |node: &Node| {
+        let partners: Vec<Value> = node.partner.iter().map(|at| node_ref(&state.nodes[*at])).collect();
+        let value = json!({
+            "uuid": node.uuid,
+            "name": node.name,
+            "model": "AFF-A250",
+            "serial_number": node.serial,
+            "system_id": node.serial,
+            "version": version(state),
+            "state": "up",
+            "membership": "member",
+            "uptime": state.now.as_secs() + 86_400,
+            "location": "",
+            "ha": {
+                "enabled": node.partner.is_some(),
+                "auto_giveback": true,
+                "partners": partners,
+                "takeover": { "state": "not_attempted" },
+                "giveback": { "state": "nothing_to_giveback" },
+            },
+        });
+        Row::new("/cluster/nodes", vec![node.uuid.to_string()], value)
+    };
+    Ok(state.nodes.iter().filter(|node| is_asked_for(call, node.uuid)).map(row).collect())
+}
+
+/// GET /svm/svms[/{uuid}].
+pub(crate) fn svms(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
+    let indices = (0..state.svms.len()).filter(|at| is_asked_for(call, state.svms[*at].uuid));
+    Ok(indices.map(|at| svm(state, at)).collect())
+}
+
+fn svm(state: &State, at: usize) -> Row {
+    let svm = &state.svms[at];
+    let aggregates: Vec<Value> = (0..state.aggregates.len())
+        .map(|at| {
+            let aggregate = &state.aggregates[at];
+            let available = aggregate.size - state.aggregate_used(at);
+            json!({ "name": aggregate.name, "uuid": aggregate.uuid, "available_size": available })
+        })
+        .collect();
+    let queued = || state.volumes.values().filter(|volume| volume.svm == at && volume.deleted.is_some());
+    let value = json!({
+        "uuid": svm.uuid,
+        "name": svm.name,
+        "state": if svm.running { "running" } else { "stopped" },
+        "subtype": "default",
+        "comment": "",
+        "language": "c.utf_8",
+        "ipspace": { "name": "Default" },
+        "aggregates": aggregates,
+        "aggregates_delegated": true,
+        "snapshot_policy": { "name": "default" },
+        "iscsi": {
+            "enabled": svm.iscsi.as_ref().is_some_and(|service| service.enabled),
+            "allowed": true,
+        },
+        "fcp": { "enabled": false, "allowed": true },
+        "nvme": { "enabled": false, "allowed": true },
+        "max_volumes": "unlimited",
+        "number_of_volumes_in_recovery_queue": queued().count(),
+        "total_volume_size_in_recovery_queue": queued().map(|volume| volume.size).sum::<u64>(),
+    });
+    Row::new("/svm/svms", vec![svm.uuid.to_string()], value)
+}
+
+/// GET /storage/aggregates[/{uuid}].
+pub(crate) fn aggregates(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
+    let indices = (0..state.aggregates.len()).filter(|at| is_asked_for(call, state.aggregates[*at].uuid));
+    Ok(indices.map(|at| aggregate(state, at)).collect())
+}
+
+fn aggregate(state: &State, at: usize) -> Row {
+    let aggregate = &state.aggregates[at];
+    let used = state.aggregate_used(at);
+    let percent = used / (aggregate.size / 100).max(1);
+    let node = node_ref(&state.nodes[aggregate.node]);
+    let volumes = state.live_volumes().filter(|volume| volume.aggregate == at).count();
+    let value = json!({
+        "uuid": aggregate.uuid,
+        "name": aggregate.name,
+        "node": node,
+        "home_node": node,
+        "state": "online",
+        "snaplock_type": "non_snaplock",
+        "block_storage": {
+            "primary": {
+                "disk_class": "solid_state", "disk_type": "ssd", "raid_type": "raid_dp", "disk_count": 12,
+            },
+            "storage_type": "ssd",
+        },
+        "volume-count": volumes,
+        "space": {
+            "block_storage": {
+                "size": aggregate.size,
+                "available": aggregate.size - used,
+                "used": used,
+                "full_threshold_percent": 98,
+                "physical_used": used,
+                "physical_used_percent": percent,
+                "used_percent": percent,
+            },
+            "cloud_storage": { "used": 0 },
+            "footprint": used,
+            "efficiency": { "logical_used": used, "ratio": 1.0, "savings": 0 },
+        },
+    });
+    Row::new("/storage/aggregates", vec![aggregate.uuid.to_string()], value)
+}

@@ -1,0 +1,248 @@
+//! What a simulated array looks like: release, nodes, SVMs, space, limits, and every fact the vendor leaves open.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::version::{Personality, Version};
+
+/// KiB, MiB, GiB and TiB in bytes.
+pub(crate) const KIB: u64 = 1 << 10;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
+pub(crate) const TIB: u64 = 1 << 40;
+
+/// Everything that makes one simulated array. Start from [`OntapConfig::new`] and change what a test is about.
+#[derive(Debug, Clone)]
+pub struct OntapConfig {
+    /// The release; fields, paths and parameters newer than it are refused.
+    pub version: Version,
+    /// The kind of system.
+    pub personality: Personality,
+    /// Identifiers and serial numbers are drawn from it. Give every array of a test its own.
+    pub seed: u64,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Node names; each consecutive pair is an HA pair.
+    pub nodes: Vec<String>,
+    /// Aggregates.
+    pub aggregates: Vec<AggregateConfig>,
+    /// Storage virtual machines.
+    pub svms: Vec<SvmConfig>,
+    /// The one account, cluster-scoped.
+    pub user: String,
+    /// Its password.
+    pub password: SecretString,
+    /// Folder for the LUNs' bytes. Created when missing; never shared by two arrays.
+    pub data_dir: PathBuf,
+    /// Limits an admin can meet.
+    pub limits: Limits,
+    /// How long things take.
+    pub pace: Pace,
+    /// Behaviour that no published document settles.
+    pub unverified: Unverified,
+    /// Unix time (seconds) of the start of the simulation; `create_time` and the like count from here.
+    pub epoch: i64,
+}
+
+impl OntapConfig {
+    /// Two nodes in an HA pair, one aggregate of 10 TiB on each, one SVM `svm1` with four iSCSI portals
+    /// (10.0.0.1 to 10.0.0.4, two per node), account `admin` with password `netapp1!`.
+    pub fn new(version: Version, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            version,
+            personality: Personality::Unified,
+            seed: 1,
+            cluster: "cluster1".to_owned(),
+            nodes: vec!["cluster1-01".to_owned(), "cluster1-02".to_owned()],
+            aggregates: vec![
+                AggregateConfig { name: "aggr1".to_owned(), node: 0, size: 10 * TIB },
+                AggregateConfig { name: "aggr2".to_owned(), node: 1, size: 10 * TIB },
+            ],
+            svms: vec![SvmConfig::new("svm1", [10, 0, 0])],
+            user: "admin".to_owned(),
+            password: SecretString::from("netapp1!"),
+            data_dir: data_dir.into(),
+            limits: Limits::default(),
+            pace: Pace::default(),
+            unverified: Unverified::default(),
+            epoch: 1_767_225_600,
+        }
+    }
+}
+
+/// One aggregate.
+#[derive(Debug, Clone)]
+pub struct AggregateConfig {
+    /// Its name.
+    pub name: String,
+    /// Index of the node that owns it.
+    pub node: usize,
+    /// Usable bytes.
+    pub size: u64,
+}
+
+/// One storage virtual machine.
+#[derive(Debug, Clone)]
+pub struct SvmConfig {
+    /// Its name.
+    pub name: String,
+    /// Whether it has an iSCSI service, and in which state.
+    pub iscsi: IscsiConfig,
+    /// Its iSCSI interfaces.
+    pub portals: Vec<PortalConfig>,
+}
+
+impl SvmConfig {
+    /// An SVM with iSCSI on and four portals `<network>.1` to `<network>.4`, two on each of the first two nodes.
+    pub fn new(name: impl Into<String>, network: [u8; 3]) -> Self {
+        let portal = |last: u8, node| PortalConfig {
+            address: SocketAddr::from(([network[0], network[1], network[2], last], 3260)),
+            node,
+        };
+        Self {
+            name: name.into(),
+            iscsi: IscsiConfig::Enabled,
+            portals: vec![portal(1, 0), portal(2, 0), portal(3, 1), portal(4, 1)],
+        }
+    }
+}
+
+/// The iSCSI service of an SVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IscsiConfig {
+    /// No service was ever created.
+    Absent,
+    /// A service exists but is switched off.
+    Disabled,
+    /// A service exists and runs.
+    Enabled,
+}
+
+/// One iSCSI interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortalConfig {
+    /// Address and port as hosts reach it. The REST API shows only the address.
+    pub address: SocketAddr,
+    /// Index of its node.
+    pub node: usize,
+}
+
+/// Limits of the array. The lengths are the vendor's; the counts are configurable because they differ by model.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Volumes per SVM.
+    pub volumes_per_svm: usize,
+    /// LUNs per volume.
+    pub luns_per_volume: usize,
+    /// Snapshots per volume.
+    pub snapshots_per_volume: usize,
+    /// Highest LUN number.
+    pub lun_number_max: u16,
+    /// Mappings per igroup.
+    pub maps_per_igroup: usize,
+    /// Smallest volume in bytes.
+    pub volume_min: u64,
+    /// Largest volume in bytes; `None` follows the release (100 TiB, 300 TiB from 9.12.1).
+    pub volume_max: Option<u64>,
+    /// Largest LUN in bytes; `None` follows the release (16 TiB, 128 TiB from 9.12.1).
+    pub lun_max: Option<u64>,
+    /// LUN sizes are rounded up to a multiple of this.
+    pub lun_granule: u64,
+    /// What an empty volume uses for itself, in bytes.
+    pub volume_metadata: u64,
+    /// How long a deleted volume stays in the recovery queue.
+    pub recovery_queue: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            volumes_per_svm: 12_000,
+            luns_per_volume: 512,
+            snapshots_per_volume: 1023,
+            lun_number_max: 4095,
+            maps_per_igroup: 4096,
+            volume_min: 20 * MIB,
+            volume_max: None,
+            lun_max: None,
+            lun_granule: 512,
+            volume_metadata: 320 * KIB,
+            recovery_queue: Duration::from_secs(12 * 3600),
+        }
+    }
+}
+
+/// How long things take, on tokio's clock: a paused clock makes them free.
+#[derive(Debug, Clone, Default)]
+pub struct Pace {
+    /// Round trip of every request; half passes before the work, half after it.
+    pub latency: Duration,
+    /// From acceptance of an asynchronous request to its end. Zero: done when first looked at.
+    pub job: Duration,
+    /// Cost of each record of a collection GET; pages end early when `return_timeout` is used up by it.
+    pub record: Duration,
+}
+
+/// Behaviour that is plausible but not settled by any published document. The defaults are our best guess; a client
+/// must work with either value.
+#[derive(Debug, Clone)]
+pub struct Unverified {
+    /// Error code of a request without valid credentials.
+    pub unauthorized_code: u64,
+    /// Error code of a mapping whose LUN number is taken.
+    pub lun_number_in_use_code: u64,
+    /// Error code when an aggregate has no room.
+    pub no_space_code: u64,
+    /// Error code when an SVM may not have more volumes.
+    pub volume_limit_code: u64,
+    /// Error code of a change inside an SVM that is stopped.
+    pub svm_stopped_code: u64,
+    /// Snapshot reserve in percent when the request does not say.
+    pub snapshot_reserve: u8,
+    /// Longest snapshot name.
+    pub snapshot_name_max: usize,
+    /// What a PATCH or DELETE by query answers when nothing matches.
+    pub empty_query: EmptyQuery,
+    /// What deleting a volume with mapped LUNs does.
+    pub delete_volume_with_maps: MappedDelete,
+    /// How long a LUN clone keeps its source snapshot busy.
+    pub lun_clone_pins_snapshot: Duration,
+}
+
+impl Default for Unverified {
+    fn default() -> Self {
+        Self {
+            unauthorized_code: 6,
+            lun_number_in_use_code: 1_254_206,
+            no_space_code: 917_505,
+            volume_limit_code: 917_513,
+            svm_stopped_code: 2_621_716,
+            snapshot_reserve: 5,
+            snapshot_name_max: 255,
+            empty_query: EmptyQuery::Success,
+            delete_volume_with_maps: MappedDelete::Allowed,
+            lun_clone_pins_snapshot: Duration::ZERO,
+        }
+    }
+}
+
+/// Answer of a change by query that matches nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmptyQuery {
+    /// 200 with `num_records` 0.
+    Success,
+    /// 404 "entry doesn't exist".
+    NotFound,
+}
+
+/// Deleting a volume that holds mapped LUNs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MappedDelete {
+    /// LUNs and maps vanish with the volume.
+    Allowed,
+    /// The request is refused while a LUN is mapped.
+    Refused,
+}

@@ -1,0 +1,51 @@
+//! A simulated NetApp ONTAP array: the REST API with its quirks, and the bytes behind it.
+
+mod admin;
+mod answer;
+mod auth;
+mod body;
+mod build;
+mod call;
+mod cluster;
+mod config;
+mod disk;
+mod dispatch;
+mod error;
+mod faults;
+mod fields;
+mod filter;
+mod ids;
+mod igroups;
+mod initiators;
+mod jobs;
+mod log;
+mod lun_create;
+mod luns;
+mod maps;
+mod model;
+mod network;
+mod overrides;
+mod restore;
+mod route;
+mod schema;
+mod select;
+mod sim;
+mod size;
+mod snapshots;
+mod space;
+mod target;
+mod version;
+mod volume_create;
+mod volumes;
+mod wire;
+
+pub use admin::{IgroupInfo, LunInfo, MapInfo, Online, Running, SnapshotInfo, VolumeInfo};
+pub use config::{
+    AggregateConfig, EmptyQuery, IscsiConfig, Limits, MappedDelete, OntapConfig, Pace, PortalConfig,
+    SvmConfig, Unverified,
+};
+pub use faults::{Fault, Rule, RuleId, Times, When};
+pub use log::{Counts, Entry, Mark, Outcome};
+pub use overrides::Identity;
+pub use sim::OntapSim;
+pub use version::{Personality, UnknownVersion, Version};

@@ -1,0 +1,322 @@
+//! The objects of a simulated array.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::config::{Limits, Pace, Unverified};
+use super::disk::{Stamp, Store};
+use super::error::{ApiError, LUN_MISSING, SVM_MISSING};
+use super::ids::Ids;
+use super::jobs::Jobs;
+use super::overrides::Overrides;
+use super::version::Version;
+use crate::target::Reachability;
+
+/// The whole array. `now` is the time since the simulation began, on tokio's clock.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) now: Duration,
+    pub(crate) epoch: i64,
+    pub(crate) version: Version,
+    pub(crate) limits: Limits,
+    pub(crate) pace: Pace,
+    pub(crate) unverified: Unverified,
+    pub(crate) ids: Ids,
+    pub(crate) store: Store,
+    pub(crate) cluster: Named,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) aggregates: Vec<Aggregate>,
+    pub(crate) svms: Vec<Svm>,
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) volumes: BTreeMap<Uuid, Volume>,
+    pub(crate) luns: BTreeMap<Uuid, Lun>,
+    pub(crate) igroups: BTreeMap<Uuid, Igroup>,
+    /// By (LUN, igroup).
+    pub(crate) maps: BTreeMap<(Uuid, Uuid), u16>,
+    pub(crate) jobs: Jobs,
+    /// Names (SVM, volume) whose creation is accepted but not finished.
+    pub(crate) creating: BTreeSet<(usize, String)>,
+    /// Volumes in the recovery queue, by the time at which they are purged.
+    pub(crate) recovery_queue: BTreeSet<(Duration, Uuid)>,
+    pub(crate) overrides: Overrides,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) uuid: Uuid,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) uuid: Uuid,
+    pub(crate) serial: String,
+    /// Index of the HA partner.
+    pub(crate) partner: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Aggregate {
+    pub(crate) name: String,
+    pub(crate) uuid: Uuid,
+    pub(crate) node: usize,
+    pub(crate) size: u64,
+    /// Bytes used by others than the volumes we know.
+    pub(crate) ballast: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Svm {
+    pub(crate) name: String,
+    pub(crate) uuid: Uuid,
+    pub(crate) running: bool,
+    pub(crate) iscsi: Option<IscsiService>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct IscsiService {
+    pub(crate) enabled: bool,
+    pub(crate) target: String,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) uuid: Uuid,
+    pub(crate) address: SocketAddr,
+    pub(crate) node: usize,
+    /// `None`: a cluster management interface.
+    pub(crate) svm: Option<usize>,
+    pub(crate) group: u16,
+    pub(crate) reachability: Reachability,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Volume {
+    pub(crate) uuid: Uuid,
+    pub(crate) name: String,
+    pub(crate) svm: usize,
+    pub(crate) aggregate: usize,
+    pub(crate) size: u64,
+    pub(crate) thick: bool,
+    pub(crate) online: bool,
+    pub(crate) comment: String,
+    pub(crate) snapshot_policy: &'static str,
+    pub(crate) reserve_percent: u8,
+    pub(crate) autodelete: bool,
+    pub(crate) fractional_reserve: u8,
+    pub(crate) tiering: &'static str,
+    pub(crate) encrypted: bool,
+    pub(crate) autosize: Autosize,
+    pub(crate) clone: Option<CloneOf>,
+    pub(crate) created: Duration,
+    pub(crate) luns: BTreeSet<Uuid>,
+    /// Oldest first.
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// When it went to the recovery queue.
+    pub(crate) deleted: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Autosize {
+    pub(crate) mode: AutosizeMode,
+    /// As set by a client; unset follows the size.
+    pub(crate) maximum: Option<u64>,
+    pub(crate) minimum: Option<u64>,
+    pub(crate) grow_threshold: Option<u8>,
+    pub(crate) shrink_threshold: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum AutosizeMode {
+    #[default]
+    Off,
+    Grow,
+    GrowShrink,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CloneOf {
+    pub(crate) volume: Uuid,
+    pub(crate) snapshot: Uuid,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) uuid: Uuid,
+    pub(crate) version_uuid: Uuid,
+    pub(crate) name: String,
+    pub(crate) comment: String,
+    pub(crate) label: Option<String>,
+    pub(crate) expiry: Option<String>,
+    pub(crate) created: Duration,
+    pub(crate) images: Vec<Image>,
+    /// Until when a LUN clone keeps it busy.
+    pub(crate) busy_until: Duration,
+}
+
+/// A LUN as it was when its volume's snapshot was made.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub(crate) lun: Uuid,
+    pub(crate) serial: String,
+    pub(crate) unit: Unit,
+    /// The live file when the snapshot was made: while it stays so, the snapshot costs nothing.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Lun {
+    pub(crate) uuid: Uuid,
+    pub(crate) volume: Uuid,
+    pub(crate) serial: String,
+    pub(crate) created: Duration,
+    pub(crate) unit: Unit,
+    /// Taken offline by a test.
+    pub(crate) failed: bool,
+}
+
+/// What of a LUN a snapshot holds and a restore brings back.
+#[derive(Debug, Clone)]
+pub(crate) struct Unit {
+    /// Path below the volume.
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) os_type: &'static str,
+    pub(crate) comment: String,
+    pub(crate) class: &'static str,
+    pub(crate) enabled: bool,
+    pub(crate) auto_delete: bool,
+    /// Space reservation asked for.
+    pub(crate) reserved: bool,
+    /// Whether the host may learn of thin provisioning (UNMAP).
+    pub(crate) unmap: bool,
+    /// The bytes; `None` while nothing was ever written.
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Igroup {
+    pub(crate) uuid: Uuid,
+    pub(crate) name: String,
+    pub(crate) svm: usize,
+    pub(crate) os_type: &'static str,
+    pub(crate) protocol: &'static str,
+    pub(crate) comment: String,
+    pub(crate) delete_on_unmap: bool,
+    pub(crate) initiators: Vec<Initiator>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Initiator {
+    pub(crate) name: String,
+    pub(crate) comment: String,
+}
+
+impl State {
+    pub(crate) fn svm_index(&self, name: &str) -> Result<usize, ApiError> {
+        let found = self.svms.iter().position(|svm| svm.name == name);
+        found.ok_or_else(|| SVM_MISSING.error(format!("SVM \"{name}\" does not exist")))
+    }
+
+    /// A change inside an SVM that is stopped is refused.
+    pub(crate) fn check_running(&self, svm: usize) -> Result<(), ApiError> {
+        if self.svms[svm].running {
+            return Ok(());
+        }
+        let code = super::error::Code(self.unverified.svm_stopped_code, 409);
+        Err(code.error(format!("SVM \"{}\" is not running", self.svms[svm].name)))
+    }
+
+    /// Volumes that are not in the recovery queue.
+    pub(crate) fn live_volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values().filter(|volume| volume.deleted.is_none())
+    }
+
+    pub(crate) fn live_volume(&self, uuid: Uuid) -> Option<&Volume> {
+        self.volumes.get(&uuid).filter(|volume| volume.deleted.is_none())
+    }
+
+    pub(crate) fn volume_named(&self, svm: usize, name: &str) -> Option<&Volume> {
+        self.live_volumes().find(|volume| volume.svm == svm && volume.name == name)
+    }
+
+    /// A volume that is known to exist.
+    pub(crate) fn volume_mut(&mut self, uuid: Uuid) -> Result<&mut Volume, ApiError> {
+        self.volumes.get_mut(&uuid).filter(|volume| volume.deleted.is_none()).ok_or_else(ApiError::no_entry)
+    }
+
+    /// LUNs whose volume is not in the recovery queue, with that volume.
+    pub(crate) fn live_luns(&self) -> impl Iterator<Item = (&Lun, &Volume)> {
+        self.luns.values().filter_map(|lun| Some((lun, self.live_volume(lun.volume)?)))
+    }
+
+    pub(crate) fn live_lun(&self, uuid: Uuid) -> Option<(&Lun, &Volume)> {
+        let lun = self.luns.get(&uuid)?;
+        Some((lun, self.live_volume(lun.volume)?))
+    }
+
+    pub(crate) fn lun_mut(&mut self, uuid: Uuid) -> Result<&mut Lun, ApiError> {
+        self.luns.get_mut(&uuid).ok_or_else(|| LUN_MISSING.error("LUN does not exist"))
+    }
+
+    /// The LUN at `/vol/<volume>/<unit>` of an SVM.
+    pub(crate) fn lun_at(&self, svm: usize, path: &str) -> Option<&Lun> {
+        let (volume, unit) = path.strip_prefix("/vol/")?.split_once('/')?;
+        let volume = self.volume_named(svm, volume)?;
+        volume.luns.iter().filter_map(|uuid| self.luns.get(uuid)).find(|lun| lun.unit.name == unit)
+    }
+
+    /// The igroups a LUN is mapped to, with its number there.
+    pub(crate) fn maps_of(&self, lun: Uuid) -> impl Iterator<Item = (Uuid, u16)> {
+        self.maps
+            .range((lun, Uuid::nil())..=(lun, Uuid::max()))
+            .map(|((_, igroup), number)| (*igroup, *number))
+    }
+
+    /// The node a volume lives on.
+    pub(crate) fn node_of(&self, volume: &Volume) -> usize {
+        self.aggregates[volume.aggregate].node
+    }
+
+    /// Time stamps as the array prints them.
+    pub(crate) fn stamp(&self, at: Duration) -> String {
+        let seconds = self.epoch.saturating_add(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
+        jiff::Timestamp::from_second(seconds)
+            .map(|at| at.display_with_offset(jiff::tz::Offset::UTC).to_string())
+            .unwrap_or_default()
+    }
+
+    /// Gives a LUN its file, if it has none yet.
+    pub(crate) fn materialise(&mut self, lun: Uuid) -> Result<PathBuf, ApiError> {
+        let lun = self.luns.get_mut(&lun).ok_or_else(ApiError::no_entry)?;
+        if let Some(file) = &lun.unit.file {
+            return Ok(file.clone());
+        }
+        let file = self.store.create(lun.unit.size).map_err(|error| ApiError::data(&error))?;
+        lun.unit.file = Some(file.clone());
+        Ok(file)
+    }
+}
+
+impl Volume {
+    /// The path of a unit of this volume.
+    pub(crate) fn path_of(&self, unit: &str) -> String {
+        format!("/vol/{}/{unit}", self.name)
+    }
+}
+
+impl AutosizeMode {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Grow => "grow",
+            Self::GrowShrink => "grow_shrink",
+        }
+    }
+}
