@@ -1,1 +1,27 @@
-//! Operations on volumes: plans, intents, attachment records, recovery.
+//! Operations on volumes: plans, intents, attachment records, recovery. Knows no vendor, no transport and no hypervisor.
+//!
+//! A [`Node`] is this machine: its device manager, its transports, its folder of records. A [`San`] is one storage on
+//! one array as this node sees it. Operations are submitted to a `San` under an id and run in tasks of the node; callers
+//! only wait for them. What an operation set out to do lies on disk before its first effect, so that the next run
+//! finishes or undoes whatever a crash interrupted.
+
+mod clock;
+mod cluster;
+mod intent;
+mod locks;
+mod node;
+mod plan;
+mod record;
+mod registry;
+mod runner;
+mod san;
+mod site;
+mod store;
+
+pub use cluster::{Binding, Cluster, FolderCluster, Guest, Guests, Lease, Tie};
+pub use node::{Node, NodeConfig};
+pub use plan::{Naming, Outcome, Request};
+pub use record::{Attachment, AttachmentState};
+pub use registry::Ticket;
+pub use san::{Disk, OpenOperation, San, SanConfig, Status};
+pub use store::Folder;

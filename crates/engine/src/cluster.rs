@@ -1,0 +1,322 @@
+//! The trait [`Cluster`]: what the nodes of one hypervisor cluster know together, and one implementation over a shared folder.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use san_core::{
+    ArrayId, ByteSize, Cx, Deadline, Error, ErrorKind, Identity, Marked, NodeName, OperationId, Owner,
+    Result, Volume, VolumeName, VolumeState,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::unix_now;
+use crate::store::Folder;
+
+/// Which array object an owner has now. Written by every operation that changes it, read at the moment of use: a node
+/// that still holds an older object of the same name learns it here, without asking the array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// Whose.
+    pub owner: Owner,
+    /// The array's key.
+    pub id: ArrayId,
+    /// Its name on the array.
+    pub name: VolumeName,
+    /// What its devices report.
+    pub identity: Identity,
+    /// Its size; `None` where only the array knows (after a roll back).
+    pub size: Option<ByteSize>,
+}
+
+impl Binding {
+    /// The volume as far as the binding knows it: enough to address it on the array.
+    pub fn to_volume(&self) -> Volume {
+        Volume {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            mark: Marked::NotRead,
+            identity: Some(self.identity.clone()),
+            size: self.size.unwrap_or_default(),
+            used: None,
+            created: None,
+            state: VolumeState::Online,
+            mapped: None,
+        }
+    }
+}
+
+/// A guest that has to do with a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// A word for people, e.g. `VM 100`.
+    pub label: String,
+    /// Where it lives.
+    pub node: NodeName,
+    /// How it is tied to the volume.
+    pub tie: Tie,
+}
+
+/// How a guest is tied to a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tie {
+    /// The volume's name says that it is this guest's.
+    Named,
+    /// The guest's configuration refers to it.
+    Configured,
+}
+
+/// Which guests have to do with which volumes. "Unknown" is an error.
+#[async_trait]
+pub trait Guests: fmt::Debug + Send + Sync {
+    /// The guests tied to the volume.
+    async fn using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>>;
+}
+
+/// A cluster-wide right to change one volume, until `until`.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// The volume.
+    pub owner: Owner,
+    /// The operation that holds it.
+    pub operation: OperationId,
+    /// No effect may begin after this.
+    pub until: Deadline,
+}
+
+/// What the nodes of one cluster know together.
+#[async_trait]
+pub trait Cluster: fmt::Debug + Send + Sync {
+    /// The owner's binding; `None` where it is proved absent.
+    async fn binding(&self, cx: &Cx, owner: &Owner) -> Result<Option<Binding>>;
+
+    /// The objects of a space that have a binding.
+    async fn bound(&self, cx: &Cx, realm: &str, space: &str) -> Result<Vec<Owner>>;
+
+    /// Writes a binding.
+    async fn bind(&self, cx: &Cx, binding: &Binding) -> Result<()>;
+
+    /// Removes the owner's binding if it is of `id`.
+    async fn unbind(&self, cx: &Cx, owner: &Owner, id: &ArrayId) -> Result<()>;
+
+    /// The nodes that have, or may have, the volume mapped: noted before the mapping is made, until it is gone.
+    async fn attached_on(&self, cx: &Cx, owner: &Owner) -> Result<Vec<NodeName>>;
+
+    /// Notes that `node` is about to map the volume.
+    async fn note_attached(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<()>;
+
+    /// Notes that `node` has no mapping of the volume any more.
+    async fn note_detached(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<()>;
+
+    /// The node a host object of an array stands for; `None`: not one of this cluster.
+    async fn node_of_host(&self, cx: &Cx, array: &str, host: &ArrayId) -> Result<Option<NodeName>>;
+
+    /// Notes a node's host object.
+    async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()>;
+
+    /// The right to change the volume; waits for another holder until the context's deadline.
+    ///
+    /// # Errors
+    /// `Busy` naming the node and operation that holds it.
+    async fn lease(&self, cx: &Cx, owner: &Owner) -> Result<Lease>;
+
+    /// Gives a lease back. A lease that ran out is no error.
+    async fn give_back(&self, cx: &Cx, lease: &Lease) -> Result<()>;
+
+    /// Gives back what leases an earlier daemon of this node left behind. Called once, before anything else.
+    async fn give_back_leftovers(&self, cx: &Cx, realm: &str, space: &str) -> Result<()>;
+
+    /// The guests tied to the volume.
+    async fn guests_using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>>;
+}
+
+/// A [`Cluster`] over a folder that all nodes share.
+///
+/// ```text
+/// <folder>/volumes/<space>/<object>/binding    which array object it is
+/// <folder>/volumes/<space>/<object>/on.<node>  the node has it mapped, or is about to
+/// <folder>/volumes/<space>/<object>/lease      who changes it, and until when
+/// <folder>/hosts/<array>.<host id>             which node a host object of an array stands for
+/// ```
+#[derive(Debug)]
+pub struct FolderCluster {
+    folder: Folder,
+    node: NodeName,
+    guests: Arc<dyn Guests>,
+}
+
+/// How long a lease lasts. Longer than any caller waits, so that it is never renewed.
+const LEASE: Duration = Duration::from_secs(180);
+/// Nodes may disagree about the time by this much before a dead holder's lease is taken over.
+const SKEW: Duration = Duration::from_secs(30);
+/// How often a held lease is looked at again: the folder tells nobody about changes other nodes make.
+const LEASE_PAUSE: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct LeaseFile {
+    node: NodeName,
+    operation: OperationId,
+    /// Seconds since 1970.
+    until: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct NodeNote {
+    node: NodeName,
+}
+
+impl FolderCluster {
+    /// The cluster folder as `node` sees it.
+    pub fn new(folder: Folder, node: NodeName, guests: Arc<dyn Guests>) -> Self {
+        Self { folder, node, guests }
+    }
+
+    fn space(&self, space: &str) -> Folder {
+        self.folder.below("volumes").below(space)
+    }
+
+    fn of(&self, owner: &Owner) -> Folder {
+        self.space(owner.space()).below(owner.object())
+    }
+
+    fn host_file(array: &str, host: &ArrayId) -> String {
+        format!("{array}.{host}").replace('/', "_")
+    }
+
+    /// One attempt: ours, or whose it is.
+    async fn try_lease(&self, cx: &Cx, owner: &Owner) -> Result<Result<Lease, LeaseFile>> {
+        let folder = self.of(owner);
+        let until = Deadline::after(LEASE);
+        let ours = LeaseFile {
+            node: self.node.clone(),
+            operation: cx.operation(),
+            until: unix_now() + LEASE.as_secs() + SKEW.as_secs(),
+        };
+        let lease = Lease { owner: owner.clone(), operation: cx.operation(), until };
+        if folder.claim(cx, "lease", &ours).await? {
+            return Ok(Ok(lease));
+        }
+        let holder = match folder.read::<LeaseFile>("lease").await {
+            Ok(Some(holder)) => holder,
+            // It was given back this moment.
+            Ok(None) => return Ok(Err(ours)),
+            // Its maker has not written it yet, or never will: then its age counts.
+            Err(_) => match folder.age("lease").await? {
+                Some(age) if age > LEASE + SKEW => LeaseFile { until: 0, ..ours.clone() },
+                _ => return Ok(Err(ours)),
+            },
+        };
+        // Only one daemon runs per node, and it serialises its own work per volume: a lease of this node is a leftover.
+        let leftover = holder.node == self.node;
+        if leftover || holder.until < unix_now() {
+            tracing::warn!(%owner, node = %holder.node, operation = %holder.operation, "taking over a lease");
+            folder.write(cx, "lease", &ours).await?;
+            // Two nodes may take over at once: the last writer has it, and the other one sees that here.
+            if folder.read::<LeaseFile>("lease").await?.as_ref() == Some(&ours) {
+                return Ok(Ok(lease));
+            }
+        }
+        Ok(Err(holder))
+    }
+}
+
+#[async_trait]
+impl Cluster for FolderCluster {
+    async fn binding(&self, _cx: &Cx, owner: &Owner) -> Result<Option<Binding>> {
+        let binding: Option<Binding> = self.of(owner).read("binding").await?;
+        match binding {
+            Some(it) if it.owner != *owner => {
+                Err(Error::new(ErrorKind::Conflict, format!("its binding is the one of {}", it.owner))
+                    .on(owner))
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn bound(&self, _cx: &Cx, realm: &str, space: &str) -> Result<Vec<Owner>> {
+        let mut owners = Vec::new();
+        for object in self.space(space).names().await? {
+            owners.push(Owner::new(realm, space, &object)?);
+        }
+        Ok(owners)
+    }
+
+    async fn bind(&self, cx: &Cx, binding: &Binding) -> Result<()> {
+        self.of(&binding.owner).write(cx, "binding", binding).await
+    }
+
+    async fn unbind(&self, cx: &Cx, owner: &Owner, id: &ArrayId) -> Result<()> {
+        let folder = self.of(owner);
+        if folder.read::<Binding>("binding").await?.is_some_and(|it| it.id == *id) {
+            folder.remove(cx, "binding").await?;
+        }
+        Ok(())
+    }
+
+    async fn attached_on(&self, _cx: &Cx, owner: &Owner) -> Result<Vec<NodeName>> {
+        let names = self.of(owner).names().await?;
+        names.iter().filter_map(|it| it.strip_prefix("on.")).map(str::parse).collect()
+    }
+
+    async fn note_attached(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<()> {
+        self.of(owner).write(cx, &format!("on.{node}"), &NodeNote { node: node.clone() }).await
+    }
+
+    async fn note_detached(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<()> {
+        self.of(owner).remove(cx, &format!("on.{node}")).await.map(|_| ())
+    }
+
+    async fn node_of_host(&self, _cx: &Cx, array: &str, host: &ArrayId) -> Result<Option<NodeName>> {
+        let note: Option<NodeNote> = self.folder.below("hosts").read(&Self::host_file(array, host)).await?;
+        Ok(note.map(|it| it.node))
+    }
+
+    async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()> {
+        let content = NodeNote { node: node.clone() };
+        self.folder.below("hosts").write(cx, &Self::host_file(array, host), &content).await
+    }
+
+    async fn lease(&self, cx: &Cx, owner: &Owner) -> Result<Lease> {
+        loop {
+            let holder = match self.try_lease(cx, owner).await? {
+                Ok(lease) => return Ok(lease),
+                Err(holder) => holder,
+            };
+            if cx.deadline().remaining() <= LEASE_PAUSE {
+                let message = format!("node {} is changing it (operation {})", holder.node, holder.operation);
+                return Err(Error::new(ErrorKind::Busy, message)
+                    .on(owner)
+                    .with_remedy("try again in a moment"));
+            }
+            tokio::time::sleep(LEASE_PAUSE).await;
+        }
+    }
+
+    async fn give_back(&self, cx: &Cx, lease: &Lease) -> Result<()> {
+        let folder = self.of(&lease.owner);
+        let holder: Option<LeaseFile> = folder.read("lease").await?;
+        if holder.is_some_and(|it| it.node == self.node && it.operation == lease.operation) {
+            folder.remove(cx, "lease").await?;
+        }
+        folder.prune(cx).await
+    }
+
+    async fn give_back_leftovers(&self, cx: &Cx, realm: &str, space: &str) -> Result<()> {
+        for owner in self.bound(cx, realm, space).await? {
+            let folder = self.of(&owner);
+            // One that cannot be read is not known to be ours: its age decides when somebody needs it.
+            let Ok(Some(holder)) = folder.read::<LeaseFile>("lease").await else { continue };
+            if holder.node == self.node {
+                folder.remove(cx, "lease").await?;
+                folder.prune(cx).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn guests_using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
+        self.guests.using(cx, owner).await
+    }
+}

@@ -1,0 +1,132 @@
+//! Intents: what an operation set out to do and how far it got, on disk before anything is done.
+
+use san_core::{Cx, Error, ErrorKind, OperationId, Owner, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Outcome, Work};
+use crate::store::Folder;
+
+/// The version this build writes and reads.
+const VERSION: u16 = 1;
+
+/// One operation on disk. It alone is enough for another process, or a newer one, to finish or undo the operation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Intent {
+    version: u16,
+    /// The operation.
+    pub(crate) id: OperationId,
+    /// When it began, in seconds since 1970.
+    pub(crate) started: u64,
+    /// What was asked and what the steps have learned.
+    pub(crate) work: Work,
+    /// How far it is.
+    pub(crate) cursor: Cursor,
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Cursor {
+    /// This step is to be done, or is being done.
+    Forward(usize),
+    /// This step is to be undone, or is being undone; with why the operation failed.
+    Back(usize, String),
+    /// Done; the caller has not confirmed that it has the answer.
+    Unacknowledged(Outcome),
+    /// Neither finished nor undone, for a reason that does not pass by itself.
+    Stuck(Stuck),
+}
+
+/// What people have to know of an operation that could be neither finished nor undone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Stuck {
+    /// The step.
+    pub(crate) step: usize,
+    /// Whether it was being undone.
+    pub(crate) undoing: Option<String>,
+    /// Why it got no further, causes included.
+    pub(crate) reason: String,
+}
+
+impl Intent {
+    pub(crate) fn new(id: OperationId, work: Work) -> Self {
+        Self { version: VERSION, id, started: crate::clock::unix_now(), work, cursor: Cursor::Forward(0) }
+    }
+
+    /// The error for whoever wants to change the volume of an operation that is stuck.
+    pub(crate) fn stuck_error(&self, stuck: &Stuck) -> Error {
+        let steps = self.work.plan().steps();
+        let step = steps.get(stuck.step).copied().unwrap_or("a step");
+        let way = if stuck.undoing.is_some() { "undone" } else { "finished" };
+        let message =
+            format!("operation {} could not be {way} at step \"{step}\": {}", self.id, stuck.reason);
+        let mut error = Error::new(ErrorKind::Stuck, message).with_remedy(
+            "remove the named obstacle on the array or this node, then restart sanbridge to try again",
+        );
+        if let Some(owner) = self.work.owner() {
+            error = error.on(owner.object());
+        }
+        error
+    }
+}
+
+/// The intents of one storage.
+#[derive(Debug, Clone)]
+pub(crate) struct Intents(Folder);
+
+/// One file of the intent folder.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// It can be gone on with.
+    Readable(Box<Intent>),
+    /// It cannot be understood: it stays, and is reported.
+    Unreadable { file: String, error: Error },
+}
+
+impl Intents {
+    pub(crate) fn at(folder: Folder) -> Self {
+        Self(folder)
+    }
+
+    pub(crate) async fn save(&self, cx: &Cx, intent: &Intent) -> Result<()> {
+        self.0.write(cx, &intent.id.to_string(), intent).await
+    }
+
+    pub(crate) async fn remove(&self, cx: &Cx, id: OperationId) -> Result<()> {
+        self.0.remove(cx, &id.to_string()).await.map(|_| ())
+    }
+
+    /// One intent as it is now; `None` where it has ended.
+    pub(crate) async fn get(&self, id: OperationId) -> Result<Option<Intent>> {
+        self.0.read(&id.to_string()).await
+    }
+
+    pub(crate) async fn all(&self) -> Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for file in self.0.names().await? {
+            match self.0.read::<Intent>(&file).await {
+                Ok(Some(it)) if it.version == VERSION => found.push(Found::Readable(Box::new(it))),
+                Ok(Some(it)) => {
+                    let error = Error::new(
+                        ErrorKind::Stuck,
+                        format!("an intent of the unknown version {}", it.version),
+                    );
+                    found.push(Found::Unreadable { file, error });
+                }
+                Ok(None) => {}
+                Err(error) => found.push(Found::Unreadable { file, error }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The open intents that concern `owner`.
+    pub(crate) async fn of(&self, owner: &Owner) -> Result<Vec<Intent>> {
+        let all = self.all().await?.into_iter().filter_map(|it| match it {
+            Found::Readable(intent) => Some(*intent),
+            Found::Unreadable { .. } => None,
+        });
+        Ok(all.filter(|it| it.work.owner() == Some(owner)).collect())
+    }
+}

@@ -1,0 +1,188 @@
+//! This machine: its device manager, its transports, its folder, and the tasks its operations run in.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use san_core::{
+    Cx, Deadline, DeviceManager, Effects, Error, ErrorKind, Lun, NodeName, OperationId, Result, Transport,
+    TransportKind,
+};
+use san_host::Guard;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::locks::Locks;
+use crate::record::Attachments;
+use crate::registry::Registry;
+use crate::store::Folder;
+
+/// What a node is made of.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// The cluster it is in.
+    pub realm: String,
+    /// Its name in the cluster.
+    pub name: NodeName,
+    /// Where intents and attachment records lie. One process at a time may use it; the caller holds a lock on it.
+    pub state: PathBuf,
+    /// Where attached volumes appear as `<space>/<object>`.
+    pub devices_folder: PathBuf,
+    /// The operating system.
+    pub host: Guard,
+    /// Devices.
+    pub devices: Arc<dyn DeviceManager>,
+    /// Roads, one per kind.
+    pub transports: Vec<Arc<dyn Transport>>,
+    /// The effect seam.
+    pub effects: Effects,
+}
+
+/// Highest LUN given out: beyond 255 some initiators stop looking.
+const HIGHEST_LUN: u16 = 255;
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) realm: String,
+    pub(crate) name: NodeName,
+    pub(crate) state: Folder,
+    pub(crate) devices_folder: PathBuf,
+    pub(crate) host: Guard,
+    pub(crate) devices: Arc<dyn DeviceManager>,
+    transports: HashMap<TransportKind, Arc<dyn Transport>>,
+    effects: Effects,
+    pub(crate) locks: Locks,
+    pub(crate) registry: Registry,
+    /// The last number given out, per array.
+    last_lun: Mutex<HashMap<String, u16>>,
+    tasks: Mutex<JoinSet<()>>,
+    running: watch::Sender<usize>,
+    halted: AtomicBool,
+}
+
+/// Counts one running task for as long as it lives.
+#[derive(Debug)]
+struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|it| *it = it.saturating_sub(1));
+    }
+}
+
+/// This machine. Dropping it abandons what runs, exactly as if the process had been killed.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Node {
+    /// A node with no storage yet.
+    pub fn new(config: NodeConfig) -> Self {
+        let transports = config.transports.into_iter().map(|it| (it.kind(), it)).collect();
+        Self {
+            inner: Arc::new(Inner {
+                realm: config.realm,
+                name: config.name,
+                state: Folder::at(config.state),
+                devices_folder: config.devices_folder,
+                host: config.host,
+                devices: config.devices,
+                transports,
+                effects: config.effects,
+                locks: Locks::default(),
+                registry: Registry::default(),
+                last_lun: Mutex::default(),
+                tasks: Mutex::default(),
+                running: watch::Sender::new(0),
+                halted: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &NodeName {
+        &self.inner.name
+    }
+
+    /// A context for reading, or for an operation of this node.
+    pub fn cx(&self, deadline: Deadline, operation: OperationId) -> Cx {
+        self.inner.cx(deadline, operation)
+    }
+
+    /// The operation's caller joins it again, if it is known.
+    pub fn find(&self, id: OperationId) -> Option<crate::Ticket> {
+        self.inner.registry.find(id)
+    }
+
+    /// Waits until nothing runs any more, or the deadline. What still runs then goes on.
+    pub async fn idle(&self, deadline: Deadline) -> Result<()> {
+        let mut running = self.inner.running.subscribe();
+        let idle = running.wait_for(|it| *it == 0);
+        match tokio::time::timeout_at(deadline.instant(), idle).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                "operations still run; the next start finishes or undoes them",
+            )),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.inner.halted.store(true, Ordering::SeqCst);
+        self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+impl Inner {
+    pub(crate) fn cx(&self, deadline: Deadline, operation: OperationId) -> Cx {
+        Cx::new(deadline, operation, self.effects.clone())
+    }
+
+    pub(crate) fn transport(&self, kind: TransportKind) -> Result<&Arc<dyn Transport>> {
+        self.transports
+            .get(&kind)
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("this node has no {kind} transport")))
+    }
+
+    /// Runs a task of this node. After the node was dropped nothing begins any more.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        if !self.halted.load(Ordering::SeqCst) {
+            self.running.send_modify(|it| *it += 1);
+            let running = Running(Arc::clone(self));
+            tasks.spawn(async move {
+                task.await;
+                drop(running);
+            });
+        }
+    }
+
+    /// The numbers that attachments of this node have on `array`, whatever storage they belong to.
+    pub(crate) async fn luns_on_record(&self, array: &str) -> Result<Vec<Lun>> {
+        let mut luns = Vec::new();
+        for space in self.state.names().await? {
+            let records = Attachments::at(self.state.below(&space).below("attachments")).all().await?;
+            luns.extend(records.into_iter().filter(|it| it.array == array).filter_map(|it| it.lun));
+        }
+        Ok(luns)
+    }
+
+    /// The free numbers of `array`, beginning behind the one given out last, so that a number rests as long as possible
+    /// before it means another volume.
+    pub(crate) fn lun_choice(&self, array: &str, used: &[Lun]) -> Vec<Lun> {
+        let mut pointers = self.last_lun.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = used.iter().map(|it| it.number()).filter(|it| *it <= HIGHEST_LUN).max().unwrap_or(0);
+        let last = pointers.entry(array.to_owned()).or_insert(newest);
+        let circle = (1..=HIGHEST_LUN).map(|step| (*last + step - 1) % HIGHEST_LUN + 1);
+        let free: Vec<Lun> = circle.filter_map(Lun::new).filter(|it| !used.contains(it)).collect();
+        if let Some(first) = free.first() {
+            *last = first.number();
+        }
+        free
+    }
+}

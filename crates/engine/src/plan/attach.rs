@@ -1,0 +1,439 @@
+//! Attach: fence other nodes, map, scan, prove, publish. An attached healthy volume costs no request and no program.
+
+use async_trait::async_trait;
+use san_core::{
+    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Owner, Result, Volume, VolumeState,
+};
+use serde::{Deserialize, Serialize};
+
+use super::detach::TakeDown;
+use super::{Direction, Flow, Outcome, Plan};
+use crate::cluster::Binding;
+use crate::record::{Attachment, AttachmentState, addresses};
+use crate::san::San;
+
+const REPLACE: usize = 0;
+const FENCE: usize = 1;
+const RECORD: usize = 2;
+const CONNECT: usize = 3;
+const MAP: usize = 4;
+const DEVICE: usize = 5;
+const PUBLISH: usize = 6;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Attach {
+    owner: Owner,
+    /// What is being attached, as far as the steps have come.
+    record: Option<Attachment>,
+    /// The attachment that was here before and stays if this fails.
+    before: Option<Attachment>,
+    /// Another object of this name that this node still holds.
+    replaced: TakeDown,
+    /// Nodes whose mapping ends before the device is handed out, with their host objects where the array has one.
+    fenced: Vec<(NodeName, Option<ArrayId>)>,
+    /// What the array last said of the volume; `None` while it cannot be asked.
+    #[serde(skip)]
+    seen: Option<Volume>,
+    /// For undo.
+    down: TakeDown,
+    /// The device is in use, so an undo leaves it as it is.
+    kept: bool,
+    warnings: Vec<String>,
+}
+
+impl Attach {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self {
+            owner,
+            record: None,
+            before: None,
+            replaced: TakeDown::default(),
+            fenced: Vec::new(),
+            seen: None,
+            down: TakeDown::default(),
+            kept: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    fn record_mut(&mut self) -> Result<&mut Attachment> {
+        self.record
+            .as_mut()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the volume to attach was not looked up"))
+    }
+
+    fn expected(&self) -> Result<Expected> {
+        let expected = self.record.as_ref().and_then(Attachment::expected);
+        expected.ok_or_else(|| Error::new(ErrorKind::Internal, "the volume to attach was not mapped"))
+    }
+
+    /// Whether other nodes must lose their mappings: only where the guest lives here. On the target of a migration the
+    /// guest still lives elsewhere, and both nodes have the volume for a while.
+    async fn is_home(&self, cx: &Cx, san: &San) -> Result<bool> {
+        let guests = san.cluster().guests_using(cx, &self.owner).await?;
+        Ok(guests.iter().any(|it| it.node == *san.node_name()))
+    }
+
+    /// Plans from what the array says.
+    async fn plan_from(
+        &mut self,
+        cx: &Cx,
+        san: &San,
+        volume: Volume,
+        here: Option<Attachment>,
+    ) -> Result<()> {
+        if let VolumeState::Offline(why) = &volume.state {
+            let message = format!("the array does not serve it: {why}");
+            return Err(Error::new(ErrorKind::Unavailable, message)
+                .on(self.owner.object())
+                .with_retries_spent());
+        }
+        let identity = volume.identity()?.clone();
+        let same =
+            |it: &Attachment| it.volume == volume.id && it.identity == identity && it.size == volume.size;
+        let before = match here {
+            Some(record) if same(&record) => Some(record),
+            Some(record) => {
+                // The name means another object now, or the same one with another size: the old device never serves it.
+                san.require_unused(cx, &record).await?;
+                self.replaced = TakeDown::of(record);
+                None
+            }
+            None => None,
+        };
+        let (_, others) = san.split_mappings(cx, &volume).await?;
+        let mut noted = san.attached_elsewhere(cx, &self.owner).await?;
+        if (!others.is_empty() || !noted.is_empty()) && self.is_home(cx, san).await? {
+            for (host, node) in others {
+                match node {
+                    Some(node) => {
+                        noted.retain(|it| *it != node);
+                        self.fenced.push((node, Some(host.id)));
+                    }
+                    None => self.warnings.push(format!(
+                        "host object {} is mapped to it and belongs to no node of this cluster: it may write to it",
+                        host.name
+                    )),
+                }
+            }
+            self.fenced.extend(noted.into_iter().map(|node| (node, None)));
+        }
+        self.record = Some(before.clone().unwrap_or_else(|| Attachment {
+            owner: self.owner.clone(),
+            array: san.array().profile().serial.clone(),
+            volume: volume.id.clone(),
+            identity,
+            size: volume.size,
+            host: None,
+            lun: None,
+            ports: Vec::new(),
+            addresses: Vec::new(),
+            state: AttachmentState::Attaching,
+        }));
+        self.before = before;
+        self.seen = Some(volume);
+        Ok(())
+    }
+
+    /// Plans from the record alone, while the array cannot be asked: it is mapped here and nowhere else.
+    async fn plan_offline(
+        &mut self,
+        cx: &Cx,
+        san: &San,
+        bound: Option<&Binding>,
+        here: Option<Attachment>,
+        why: Error,
+    ) -> Result<()> {
+        let (Some(bound), Some(record)) = (bound, here) else { return Err(why) };
+        let mapped =
+            record.lun.is_some() && record.host.is_some() && record.state == AttachmentState::Attached;
+        if record.volume != bound.id || record.identity != bound.identity || !mapped {
+            return Err(why);
+        }
+        if let Some(node) = san.attached_elsewhere(cx, &self.owner).await?.first()
+            && self.is_home(cx, san).await?
+        {
+            let message = format!(
+                "node {node} may still write to it, and the array that could stop it does not answer"
+            );
+            return Err(Error::wrap(why, message).on(self.owner.object()));
+        }
+        self.warnings
+            .push(format!("the array does not answer ({}): attached from this node's record", why.chain()));
+        self.record = Some(record.clone());
+        self.before = Some(record);
+        Ok(())
+    }
+
+    async fn connect(&mut self, cx: &Cx, san: &San) -> Result<()> {
+        let online = self.seen.is_some() || self.before.is_none();
+        let host = if online { Some(san.host_access(cx).await?) } else { None };
+        let ports = if online { san.ports(cx).await? } else { self.record_mut()?.ports.clone() };
+        let problems = san.connect(cx, &ports).await?;
+        self.warnings.extend(problems);
+        let record = self.record_mut()?;
+        if let Some(host) = host {
+            record.host = Some(host);
+        }
+        if record.ports.is_empty() {
+            record.ports = ports;
+        }
+        Ok(())
+    }
+
+    async fn map(&mut self, cx: &Cx, san: &San) -> Result<()> {
+        // Without the array's word of this moment the record has the mapping.
+        let volume = match (&self.seen, &self.before) {
+            (Some(volume), _) => volume.clone(),
+            (None, Some(_)) => return self.note_addresses(cx, san).await,
+            (None, None) => {
+                let message = "the volume to attach was not looked up";
+                return Err(Error::new(ErrorKind::Internal, message));
+            }
+        };
+        let host = san.host_access(cx).await?;
+        let kept = self.before.as_ref().and_then(|it| it.lun);
+        let choice = san.lun_choice(cx, kept).await?;
+        let mapping = match san.array().ensure_mapped(cx, &volume, &host, &choice).await {
+            // Somebody removed our host object: it is made again, once.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                san.forget_host().await;
+                let host = san.host_access(cx).await?;
+                san.array().ensure_mapped(cx, &volume, &host, &choice).await?
+            }
+            other => other?,
+        };
+        let mapping = mapping.into_inner();
+        let record = self.record_mut()?;
+        record.host = Some(mapping.host);
+        record.lun = Some(mapping.lun);
+        record.ports = mapping.ports;
+        self.note_addresses(cx, san).await
+    }
+
+    /// Where it will be scanned for: on record before anything is.
+    async fn note_addresses(&mut self, cx: &Cx, san: &San) -> Result<()> {
+        let routes = san.routes(cx, &self.record_mut()?.ports).await?;
+        let record = self.record_mut()?;
+        if let Some(lun) = record.lun {
+            let known = std::mem::take(&mut record.addresses);
+            record.addresses = addresses(&routes, lun);
+            // Legs an earlier boot or session left behind are still ours to remove.
+            for address in known {
+                if address.lun == lun && !record.addresses.contains(&address) {
+                    record.addresses.push(address);
+                }
+            }
+        }
+        san.attachments().put(cx, self.record_mut()?).await
+    }
+
+    async fn attach_device(&mut self, cx: &Cx, san: &San) -> Result<Device> {
+        let expect = self.expected()?;
+        let ports = self.record_mut()?.ports.clone();
+        let routes = san.routes(cx, &ports).await?;
+        match (san.devices().attach(cx, &expect, &routes).await, &self.seen) {
+            // Perhaps it moved, and other ports serve it now than the ones the mapping came with.
+            (Err(error), Some(volume)) if error.kind() == ErrorKind::NotFound => {
+                let host = san.host_access(cx).await?;
+                let Some(mapping) = san.array().mapping(cx, volume, &host).await? else { return Err(error) };
+                if mapping.ports == ports && mapping.lun == expect.lun {
+                    return Err(error);
+                }
+                let record = self.record_mut()?;
+                record.ports = mapping.ports;
+                record.lun = Some(mapping.lun);
+                self.note_addresses(cx, san).await?;
+                let routes = san.routes(cx, &self.record_mut()?.ports).await?;
+                san.devices().attach(cx, &self.expected()?, &routes).await
+            }
+            (other, _) => other,
+        }
+    }
+
+    fn warn_of(&mut self, device: &Device) {
+        let missing =
+            device.missing.iter().map(|it| format!("no path through {}: {}", it.route.port(), it.error));
+        self.warnings.extend(missing);
+    }
+
+    fn attached(&self, san: &San, record: &Attachment) -> Outcome {
+        Outcome::Attached {
+            path: san.device_path(&self.owner),
+            size: record.size,
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    /// Completes the paths and the size of what is attached already; the array is not asked.
+    async fn refresh(
+        &mut self,
+        cx: &Cx,
+        san: &San,
+        mut record: Attachment,
+        bound: &Binding,
+    ) -> Result<Option<Outcome>> {
+        let Some(mut expect) = record.expected() else { return Ok(None) };
+        let Some(mut device) = san.inspect(cx, &expect, &record.ports).await? else { return Ok(None) };
+        let grown = bound.size.filter(|it| *it > record.size);
+        if !device.missing.is_empty() {
+            let problems = san.connect(cx, &record.ports).await?;
+            self.warnings.extend(problems);
+            self.record = Some(record);
+            self.note_addresses(cx, san).await?;
+            record = self.record_mut()?.clone();
+            let routes = san.routes(cx, &record.ports).await?;
+            device = san.devices().attach(cx, &expect, &routes).await?;
+            self.warn_of(&device);
+        }
+        if let Some(size) = grown {
+            expect.size = size;
+            let routes = san.routes(cx, &record.ports).await?;
+            device = san.devices().grow(cx, &expect, &routes).await?;
+            record.size = size;
+            san.attachments().put(cx, &record).await?;
+        }
+        san.publish(cx, &self.owner, &device).await?;
+        Ok(Some(self.attached(san, &record)))
+    }
+}
+
+#[async_trait]
+impl Plan for Attach {
+    fn steps(&self) -> &'static [&'static str] {
+        &[
+            "take down the previous device",
+            "end other nodes' mappings",
+            "write the attachment record",
+            "connect to the array's ports",
+            "map it on the array",
+            "build the device",
+            "publish the device",
+        ]
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Undo
+    }
+
+    fn is_committed(&self, _step: usize) -> bool {
+        false
+    }
+
+    fn needs_lease(&self) -> bool {
+        true
+    }
+
+    async fn shortcut(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
+        let Some(record) = san.attachments().get(&self.owner).await? else { return Ok(None) };
+        let Some(bound) = san.cluster().binding(cx, &self.owner).await? else { return Ok(None) };
+        let same = record.state == AttachmentState::Attached
+            && record.array == san.array().profile().serial
+            && record.volume == bound.id
+            && record.identity == bound.identity
+            && bound.size.is_some_and(|it| it >= record.size);
+        if !same {
+            return Ok(None);
+        }
+        if !san.attached_elsewhere(cx, &self.owner).await?.is_empty() && self.is_home(cx, san).await? {
+            return Ok(None);
+        }
+        self.refresh(cx, san, record, &bound).await
+    }
+
+    async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
+        let here = san.attachments().get(&self.owner).await?;
+        let bound = san.cluster().binding(cx, &self.owner).await?;
+        match san.find(cx, &self.owner, bound.as_ref()).await {
+            Ok(Some(volume)) => self.plan_from(cx, san, volume, here).await?,
+            Ok(None) => return Err(san.no_such(&self.owner)),
+            Err(error) if error.is_passing() => {
+                self.plan_offline(cx, san, bound.as_ref(), here, error).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
+        match step {
+            REPLACE => self.replaced.all(cx, san).await?,
+            FENCE => {
+                let volume = self.record_mut()?.volume.clone();
+                for (node, host) in &self.fenced {
+                    if let Some(host) = host {
+                        tracing::warn!(volume = %self.owner, %node, "ending the mapping of another node: the guest is here");
+                        san.array().ensure_unmapped(cx, &volume, host).await?;
+                    }
+                    san.cluster().note_detached(cx, &self.owner, node).await?;
+                }
+            }
+            RECORD => {
+                san.cluster().note_attached(cx, &self.owner, san.node_name()).await?;
+                san.attachments().put(cx, self.record_mut()?).await?;
+            }
+            CONNECT => self.connect(cx, san).await?,
+            MAP => self.map(cx, san).await?,
+            DEVICE => {
+                let device = self.attach_device(cx, san).await?;
+                self.warn_of(&device);
+                san.publish(cx, &self.owner, &device).await?;
+            }
+            PUBLISH => {
+                let record = self.record_mut()?;
+                record.state = AttachmentState::Attached;
+                san.attachments().put(cx, record).await?;
+            }
+            _ => {}
+        }
+        Ok(Flow::Next)
+    }
+
+    async fn back(&mut self, step: usize, cx: &Cx, san: &San) -> Result<()> {
+        if step == REPLACE && self.replaced.has_begun() {
+            // A device of another object is of no use to anybody: it goes all the same.
+            return self.replaced.all(cx, san).await;
+        }
+        if self.kept || self.before.is_some() {
+            return Ok(());
+        }
+        match step {
+            DEVICE => {
+                self.down = self.record.clone().map(TakeDown::of).unwrap_or_default();
+                match self.down.retire(cx, san).await {
+                    Err(error) if error.kind() == ErrorKind::InUse => {
+                        // Somebody uses it although nobody confirmed it: it stays, and is on record as what it is.
+                        self.kept = true;
+                        let record = self.record_mut()?;
+                        record.state = AttachmentState::Attached;
+                        san.attachments().put(cx, record).await
+                    }
+                    other => other,
+                }
+            }
+            MAP => {
+                if self.down.record().is_none() {
+                    self.down = self.record.clone().map(TakeDown::of).unwrap_or_default();
+                }
+                self.down.unmap(cx, san).await?;
+                self.down.bury(cx, san).await
+            }
+            RECORD => {
+                self.down = self.record.clone().map(TakeDown::of).unwrap_or_default();
+                self.down.forget(cx, san).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn outcome(&self, san: &San) -> Outcome {
+        match &self.record {
+            Some(record) => self.attached(san, record),
+            None => Outcome::Detached { pending: None },
+        }
+    }
+}

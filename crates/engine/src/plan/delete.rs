@@ -1,0 +1,144 @@
+//! Delete: prove it ours and unused everywhere, take it down here, remove it, tell the cluster.
+
+use async_trait::async_trait;
+use san_core::{Cx, DeleteMode, Error, ErrorKind, MappedHost, Owner, Result, Volume, VolumeKey};
+use serde::{Deserialize, Serialize};
+
+use super::detach::TakeDown;
+use super::{Direction, Flow, Outcome, Plan};
+use crate::cluster::Binding;
+use crate::san::San;
+use crate::site::{refuse_mapped_elsewhere, require_ours};
+
+const UNMAP: usize = 1;
+const REMOVE: usize = TakeDown::STEPS;
+const FORGET: usize = REMOVE + 1;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Delete {
+    owner: Owner,
+    /// How another process finds it again.
+    key: Option<VolumeKey>,
+    /// What this process has just seen of it, so that it is not asked for twice.
+    #[serde(skip)]
+    seen: Option<Volume>,
+    bound: Option<Binding>,
+    down: TakeDown,
+    /// Mappings for this node that no attachment accounts for.
+    strays: Vec<MappedHost>,
+}
+
+impl Delete {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self { owner, key: None, seen: None, bound: None, down: TakeDown::default(), strays: Vec::new() }
+    }
+
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// What is to be removed: as just seen, or looked at again by another process, with all checks repeated.
+    async fn look(&mut self, cx: &Cx, san: &San) -> Result<Option<Volume>> {
+        if let Some(seen) = self.seen.take() {
+            return Ok(Some(seen));
+        }
+        let Some(key) = &self.key else { return Ok(None) };
+        let Some(volume) = san.array().volume(cx, key).await? else { return Ok(None) };
+        require_ours(&self.owner, &volume, self.bound.as_ref())?;
+        let (ours, others) = san.split_mappings(cx, &volume).await?;
+        refuse_mapped_elsewhere(&self.owner, &others)?;
+        for host in &ours {
+            san.array().ensure_unmapped(cx, &volume.id, &host.id).await?;
+        }
+        Ok(Some(Volume { mapped: Some(Vec::new()), ..volume }))
+    }
+}
+
+#[async_trait]
+impl Plan for Delete {
+    fn steps(&self) -> &'static [&'static str] {
+        &[
+            "retire the device",
+            "unmap it on the array",
+            "delete its legs",
+            "forget the attachment",
+            "remove it on the array",
+            "tell the cluster",
+        ]
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Forward
+    }
+
+    fn is_committed(&self, step: usize) -> bool {
+        TakeDown::is_committed(step) || step > REMOVE
+    }
+
+    fn needs_lease(&self) -> bool {
+        true
+    }
+
+    async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
+        self.bound = san.cluster().binding(cx, &self.owner).await?;
+        let Some(volume) = san.find(cx, &self.owner, self.bound.as_ref()).await? else {
+            if let Some(bound) = &self.bound {
+                san.cluster().unbind(cx, &self.owner, &bound.id).await?;
+            }
+            return Ok(Some(Outcome::Deleted));
+        };
+        let (ours, others) = san.split_mappings(cx, &volume).await?;
+        refuse_mapped_elsewhere(&self.owner, &others)?;
+        match san.attachments().get(&self.owner).await? {
+            Some(record) => {
+                san.require_unused(cx, &record).await?;
+                self.down = TakeDown::of(record);
+            }
+            None => self.strays = ours,
+        }
+        self.key = Some(match &self.bound {
+            Some(it) if it.id == volume.id => VolumeKey::Id(volume.id.clone()),
+            _ => VolumeKey::Name(volume.name.clone()),
+        });
+        // Others have none, and ours are gone before it is removed.
+        self.seen = Some(Volume { mapped: Some(Vec::new()), ..volume });
+        Ok(None)
+    }
+
+    async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
+        match step {
+            UNMAP => {
+                self.down.forward(step, cx, san).await?;
+                for stray in &self.strays {
+                    if let Some(volume) = &self.seen {
+                        san.array().ensure_unmapped(cx, &volume.id, &stray.id).await?;
+                    }
+                }
+            }
+            REMOVE => {
+                if let Some(volume) = self.look(cx, san).await? {
+                    let removed = san.array().ensure_no_volume(cx, &volume, DeleteMode::Recoverable).await;
+                    removed.map_err(|error| explain(error, &self.owner))?;
+                }
+            }
+            FORGET => {
+                if let Some(bound) = &self.bound {
+                    san.cluster().unbind(cx, &self.owner, &bound.id).await?;
+                }
+            }
+            _ => self.down.forward(step, cx, san).await?,
+        }
+        Ok(Flow::Next)
+    }
+
+    fn outcome(&self, _san: &San) -> Outcome {
+        Outcome::Deleted
+    }
+}
+
+fn explain(error: Error, owner: &Owner) -> Error {
+    if error.kind() == ErrorKind::Busy {
+        return Error::wrap(error, "other objects on the array depend on it").on(owner.object());
+    }
+    error
+}

@@ -1,0 +1,181 @@
+//! Detach, in the order that alone beats both known races: map gone, legs offline, array's mapping gone, legs deleted.
+
+use async_trait::async_trait;
+use san_core::{Cx, ErrorKind, Owner, Result, Retired};
+use serde::{Deserialize, Serialize};
+
+use super::{Direction, Flow, Outcome, Plan};
+use crate::record::Attachment;
+use crate::san::San;
+
+/// Takes one attachment down. The same steps serve detach, the undo of attach, and delete and roll back of a volume
+/// that is still here.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct TakeDown {
+    record: Option<Attachment>,
+    retired: Option<Retired>,
+}
+
+impl TakeDown {
+    pub(crate) fn of(record: Attachment) -> Self {
+        Self { record: Some(record), retired: None }
+    }
+
+    pub(crate) fn record(&self) -> Option<&Attachment> {
+        self.record.as_ref()
+    }
+
+    /// Proves the device unused, takes the link away, removes the map, puts the legs offline.
+    pub(crate) async fn retire(&mut self, cx: &Cx, san: &San) -> Result<()> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let Some(known) = record.known_legs() else { return Ok(()) };
+        let device = match record.expected() {
+            Some(expect) => san.inspect(cx, &expect, &record.ports).await.ok().flatten(),
+            None => None,
+        };
+        if let Some(device) = &device {
+            san.require_idle(cx, &record.owner, device).await?;
+        }
+        // Nobody may find it any more before it goes.
+        san.unpublish(cx, &record.owner).await?;
+        match san.devices().retire(cx, &known).await {
+            Ok(retired) => {
+                self.retired = Some(retired);
+                Ok(())
+            }
+            Err(error) => {
+                // Somebody was faster. It is still a whole device, so it stays where people look for it.
+                if let (ErrorKind::InUse, Some(device)) = (error.kind(), &device) {
+                    san.publish(cx, &record.owner, device).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the array's mapping away.
+    pub(crate) async fn unmap(&self, cx: &Cx, san: &San) -> Result<()> {
+        match self.record.as_ref().and_then(|it| it.host.as_ref().map(|host| (it, host))) {
+            Some((record, host)) => {
+                san.array().ensure_unmapped(cx, &record.volume, &host.id).await.map(|_| ())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes the legs and proves them gone.
+    pub(crate) async fn bury(&self, cx: &Cx, san: &San) -> Result<()> {
+        match &self.retired {
+            Some(retired) => san.devices().bury(cx, retired).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets the attachment here and in the cluster.
+    pub(crate) async fn forget(&self, cx: &Cx, san: &San) -> Result<()> {
+        let Some(record) = &self.record else { return Ok(()) };
+        san.cluster().note_detached(cx, &record.owner, san.node_name()).await?;
+        san.attachments().remove(cx, &record.owner).await
+    }
+
+    /// One of the four steps. Repeatable.
+    pub(crate) async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<()> {
+        match step {
+            RETIRE => self.retire(cx, san).await,
+            UNMAP => self.unmap(cx, san).await,
+            BURY => self.bury(cx, san).await,
+            FORGET => self.forget(cx, san).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// All of it, for an operation of which it is one step.
+    pub(crate) async fn all(&mut self, cx: &Cx, san: &San) -> Result<()> {
+        for step in 0..Self::STEPS {
+            self.forward(step, cx, san).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether it has begun, so that it has to be ended.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.retired.is_some()
+    }
+
+    /// How many steps it has.
+    pub(crate) const STEPS: usize = 4;
+
+    /// Whether it has begun and not ended when `step` is to be done.
+    pub(crate) fn is_committed(step: usize) -> bool {
+        step > RETIRE && step < Self::STEPS
+    }
+}
+
+const RETIRE: usize = 0;
+const UNMAP: usize = 1;
+const BURY: usize = 2;
+const FORGET: usize = 3;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Detach {
+    owner: Owner,
+    down: TakeDown,
+}
+
+impl Detach {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self { owner, down: TakeDown::default() }
+    }
+
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The attachment that is being taken down, while the array still has its mapping.
+    pub(crate) fn still_mapped(&self, step: usize) -> Option<&Attachment> {
+        self.down.record().filter(|_| step <= UNMAP)
+    }
+}
+
+#[async_trait]
+impl Plan for Detach {
+    fn steps(&self) -> &'static [&'static str] {
+        &["retire the device", "unmap it on the array", "delete its legs", "forget it"]
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Forward
+    }
+
+    fn is_committed(&self, step: usize) -> bool {
+        TakeDown::is_committed(step)
+    }
+
+    /// Once the device is retired nobody here can write to it any more: a guest's stop does not wait for the array.
+    fn may_end_later(&self, step: usize) -> bool {
+        TakeDown::is_committed(step)
+    }
+
+    fn needs_lease(&self) -> bool {
+        false
+    }
+
+    async fn prepare(&mut self, _cx: &Cx, san: &San) -> Result<Option<Outcome>> {
+        match san.attachments().get(&self.owner).await? {
+            Some(record) => {
+                self.down = TakeDown::of(record);
+                Ok(None)
+            }
+            None => Ok(Some(Outcome::Detached { pending: None })),
+        }
+    }
+
+    async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
+        self.down.forward(step, cx, san).await?;
+        Ok(Flow::Next)
+    }
+
+    fn outcome(&self, _san: &San) -> Outcome {
+        Outcome::Detached { pending: None }
+    }
+}

@@ -1,0 +1,296 @@
+//! Plans: what each operation does, step by step, and how each step is undone.
+
+mod attach;
+mod create;
+mod delete;
+mod detach;
+mod grow;
+mod rollback;
+mod snapshot;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use san_core::{ByteSize, Cx, Owner, Result, SnapshotName};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use attach::Attach;
+pub(crate) use create::Create;
+pub(crate) use delete::Delete;
+pub(crate) use detach::Detach;
+pub(crate) use grow::Grow;
+pub(crate) use rollback::Rollback;
+pub(crate) use snapshot::{DeleteSnapshot, TakeSnapshot};
+
+use crate::san::San;
+
+/// How a new disk gets its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Naming {
+    /// Exactly this one.
+    Exact(String),
+    /// The stem and the lowest free number.
+    Numbered {
+        /// What all names begin with.
+        stem: String,
+    },
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// A new disk of at least this size.
+    Create {
+        /// How it is to be called.
+        naming: Naming,
+        /// At least so large.
+        size: ByteSize,
+    },
+    /// A disk removed, its snapshots with it. One that is proved absent is success.
+    Delete {
+        /// Which.
+        object: String,
+    },
+    /// A disk made a device of this node.
+    Attach {
+        /// Which.
+        object: String,
+    },
+    /// A disk taken from this node.
+    Detach {
+        /// Which.
+        object: String,
+    },
+    /// A disk made larger, here and on the array.
+    Grow {
+        /// Which.
+        object: String,
+        /// At least so large.
+        size: ByteSize,
+    },
+    /// A snapshot taken.
+    Snapshot {
+        /// Of which disk.
+        object: String,
+        /// Under which name.
+        snapshot: SnapshotName,
+    },
+    /// A snapshot removed. One that is proved absent is success.
+    DeleteSnapshot {
+        /// Of which disk.
+        object: String,
+        /// Which.
+        snapshot: SnapshotName,
+    },
+    /// A disk put back to a snapshot; newer snapshots stay.
+    Rollback {
+        /// Which disk.
+        object: String,
+        /// To which snapshot.
+        snapshot: SnapshotName,
+    },
+}
+
+/// What an operation ended with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub enum Outcome {
+    /// A disk was made.
+    Created {
+        /// Its name.
+        object: String,
+        /// Its size.
+        size: ByteSize,
+    },
+    /// The disk is gone.
+    Deleted,
+    /// The disk is a device here.
+    Attached {
+        /// Where: the same on every node.
+        path: PathBuf,
+        /// Its size.
+        size: ByteSize,
+        /// What is not as it should be, e.g. portals that do not answer.
+        warnings: Vec<String>,
+    },
+    /// The disk is no device here any more.
+    Detached {
+        /// Why the array still has the mapping; it is taken away as soon as the array answers.
+        pending: Option<String>,
+    },
+    /// The disk has this size now.
+    Grown {
+        /// The size.
+        size: ByteSize,
+    },
+    /// The snapshot exists.
+    SnapshotTaken,
+    /// The snapshot is gone.
+    SnapshotDeleted,
+    /// The disk has the snapshot's bytes.
+    RolledBack,
+}
+
+impl Outcome {
+    /// Whether it hands out something that must not be left over when nobody took it.
+    pub fn needs_acknowledgement(&self) -> bool {
+        matches!(self, Self::Created { .. } | Self::Attached { .. } | Self::SnapshotTaken)
+    }
+}
+
+/// Which way an interrupted operation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// What it did is taken back: it would have handed out something nobody took.
+    Undo,
+    /// It is finished: it removes or changes.
+    Forward,
+}
+
+/// What follows a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// The next one.
+    Next,
+    /// An earlier one again.
+    Again(usize),
+}
+
+/// One operation. Steps are repeatable, forward and back: each may have been done before, wholly or in part.
+#[async_trait]
+pub(crate) trait Plan: Send + Sync {
+    /// The steps, in order, in words for people.
+    fn steps(&self) -> &'static [&'static str];
+
+    /// Which way it goes when interrupted.
+    fn direction(&self) -> Direction;
+
+    /// Whether going back is out of the question once `step` is to be done (operations that go forward only).
+    fn is_committed(&self, step: usize) -> bool;
+
+    /// Whether the caller is told success as soon as this step is reached, whatever becomes of the rest.
+    fn may_end_later(&self, _step: usize) -> bool {
+        false
+    }
+
+    /// Whether the volume must not be changed by another node meanwhile.
+    fn needs_lease(&self) -> bool;
+
+    /// The answer, where nothing has to be done at all. No effects, no requests where it can be helped.
+    async fn shortcut(&mut self, _cx: &Cx, _san: &San) -> Result<Option<Outcome>> {
+        Ok(None)
+    }
+
+    /// Looks and refuses before anything is done. `Some`: there is nothing to do.
+    async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>>;
+
+    /// Does one step.
+    async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow>;
+
+    /// Takes back whatever of one step was done.
+    async fn back(&mut self, _step: usize, _cx: &Cx, _san: &San) -> Result<()> {
+        Ok(())
+    }
+
+    /// What it ended with.
+    fn outcome(&self, san: &San) -> Outcome;
+}
+
+/// A plan with everything it was asked and has learned, as it lies on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "operation")]
+pub(crate) enum Work {
+    Create(Create),
+    Delete(Delete),
+    Attach(Box<Attach>),
+    Detach(Detach),
+    Grow(Grow),
+    Snapshot(TakeSnapshot),
+    DeleteSnapshot(DeleteSnapshot),
+    Rollback(Rollback),
+}
+
+impl Work {
+    /// The plan for a request of one storage.
+    pub(crate) fn new(san: &San, request: Request) -> Result<Self> {
+        Ok(match request {
+            Request::Create { naming, size } => Self::Create(Create::new(san, naming, size)?),
+            Request::Delete { object } => Self::Delete(Delete::new(san.owner(&object)?)),
+            Request::Attach { object } => Self::Attach(Box::new(Attach::new(san.owner(&object)?))),
+            Request::Detach { object } => Self::Detach(Detach::new(san.owner(&object)?)),
+            Request::Grow { object, size } => Self::Grow(Grow::new(san.owner(&object)?, size)),
+            Request::Snapshot { object, snapshot } => {
+                Self::Snapshot(TakeSnapshot::new(san.owner(&object)?, snapshot))
+            }
+            Request::DeleteSnapshot { object, snapshot } => {
+                Self::DeleteSnapshot(DeleteSnapshot::new(san.owner(&object)?, snapshot))
+            }
+            Request::Rollback { object, snapshot } => {
+                Self::Rollback(Rollback::new(san.owner(&object)?, snapshot))
+            }
+        })
+    }
+
+    pub(crate) fn plan(&self) -> &dyn Plan {
+        match self {
+            Self::Create(it) => it,
+            Self::Delete(it) => it,
+            Self::Attach(it) => it.as_ref(),
+            Self::Detach(it) => it,
+            Self::Grow(it) => it,
+            Self::Snapshot(it) => it,
+            Self::DeleteSnapshot(it) => it,
+            Self::Rollback(it) => it,
+        }
+    }
+
+    pub(crate) fn plan_mut(&mut self) -> &mut dyn Plan {
+        match self {
+            Self::Create(it) => it,
+            Self::Delete(it) => it,
+            Self::Attach(it) => it.as_mut(),
+            Self::Detach(it) => it,
+            Self::Grow(it) => it,
+            Self::Snapshot(it) => it,
+            Self::DeleteSnapshot(it) => it,
+            Self::Rollback(it) => it,
+        }
+    }
+
+    /// The volume it concerns; `None` while a new one has no name yet.
+    pub(crate) fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Create(it) => it.owner(),
+            Self::Delete(it) => Some(it.owner()),
+            Self::Attach(it) => Some(it.owner()),
+            Self::Detach(it) => Some(it.owner()),
+            Self::Grow(it) => Some(it.owner()),
+            Self::Snapshot(it) => Some(it.owner()),
+            Self::DeleteSnapshot(it) => Some(it.owner()),
+            Self::Rollback(it) => Some(it.owner()),
+        }
+    }
+
+    /// Operations of one name run one after the other.
+    pub(crate) fn lock_name(&self) -> String {
+        match self {
+            Self::Create(it) => it.lock_name(),
+            other => other.owner().map_or_else(String::new, |it| format!("{}/{}", it.space(), it.object())),
+        }
+    }
+
+    /// In words for people.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Delete(_) => "delete",
+            Self::Attach(_) => "attach",
+            Self::Detach(_) => "detach",
+            Self::Grow(_) => "grow",
+            Self::Snapshot(_) => "snapshot",
+            Self::DeleteSnapshot(_) => "delete snapshot of",
+            Self::Rollback(_) => "roll back",
+        }
+    }
+}

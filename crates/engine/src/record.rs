@@ -1,0 +1,107 @@
+//! Attachment records: which volumes are on this node, and so which devices may be touched.
+
+use san_core::{
+    ArrayId, ByteSize, Cx, Expected, Hctl, HostAccess, Identity, KnownLegs, Lun, Owner, Result, Route,
+    TargetPort,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::store::Folder;
+
+/// How far an attachment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachmentState {
+    /// Being made.
+    Attaching,
+    /// Handed out.
+    Attached,
+}
+
+/// One volume on this node: written before the first effect of attach, removed after the last leg is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// Whose.
+    pub owner: Owner,
+    /// The array, as its profile names itself.
+    pub array: String,
+    /// The array's key of the volume.
+    pub volume: ArrayId,
+    /// What every leg must report.
+    pub identity: Identity,
+    /// Its size when it was last measured here.
+    pub size: ByteSize,
+    /// This node's host object; `None` until it is known.
+    pub host: Option<HostAccess>,
+    /// The number it has here; `None` until it is mapped.
+    pub lun: Option<Lun>,
+    /// The ports behind which it was mapped.
+    pub ports: Vec<TargetPort>,
+    /// Where it was scanned for.
+    pub addresses: Vec<Hctl>,
+    /// How far it is.
+    pub state: AttachmentState,
+}
+
+impl Attachment {
+    /// What must be found before the device is handed out; `None` until it is mapped.
+    pub fn expected(&self) -> Option<Expected> {
+        self.lun.map(|lun| Expected { identity: self.identity.clone(), size: self.size, lun })
+    }
+
+    /// The only legs that may be touched; `None` until it is mapped.
+    pub fn known_legs(&self) -> Option<KnownLegs> {
+        self.lun.map(|lun| KnownLegs {
+            identity: self.identity.clone(),
+            lun,
+            addresses: self.addresses.clone(),
+        })
+    }
+}
+
+/// The addresses of one LUN behind routes.
+pub(crate) fn addresses(routes: &[Route], lun: Lun) -> Vec<Hctl> {
+    let address = |route: &Route| match route {
+        Route::Scsi { host, channel, target, .. } => {
+            Some(Hctl { host: *host, channel: *channel, target: *target, lun })
+        }
+        // Other kinds of routes have no SCSI address.
+        _ => None,
+    };
+    routes.iter().filter_map(address).collect()
+}
+
+/// The attachments of one storage on this node.
+#[derive(Debug, Clone)]
+pub(crate) struct Attachments(Folder);
+
+impl Attachments {
+    pub(crate) fn at(folder: Folder) -> Self {
+        Self(folder)
+    }
+
+    pub(crate) async fn get(&self, owner: &Owner) -> Result<Option<Attachment>> {
+        self.0.read(owner.object()).await
+    }
+
+    pub(crate) async fn put(&self, cx: &Cx, record: &Attachment) -> Result<()> {
+        self.0.write(cx, record.owner.object(), record).await
+    }
+
+    pub(crate) async fn remove(&self, cx: &Cx, owner: &Owner) -> Result<()> {
+        self.0.remove(cx, owner.object()).await.map(|_| ())
+    }
+
+    /// All that can be read. One that cannot is reported and left out: it must not stop every other disk.
+    pub(crate) async fn all(&self) -> Result<Vec<Attachment>> {
+        let mut records = Vec::new();
+        for name in self.0.names().await? {
+            match self.0.read(&name).await {
+                Ok(record) => records.extend(record),
+                Err(error) => tracing::error!(%error, "an attachment record cannot be read"),
+            }
+        }
+        Ok(records)
+    }
+}

@@ -1,0 +1,445 @@
+//! Runs plans: each step on disk before it is done, failures undone or gone on with, open intents taken up again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, OperationId, Owner, Result};
+
+use crate::cluster::Tie;
+use crate::intent::{Cursor, Found, Intent, Stuck};
+use crate::plan::{Direction, Flow, Outcome, Request, Work};
+use crate::registry::{Entry, Ticket};
+use crate::san::San;
+
+/// How long clean-up may take after the caller's deadline.
+const CLEAN_UP: Duration = Duration::from_secs(120);
+/// What may follow an answer that is already certain waits no longer than this for the array.
+const AFTERWARDS: Duration = Duration::from_secs(10);
+/// Pauses between attempts to go on with what cannot be undone any more. Then it stays open for the next round.
+const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
+
+/// How patiently an intent is driven once its caller's deadline does not count any more.
+struct Pace {
+    /// For what has to be ended or undone.
+    clean_up: Cx,
+    /// Between attempts.
+    pauses: &'static [Duration],
+}
+
+/// What became of an intent.
+#[derive(Debug)]
+enum End {
+    /// Done; with what.
+    Finished(Outcome),
+    /// Everything it did was taken back.
+    Undone(Error),
+    /// It stays open; why, and what the caller may be told.
+    Open(Error),
+}
+
+impl San {
+    /// Starts an operation under `id`, or joins it if it is known. The operation's own deadline is `deadline`; callers
+    /// wait through the ticket.
+    pub fn submit(&self, id: OperationId, request: Request, deadline: Deadline) -> Ticket {
+        let (ticket, is_new) = self.node().registry.join(id);
+        if is_new {
+            let entry = Arc::clone(ticket.entry());
+            match Work::new(self, request) {
+                Err(error) => {
+                    entry.answer(Err(error));
+                    entry.end();
+                }
+                Ok(work) => {
+                    let san = self.clone();
+                    self.node().spawn(async move { san.run(id, work, deadline, &entry).await });
+                }
+            }
+        }
+        ticket
+    }
+
+    async fn run(&self, id: OperationId, work: Work, deadline: Deadline, entry: &Entry) {
+        let cx = self.node().cx(deadline, id);
+        let (verb, lock_name) = (work.verb(), work.lock_name());
+        let result = self.run_locked(&cx, work, &lock_name, entry).await;
+        let object =
+            lock_name.split_once('/').map_or("", |(_, object)| object.trim_end_matches('#')).to_owned();
+        let result = result.map_err(|error| error.during(verb).on(object));
+        if let Err(error) = &result {
+            tracing::warn!(operation = %id, error = %error.chain(), "operation failed");
+        }
+        // An answer already given stays.
+        entry.answer(result.clone());
+        entry.settle(result.is_ok());
+        entry.end();
+    }
+
+    async fn run_locked(&self, cx: &Cx, mut work: Work, lock_name: &str, entry: &Entry) -> Result<Outcome> {
+        let _lock = self.node().locks.lock(cx, lock_name).await?;
+        if let Some(owner) = work.owner().cloned()
+            && let Some(outcome) = self.settle_open(cx, &owner, &work).await?
+        {
+            return Ok(outcome);
+        }
+        if let Some(outcome) = work.plan_mut().shortcut(cx, self).await? {
+            return Ok(outcome);
+        }
+        self.leased(cx, work, async |cx, mut work| {
+            if let Some(outcome) = work.plan_mut().prepare(cx, self).await? {
+                return Ok(outcome);
+            }
+            let mut intent = Intent::new(cx.operation(), work);
+            let _running = self.mark_running(intent.id);
+            self.intents().save(cx, &intent).await?;
+            let pace = Pace {
+                clean_up: cx.with_deadline(Deadline::after(cx.deadline().remaining() + CLEAN_UP)),
+                pauses: &PAUSES,
+            };
+            match self.drive(cx, &pace, &mut intent, Some(entry)).await? {
+                End::Finished(outcome) => Ok(outcome),
+                End::Undone(error) | End::Open(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Runs `inside` under the cluster-wide lease where the plan needs one.
+    async fn leased<T>(
+        &self,
+        cx: &Cx,
+        work: Work,
+        inside: impl AsyncFnOnce(&Cx, Work) -> Result<T>,
+    ) -> Result<T> {
+        let owner = work.owner().filter(|_| work.plan().needs_lease()).cloned();
+        let Some(owner) = owner else { return inside(cx, work).await };
+        let lease = self.cluster().lease(cx, &owner).await?;
+        let result = inside(&cx.fenced(lease.until), work).await;
+        let after = cx.with_deadline(Deadline::after(AFTERWARDS));
+        if let Err(error) = self.cluster().give_back(&after, &lease).await {
+            tracing::warn!(error = %error.chain(), "a lease could not be given back; it runs out by itself");
+        }
+        result
+    }
+
+    /// Drives an intent until it is finished, undone, or has to wait. Errors are those of the intent store before
+    /// anything was done.
+    async fn drive(&self, cx: &Cx, pace: &Pace, intent: &mut Intent, entry: Option<&Entry>) -> Result<End> {
+        let clean_up = &pace.clean_up;
+        let mut failure: Option<Error> = None;
+        let mut pauses = pace.pauses.iter();
+        loop {
+            let steps = intent.work.plan().steps().len();
+            match intent.cursor.clone() {
+                Cursor::Forward(step) if step >= steps => {
+                    let outcome = intent.work.plan().outcome(self);
+                    if !outcome.needs_acknowledgement() {
+                        self.close(clean_up, intent).await;
+                        return Ok(End::Finished(outcome));
+                    }
+                    intent.cursor = Cursor::Unacknowledged(outcome);
+                    self.keep(clean_up, intent).await;
+                }
+                Cursor::Unacknowledged(outcome) => {
+                    if self.is_taken(clean_up, intent, &outcome, entry).await {
+                        self.close(clean_up, intent).await;
+                        return Ok(End::Finished(outcome));
+                    }
+                    failure = Some(Error::new(
+                        ErrorKind::Cancelled,
+                        "nobody confirmed the answer, so it was undone",
+                    ));
+                    intent.cursor = Cursor::Back(steps - 1, "nobody confirmed the answer".to_owned());
+                    self.keep(clean_up, intent).await;
+                }
+                Cursor::Forward(step) => {
+                    let undoes = intent.work.plan().direction() == Direction::Undo;
+                    if undoes && entry.is_some_and(Entry::is_refused) {
+                        failure =
+                            Some(Error::new(ErrorKind::Cancelled, "the caller went away, so it was undone"));
+                        intent.cursor = Cursor::Back(step, "the caller went away".to_owned());
+                        self.keep(clean_up, intent).await;
+                        continue;
+                    }
+                    let Err(error) = self.step(cx, clean_up, intent, step).await else { continue };
+                    if undoes {
+                        intent.cursor = Cursor::Back(step, error.chain().to_string());
+                        failure = Some(error);
+                        self.keep(clean_up, intent).await;
+                        continue;
+                    }
+                    if let Some(end) = self.after_failure(clean_up, intent, step, error, entry).await {
+                        return Ok(end);
+                    }
+                    let Some(pause) = pauses.next() else {
+                        return Ok(End::Open(Error::new(
+                            ErrorKind::Timeout,
+                            "it goes on as soon as the array answers",
+                        )));
+                    };
+                    tokio::time::sleep(*pause).await;
+                }
+                Cursor::Back(step, why) => {
+                    let why_error = || Error::new(ErrorKind::Cancelled, format!("undone: {why}"));
+                    match intent.work.plan_mut().back(step, clean_up, self).await {
+                        Ok(()) if step == 0 => {
+                            self.close(clean_up, intent).await;
+                            return Ok(End::Undone(failure.unwrap_or_else(why_error)));
+                        }
+                        Ok(()) => {
+                            intent.cursor = Cursor::Back(step - 1, why);
+                            self.keep(clean_up, intent).await;
+                        }
+                        Err(error) => {
+                            let failed = failure.unwrap_or_else(why_error);
+                            return Ok(self.undo_failed(clean_up, intent, step, failed, &error).await);
+                        }
+                    }
+                }
+                Cursor::Stuck(stuck) => return Ok(End::Open(intent.stuck_error(&stuck))),
+            }
+        }
+    }
+
+    /// One step forward, saved.
+    async fn step(&self, cx: &Cx, clean_up: &Cx, intent: &mut Intent, step: usize) -> Result<()> {
+        let later = intent.work.plan().may_end_later(step);
+        let committed = intent.work.plan().is_committed(step);
+        // What cannot be undone any more is finished under the clean-up deadline, but without keeping a caller waiting.
+        let cx = if later {
+            &clean_up.at_most(AFTERWARDS)
+        } else if committed {
+            clean_up
+        } else {
+            cx
+        };
+        cx.check("waiting for the next step")?;
+        let flow = intent.work.plan_mut().forward(step, cx, self).await?;
+        intent.cursor = Cursor::Forward(match flow {
+            Flow::Next => step + 1,
+            Flow::Again(step) => step,
+        });
+        self.intents().save(cx, intent).await
+    }
+
+    /// A step of an operation that only goes forward has failed. `None`: try again.
+    async fn after_failure(
+        &self,
+        clean_up: &Cx,
+        intent: &mut Intent,
+        step: usize,
+        error: Error,
+        entry: Option<&Entry>,
+    ) -> Option<End> {
+        // The step that failed decides, not where the cursor stands after a save that failed.
+        intent.cursor = Cursor::Forward(step);
+        let committed = intent.work.plan().is_committed(step);
+        if !committed && error.effect() == EffectState::None {
+            self.close(clean_up, intent).await;
+            return Some(End::Undone(error));
+        }
+        if committed && !error.is_passing() && error.effect() == EffectState::None {
+            self.stick(clean_up, intent, step, None, &error).await;
+            return Some(End::Open(error));
+        }
+        tracing::warn!(operation = %intent.id, error = %error.chain(), "a step failed and is tried again");
+        if let Some(entry) = entry {
+            let pending = intent.work.plan().may_end_later(step).then(|| error.chain().to_string());
+            entry.answer(match pending {
+                Some(pending) => Ok(Outcome::Detached { pending: Some(pending) }),
+                None => Err(error.with_effect(EffectState::Unknown)),
+            });
+        }
+        None
+    }
+
+    async fn undo_failed(
+        &self,
+        cx: &Cx,
+        intent: &mut Intent,
+        step: usize,
+        failed: Error,
+        error: &Error,
+    ) -> End {
+        tracing::error!(operation = %intent.id, error = %error.chain(), "an undo failed");
+        let message = if error.is_passing() || error.effect() == EffectState::Unknown {
+            format!("{failed}; undoing it goes on as soon as it can ({})", error.chain())
+        } else {
+            self.stick(cx, intent, step, Some(failed.to_string()), error).await;
+            format!("{failed}; it could not be undone ({})", error.chain())
+        };
+        End::Open(Error::wrap(failed, message).with_effect(EffectState::Unknown))
+    }
+
+    async fn stick(&self, cx: &Cx, intent: &mut Intent, step: usize, undoing: Option<String>, error: &Error) {
+        intent.cursor = Cursor::Stuck(Stuck { step, undoing, reason: error.chain().to_string() });
+        self.keep(cx, intent).await;
+    }
+
+    /// Whether the answer was taken: confirmed by the caller, or, where the caller cannot be asked, visibly used.
+    async fn is_taken(&self, cx: &Cx, intent: &Intent, outcome: &Outcome, entry: Option<&Entry>) -> bool {
+        if let Some(entry) = entry {
+            entry.answer(Ok(outcome.clone()));
+            if entry.acknowledged().await {
+                return true;
+            }
+        }
+        // A guest's configuration that names the volume is as good as a confirmation, and what a guest may hold is never
+        // undone because a question about it failed.
+        let Some(owner) = intent.work.owner().filter(|_| matches!(outcome, Outcome::Created { .. })) else {
+            return false;
+        };
+        match self.cluster().guests_using(cx, owner).await {
+            Ok(guests) => guests.iter().any(|it| it.tie == Tie::Configured),
+            Err(error) => {
+                tracing::warn!(%owner, error = %error.chain(), "who uses a new volume is not known; it stays");
+                true
+            }
+        }
+    }
+
+    /// Saves progress that must not stop an operation: the file of the step before repeats it at worst.
+    async fn keep(&self, cx: &Cx, intent: &Intent) {
+        if let Err(error) = self.intents().save(cx, intent).await {
+            tracing::error!(operation = %intent.id, error = %error.chain(), "an intent could not be saved");
+        }
+    }
+
+    async fn close(&self, cx: &Cx, intent: &Intent) {
+        if let Err(error) = self.intents().remove(cx, intent.id).await {
+            tracing::error!(operation = %intent.id, error = %error.chain(), "an intent could not be removed");
+        }
+    }
+
+    /// Takes up what earlier operations on this volume left open, before another one begins. `Some`: that was the answer.
+    async fn settle_open(&self, cx: &Cx, owner: &Owner, work: &Work) -> Result<Option<Outcome>> {
+        for mut intent in self.intents().of(owner).await? {
+            if self.is_running(intent.id) {
+                return Err(
+                    Error::new(ErrorKind::Busy, "another operation on it has not ended").on(owner.object())
+                );
+            }
+            let presence = matches!(work, Work::Attach(_) | Work::Detach(_));
+            if let Cursor::Stuck(stuck) = &intent.cursor {
+                if presence && !matches!(intent.work, Work::Attach(_) | Work::Detach(_) | Work::Delete(_)) {
+                    continue;
+                }
+                return Err(intent.stuck_error(stuck));
+            }
+            let Err(error) = self.take_up(cx, &mut intent).await else { continue };
+            match (&intent.work, &intent.cursor, work) {
+                (Work::Detach(_), _, Work::Detach(_)) => {
+                    return Ok(Some(Outcome::Detached { pending: Some(error.chain().to_string()) }));
+                }
+                (Work::Detach(detach), Cursor::Forward(step), Work::Attach(_)) => {
+                    let Some(record) = detach.still_mapped(*step) else { return Err(error) };
+                    self.revive(cx, record).await?;
+                    self.intents().remove(cx, intent.id).await?;
+                }
+                (Work::Grow(_) | Work::Snapshot(_) | Work::DeleteSnapshot(_), _, _) if presence => {}
+                _ => {
+                    return Err(
+                        Error::wrap(error, "an earlier operation on it has to end first").on(owner.object())
+                    );
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings a device back whose detach could not reach the array: it is still mapped here.
+    async fn revive(&self, cx: &Cx, record: &crate::record::Attachment) -> Result<()> {
+        let Some(expect) = record.expected() else { return Ok(()) };
+        let routes = self.routes(cx, &record.ports).await?;
+        let device = self.devices().revive(cx, &expect, &routes).await?;
+        self.publish(cx, &record.owner, &device).await
+    }
+
+    /// Goes on with an open intent of an earlier process or round. An error: it is still open.
+    async fn take_up(&self, cx: &Cx, intent: &mut Intent) -> Result<()> {
+        let Some(_running) = self.mark_running(intent.id) else { return Err(still_running()) };
+        let steps = intent.work.plan().steps().len();
+        match (&intent.cursor, intent.work.plan().direction()) {
+            (Cursor::Forward(step), Direction::Undo) => {
+                intent.cursor = Cursor::Back((*step).min(steps - 1), "it was interrupted".to_owned());
+            }
+            (Cursor::Stuck(stuck), _) => {
+                intent.cursor = match &stuck.undoing {
+                    Some(why) => Cursor::Back(stuck.step, why.clone()),
+                    None => Cursor::Forward(stuck.step),
+                };
+            }
+            _ => {}
+        }
+        let cx = self.node().cx(cx.deadline(), intent.id);
+        let owner = intent.work.owner().filter(|_| intent.work.plan().needs_lease()).cloned();
+        let lease = match owner {
+            Some(owner) => Some(self.cluster().lease(&cx, &owner).await?),
+            None => None,
+        };
+        let fenced = lease.as_ref().map_or_else(|| cx.clone(), |it| cx.fenced(it.until));
+        // The next round tries again, so there are no pauses here.
+        let pace = Pace { clean_up: fenced.clone(), pauses: &[] };
+        let end = self.drive(&fenced, &pace, intent, None).await;
+        if let Some(lease) = lease {
+            self.cluster().give_back(&cx, &lease).await?;
+        }
+        match end? {
+            End::Finished(_) | End::Undone(_) => Ok(()),
+            End::Open(error) => Err(error),
+        }
+    }
+
+    /// Takes up everything earlier runs left open: called once at start, and then whenever the array may answer again.
+    /// Returns how many operations are still open.
+    pub async fn take_up_open(&self) -> Result<usize> {
+        let mut open = 0;
+        for found in self.intents().all().await? {
+            match found {
+                Found::Unreadable { file, error } => {
+                    tracing::error!(%file, error = %error.chain(), "an intent cannot be understood; it is left alone");
+                    open += 1;
+                }
+                Found::Readable(intent) if self.is_running(intent.id) => {}
+                Found::Readable(mut intent) => {
+                    let cx = self.node().cx(Deadline::after(CLEAN_UP), intent.id);
+                    let _lock = self.node().locks.lock(&cx, &intent.work.lock_name()).await?;
+                    // Whoever had the lock may have ended it.
+                    let Some(now) = self.intents().get(intent.id).await? else { continue };
+                    *intent = now;
+                    if let Err(error) = self.take_up_joined(&cx, &mut intent).await {
+                        tracing::warn!(operation = %intent.id, error = %error.chain(), "an operation stays open");
+                        open += 1;
+                    }
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    /// Takes up one intent while its caller may come back for the answer.
+    async fn take_up_joined(&self, cx: &Cx, intent: &mut Intent) -> Result<()> {
+        let Cursor::Unacknowledged(outcome) = &intent.cursor else { return self.take_up(cx, intent).await };
+        let outcome = outcome.clone();
+        let (ticket, _) = self.node().registry.join(intent.id);
+        let entry = Arc::clone(ticket.entry());
+        drop(ticket);
+        let Some(_running) = self.mark_running(intent.id) else { return Err(still_running()) };
+        let pace = Pace { clean_up: cx.clone(), pauses: &[] };
+        let end = self.drive(cx, &pace, intent, Some(&entry)).await?;
+        let kept = matches!(end, End::Finished(_));
+        entry.settle(kept);
+        entry.end();
+        if !kept {
+            // The same request may be made again.
+            self.node().registry.forget(intent.id);
+        }
+        match end {
+            End::Open(error) => Err(Error::wrap(error, format!("the answer {outcome:?} was not confirmed"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn still_running() -> Error {
+    Error::new(ErrorKind::Busy, "another operation on it has not ended")
+}

@@ -1,0 +1,247 @@
+//! One storage on one array as this node sees it.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use san_core::{
+    Array, ByteSize, Capacity, Cx, Deadline, Error, HostAccess, Marked, NameCodec, OperationId, Owner,
+    Result, Snapshot, TargetPort, TransportKind, Volume, VolumeQuery,
+};
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
+use crate::intent::{Cursor, Found, Intents};
+use crate::node::{Inner, Node};
+use crate::record::{Attachment, Attachments};
+use crate::store::Folder;
+
+/// What a storage is made of.
+#[derive(Debug)]
+pub struct SanConfig {
+    /// Its name in the cluster.
+    pub space: String,
+    /// The array.
+    pub array: Arc<dyn Array>,
+    /// Which protocol it is reached by.
+    pub transport: TransportKind,
+    /// What the nodes know together.
+    pub cluster: Arc<dyn Cluster>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) node: Arc<Inner>,
+    pub(crate) config: SanConfig,
+    pub(crate) codec: NameCodec,
+    pub(crate) intents: Intents,
+    pub(crate) attachments: Attachments,
+    pub(crate) running: Mutex<HashSet<OperationId>>,
+    pub(crate) host: tokio::sync::Mutex<Option<HostAccess>>,
+    pub(crate) ports: tokio::sync::Mutex<Option<Vec<TargetPort>>>,
+    status: Mutex<LastStatus>,
+}
+
+#[derive(Debug, Default)]
+struct LastStatus {
+    capacity: Option<(Capacity, Instant)>,
+    problem: Option<Error>,
+    asked: Option<Instant>,
+}
+
+/// What is known of a storage without asking anybody.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its room, and how long ago the array said so.
+    pub capacity: Option<(Capacity, Duration)>,
+    /// Why the array's last answer was none.
+    pub problem: Option<Error>,
+}
+
+/// One disk of a storage.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Whose.
+    pub owner: Owner,
+    /// Its size.
+    pub size: ByteSize,
+    /// What it occupies, where the array says so.
+    pub used: Option<ByteSize>,
+    /// When it was made, in seconds since 1970, where the array says so.
+    pub created: Option<i64>,
+}
+
+/// An operation that an earlier run left open.
+#[derive(Debug, Clone)]
+pub struct OpenOperation {
+    /// Its id; `None` where its file cannot be understood.
+    pub id: Option<OperationId>,
+    /// Its volume.
+    pub object: Option<String>,
+    /// What it is and how far.
+    pub description: String,
+}
+
+/// One storage on one array as this node sees it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct San(Arc<Shared>);
+
+/// Whether an operation runs now, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct RunningMark(San, OperationId);
+
+impl RunningMark {
+    pub(crate) fn new(san: San, id: OperationId) -> Self {
+        Self(san, id)
+    }
+}
+
+impl Drop for RunningMark {
+    fn drop(&mut self) {
+        self.0.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+impl San {
+    /// The storage `config` on `node`. Call [`San::start`] before the first operation.
+    pub fn new(node: &Node, config: SanConfig) -> Result<Self> {
+        let node = Arc::clone(&node.inner);
+        // The space is a folder and a part of every owner: it is checked as such.
+        Owner::new(&node.realm, &config.space, "x")?;
+        let codec = NameCodec::new(config.array.profile().limits.name)?;
+        let folder: Folder = node.state.below(&config.space);
+        Ok(Self(Arc::new(Shared {
+            codec,
+            intents: Intents::at(folder.below("intents")),
+            attachments: Attachments::at(folder.below("attachments")),
+            running: Mutex::default(),
+            host: tokio::sync::Mutex::default(),
+            ports: tokio::sync::Mutex::default(),
+            status: Mutex::default(),
+            node,
+            config,
+        })))
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    /// Ends what earlier runs of this node left open. Returns how many operations stay open.
+    pub async fn start(&self) -> Result<usize> {
+        let cx = self.0.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
+        self.cluster().give_back_leftovers(&cx, self.realm(), self.space()).await?;
+        self.take_up_open().await
+    }
+
+    /// Its name in the cluster.
+    pub fn space(&self) -> &str {
+        &self.0.config.space
+    }
+
+    /// The array.
+    pub fn array(&self) -> &Arc<dyn Array> {
+        &self.0.config.array
+    }
+
+    /// The owner of one of its disks.
+    pub fn owner(&self, object: &str) -> Result<Owner> {
+        Owner::new(self.realm(), self.space(), object)
+    }
+
+    /// Where an attached disk appears.
+    pub fn device_path(&self, owner: &Owner) -> PathBuf {
+        self.0.node.devices_folder.join(owner.space()).join(owner.object())
+    }
+
+    /// All disks: complete, or an error. Half-made ones are left out; whatever carries another's mark or none is not ours.
+    pub async fn disks(&self, cx: &Cx) -> Result<Vec<Disk>> {
+        let prefix = self.0.codec.prefix(self.realm(), self.space());
+        let volumes = self.array().volumes(cx, &VolumeQuery { prefix }).await?;
+        let disk = |volume: Volume| {
+            let Marked::Ours(mark) = volume.mark else { return None };
+            let name = self.encode(&mark.owner).ok()?;
+            if name != volume.name {
+                tracing::warn!(name = %volume.name, owner = %mark.owner, "a volume's mark and name disagree; it is not listed");
+                return None;
+            }
+            volume.identity.map(|_| Disk {
+                owner: mark.owner,
+                size: volume.size,
+                used: volume.used,
+                created: volume.created,
+            })
+        };
+        Ok(volumes.into_iter().filter_map(disk).collect())
+    }
+
+    /// The size of a disk: from the cluster's binding, or the array where that does not know.
+    pub async fn size(&self, cx: &Cx, object: &str) -> Result<ByteSize> {
+        let bound = self.bound_with_size(cx, &self.owner(object)?).await?;
+        Ok(bound.size.unwrap_or_default())
+    }
+
+    /// The snapshots of a disk, oldest first.
+    pub async fn snapshots(&self, cx: &Cx, object: &str) -> Result<Vec<Snapshot>> {
+        let bound = self.bound(cx, &self.owner(object)?).await?;
+        self.array().snapshots(cx, &bound.to_volume()).await
+    }
+
+    /// The disks attached on this node.
+    pub async fn attached(&self) -> Result<Vec<Attachment>> {
+        self.0.attachments.all().await
+    }
+
+    /// What is known without asking anybody.
+    pub fn status(&self) -> Status {
+        let last = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
+        Status {
+            capacity: last.capacity.map(|(capacity, at)| (capacity, at.elapsed())),
+            problem: last.problem.clone(),
+        }
+    }
+
+    /// Whether the array was last asked for its room longer than `age` ago.
+    pub fn status_is_older_than(&self, age: Duration) -> bool {
+        let last = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
+        last.asked.is_none_or(|it| it.elapsed() > age)
+    }
+
+    /// Asks the array for its room and remembers the answer, whatever it is. One request.
+    pub async fn refresh_status(&self, cx: &Cx) -> Result<Capacity> {
+        self.0.status.lock().unwrap_or_else(PoisonError::into_inner).asked = Some(Instant::now());
+        let answer = self.array().capacity(cx).await;
+        let mut last = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
+        last.problem = answer.as_ref().err().cloned();
+        if let Ok(capacity) = answer {
+            last.capacity = Some((capacity, Instant::now()));
+        }
+        answer
+    }
+
+    /// What earlier runs left open and cannot end yet.
+    pub async fn open_operations(&self) -> Result<Vec<OpenOperation>> {
+        let describe = |found| match found {
+            Found::Unreadable { file, error } => {
+                OpenOperation { id: None, object: None, description: format!("{file}: {}", error.chain()) }
+            }
+            Found::Readable(intent) => {
+                let steps = intent.work.plan().steps();
+                let step = |it: usize| steps.get(it).copied().unwrap_or("the end");
+                let state = match &intent.cursor {
+                    Cursor::Forward(it) => format!("to do: {}", step(*it)),
+                    Cursor::Back(it, why) => format!("to undo: {} ({why})", step(*it)),
+                    Cursor::Unacknowledged(_) => "waits for its caller".to_owned(),
+                    Cursor::Stuck(it) => format!("stuck at: {} ({})", step(it.step), it.reason),
+                };
+                OpenOperation {
+                    id: Some(intent.id),
+                    object: intent.work.owner().map(|it| it.object().to_owned()),
+                    description: format!("{}, {state}", intent.work.verb()),
+                }
+            }
+        };
+        Ok(self.0.intents.all().await?.into_iter().map(describe).collect())
+    }
+}

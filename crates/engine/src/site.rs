@@ -1,0 +1,321 @@
+//! What plans need of a storage: look-ups with their proofs, mappings, routes, and the place where devices are published.
+
+use std::sync::{Arc, PoisonError};
+
+use san_core::{
+    ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, HostAccess, HostSpec, Lun, LunChoice,
+    MappedHost, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result, Route, TargetPort,
+    Usage, Volume, VolumeKey, VolumeName,
+};
+
+use crate::cluster::{Binding, Cluster};
+use crate::intent::Intents;
+use crate::node::Inner;
+use crate::record::{Attachment, Attachments};
+use crate::san::{RunningMark, San};
+
+/// A mapping for another host, with the node of this cluster it stands for.
+pub(crate) type Other = (MappedHost, Option<NodeName>);
+
+impl San {
+    pub(crate) fn node(&self) -> &Arc<Inner> {
+        &self.shared().node
+    }
+
+    pub(crate) fn node_name(&self) -> &NodeName {
+        &self.shared().node.name
+    }
+
+    pub(crate) fn realm(&self) -> &str {
+        &self.shared().node.realm
+    }
+
+    pub(crate) fn cluster(&self) -> &Arc<dyn Cluster> {
+        &self.shared().config.cluster
+    }
+
+    pub(crate) fn devices(&self) -> &Arc<dyn DeviceManager> {
+        &self.shared().node.devices
+    }
+
+    pub(crate) fn intents(&self) -> &Intents {
+        &self.shared().intents
+    }
+
+    pub(crate) fn attachments(&self) -> &Attachments {
+        &self.shared().attachments
+    }
+
+    /// Marks an operation as running; `None` where it runs already.
+    pub(crate) fn mark_running(&self, id: OperationId) -> Option<RunningMark> {
+        let is_new = self.shared().running.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        is_new.then(|| RunningMark::new(self.clone(), id))
+    }
+
+    pub(crate) fn is_running(&self, id: OperationId) -> bool {
+        self.shared().running.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    pub(crate) fn encode(&self, owner: &Owner) -> Result<VolumeName> {
+        self.shared().codec.encode(owner)
+    }
+
+    /// The size the array can make of a request.
+    pub(crate) fn checked_size(&self, size: ByteSize) -> Result<ByteSize> {
+        let limits = &self.array().profile().limits;
+        let too_large = || {
+            let message =
+                format!("{size} is more than the largest volume of this array ({})", limits.volume_max);
+            Error::new(ErrorKind::InvalidInput, message)
+        };
+        if size == ByteSize::ZERO {
+            return Err(Error::new(ErrorKind::InvalidInput, "a disk cannot be empty"));
+        }
+        let rounded = size.max(limits.volume_min).round_up_to(limits.volume_granule).ok_or_else(too_large)?;
+        if rounded > limits.volume_max { Err(too_large()) } else { Ok(rounded) }
+    }
+
+    pub(crate) fn no_such(&self, owner: &Owner) -> Error {
+        let message =
+            format!("{} has no such volume in storage {}", self.array().profile().name, self.space());
+        Error::new(ErrorKind::NotFound, message).on(owner.object())
+    }
+
+    /// The owner's volume with its mappings, proved to be its own; `None` where it is proved absent. The binding is
+    /// brought up to date. One request where the binding is right.
+    pub(crate) async fn find(
+        &self,
+        cx: &Cx,
+        owner: &Owner,
+        bound: Option<&Binding>,
+    ) -> Result<Option<Volume>> {
+        if let Some(bound) = bound
+            && let Some(volume) = self.array().volume(cx, &VolumeKey::Id(bound.id.clone())).await?
+        {
+            require_ours(owner, &volume, Some(bound))?;
+            self.rebind(cx, owner, &volume, Some(bound)).await?;
+            return Ok(Some(volume));
+        }
+        let name = self.encode(owner)?;
+        let Some(volume) = self.array().volume(cx, &VolumeKey::Name(name)).await? else { return Ok(None) };
+        require_ours(owner, &volume, None)?;
+        self.rebind(cx, owner, &volume, bound).await?;
+        Ok(Some(volume))
+    }
+
+    async fn rebind(&self, cx: &Cx, owner: &Owner, volume: &Volume, bound: Option<&Binding>) -> Result<()> {
+        let Some(identity) = volume.identity.clone() else { return Ok(()) };
+        let binding = Binding {
+            owner: owner.clone(),
+            id: volume.id.clone(),
+            name: volume.name.clone(),
+            identity,
+            size: Some(volume.size),
+        };
+        if bound == Some(&binding) { Ok(()) } else { self.cluster().bind(cx, &binding).await }
+    }
+
+    /// The owner's binding, from the cluster or, once, from the array.
+    pub(crate) async fn bound(&self, cx: &Cx, owner: &Owner) -> Result<Binding> {
+        if let Some(bound) = self.cluster().binding(cx, owner).await? {
+            return Ok(bound);
+        }
+        let volume = self.find(cx, owner, None).await?.ok_or_else(|| self.no_such(owner))?;
+        volume.identity()?;
+        self.cluster().binding(cx, owner).await?.ok_or_else(|| self.no_such(owner))
+    }
+
+    /// The same with a size, asking the array where only it knows.
+    pub(crate) async fn bound_with_size(&self, cx: &Cx, owner: &Owner) -> Result<Binding> {
+        let bound = self.bound(cx, owner).await?;
+        if bound.size.is_some() {
+            return Ok(bound);
+        }
+        let volume = self.find(cx, owner, Some(&bound)).await?.ok_or_else(|| self.no_such(owner))?;
+        volume.identity()?;
+        self.bound(cx, owner).await
+    }
+
+    /// Its mappings: for this node, and for others with the node they stand for.
+    pub(crate) async fn split_mappings(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+    ) -> Result<(Vec<MappedHost>, Vec<Other>)> {
+        let Some(mapped) = &volume.mapped else {
+            return Err(
+                Error::new(ErrorKind::Internal, "the array was not asked for its mappings").on(&volume.name)
+            );
+        };
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for host in mapped {
+            let node = self.cluster().node_of_host(cx, &self.array().profile().serial, &host.id).await?;
+            if node.as_ref() == Some(self.node_name()) {
+                ours.push(host.clone());
+            } else {
+                others.push((host.clone(), node));
+            }
+        }
+        Ok((ours, others))
+    }
+
+    /// The other nodes that have it, or may have it.
+    pub(crate) async fn attached_elsewhere(&self, cx: &Cx, owner: &Owner) -> Result<Vec<NodeName>> {
+        let mut nodes = self.cluster().attached_on(cx, owner).await?;
+        nodes.retain(|it| it != self.node_name());
+        Ok(nodes)
+    }
+
+    /// Proves that nobody on this node uses an attachment.
+    pub(crate) async fn require_unused(&self, cx: &Cx, record: &Attachment) -> Result<()> {
+        let Some(expect) = record.expected() else { return Ok(()) };
+        match self.inspect(cx, &expect, &record.ports).await? {
+            Some(device) => self.require_idle(cx, &record.owner, &device).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn require_idle(&self, cx: &Cx, owner: &Owner, device: &Device) -> Result<()> {
+        match self.devices().usage(cx, device).await? {
+            Usage::Idle => Ok(()),
+            Usage::InUse(holders) => {
+                let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                let message = format!("it is in use on node {}: {}", self.node_name(), holders.join(", "));
+                Err(Error::new(ErrorKind::InUse, message).on(owner.object()))
+            }
+        }
+    }
+
+    pub(crate) async fn routes(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<Route>> {
+        self.shared().node.transport(self.shared().config.transport)?.routes(cx, ports).await
+    }
+
+    pub(crate) async fn inspect(
+        &self,
+        cx: &Cx,
+        expect: &Expected,
+        ports: &[TargetPort],
+    ) -> Result<Option<Device>> {
+        let routes = self.routes(cx, ports).await?;
+        self.devices().inspect(cx, expect, &routes).await
+    }
+
+    /// Makes sure that at least one of `ports` is connected; returns what is wrong with the others.
+    pub(crate) async fn connect(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<String>> {
+        let states = self.shared().node.transport(self.shared().config.transport)?.connect(cx, ports).await?;
+        let problem = |it: &PortState| match &it.status {
+            PortStatus::Failed(error) => Some(format!("port {}: {}", it.port, error.chain())),
+            _ => None,
+        };
+        let problems: Vec<String> = states.iter().filter_map(problem).collect();
+        if states.iter().any(|it| it.status.is_up()) {
+            return Ok(problems);
+        }
+        self.shared().ports.lock().await.take();
+        let message = match problems.as_slice() {
+            [] => format!("{} has no port that serves this storage", self.array().profile().name),
+            some => format!("no port of {} can be reached: {}", self.array().profile().name, some.join("; ")),
+        };
+        Err(Error::new(ErrorKind::Unavailable, message)
+            .with_remedy("check the storage network of this node and the array's data interfaces"))
+    }
+
+    /// The array's ports, asked for once and again after all of them have failed.
+    pub(crate) async fn ports(&self, cx: &Cx) -> Result<Vec<TargetPort>> {
+        let mut ports = self.shared().ports.lock().await;
+        if let Some(known) = &*ports {
+            return Ok(known.clone());
+        }
+        let asked = self.array().target_ports(cx, self.shared().config.transport).await?;
+        *ports = Some(asked.clone());
+        Ok(asked)
+    }
+
+    /// This node's host object, made sure of once.
+    pub(crate) async fn host_access(&self, cx: &Cx) -> Result<HostAccess> {
+        let mut host = self.shared().host.lock().await;
+        if let Some(known) = &*host {
+            return Ok(known.clone());
+        }
+        let initiators = self.shared().node.transport(self.shared().config.transport)?.initiators(cx).await?;
+        let spec = HostSpec { realm: self.realm().to_owned(), node: self.node_name().clone(), initiators };
+        let made = self.array().ensure_host(cx, &spec).await?.into_inner();
+        self.cluster().note_host(cx, &self.array().profile().serial, &made.id, self.node_name()).await?;
+        *host = Some(made.clone());
+        Ok(made)
+    }
+
+    pub(crate) async fn forget_host(&self) {
+        self.shared().host.lock().await.take();
+    }
+
+    /// The numbers a new mapping may get, best first; `kept` is the one it has.
+    pub(crate) async fn lun_choice(&self, cx: &Cx, kept: Option<Lun>) -> Result<LunChoice> {
+        let array = &self.array().profile().serial;
+        let mut used = self.shared().node.luns_on_record(array).await?;
+        let routes = self.routes(cx, &self.ports(cx).await?).await?;
+        used.extend(self.devices().occupied(cx, &routes).await?);
+        let mut choice: Vec<Lun> = kept.into_iter().collect();
+        choice.extend(self.shared().node.lun_choice(array, &used));
+        if choice.is_empty() {
+            let message = "this node has no free LUN below 256 left on this array";
+            return Err(Error::new(ErrorKind::LimitReached, message)
+                .with_remedy("detach disks that are not needed here"));
+        }
+        Ok(LunChoice(choice))
+    }
+
+    /// Puts the device where people look for it.
+    pub(crate) async fn publish(&self, cx: &Cx, owner: &Owner, device: &Device) -> Result<()> {
+        let link = self.device_path(owner);
+        if self.shared().node.host.read_link(cx, &link).await?.as_ref() == Some(&device.path) {
+            return Ok(());
+        }
+        self.shared().node.host.make_link(cx, &link, &device.path).await
+    }
+
+    pub(crate) async fn unpublish(&self, cx: &Cx, owner: &Owner) -> Result<()> {
+        self.shared().node.host.remove_link(cx, &self.device_path(owner)).await.map(|_| ())
+    }
+}
+
+/// Refuses whatever is not proved to be the owner's: a mark that disagrees, or none.
+pub(crate) fn require_ours(owner: &Owner, volume: &Volume, bound: Option<&Binding>) -> Result<()> {
+    let conflict = |message: String| {
+        Err(Error::new(ErrorKind::Conflict, message)
+            .on(&volume.name)
+            .with_remedy("it is left alone: look at the volume's comment on the array"))
+    };
+    match &volume.mark {
+        Marked::Ours(mark) if mark.owner == *owner => Ok(()),
+        Marked::Ours(mark) => conflict(format!("its mark says that it belongs to {}", mark.owner)),
+        Marked::Unmarked => conflict("it carries no mark of ours, so it may be somebody else's".to_owned()),
+        Marked::NotRead => match bound {
+            Some(it)
+                if it.id == volume.id
+                    && (volume.identity.is_none() || volume.identity.as_ref() == Some(&it.identity)) =>
+            {
+                Ok(())
+            }
+            _ => {
+                let message = "it does not have the identity that is on record for it";
+                Err(Error::new(ErrorKind::IdentityMismatch, message).on(&volume.name))
+            }
+        },
+    }
+}
+
+/// Refuses to touch what another host may see.
+pub(crate) fn refuse_mapped_elsewhere(owner: &Owner, others: &[Other]) -> Result<()> {
+    let Some((host, node)) = others.first() else { return Ok(()) };
+    let (message, remedy) = match node {
+        Some(node) => {
+            (format!("it is attached on node {node}"), "stop what uses it there; its daemon detaches it then")
+        }
+        None => (
+            format!("it is mapped to {}, which is no node of this cluster", host.name),
+            "unmap it on the array if that host does not need it",
+        ),
+    };
+    Err(Error::new(ErrorKind::InUse, message).on(owner.object()).with_remedy(remedy))
+}

@@ -1,0 +1,186 @@
+//! Small durable files: written whole or not at all, read whole or reported as damaged.
+
+use std::io::{ErrorKind as Io, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use san_core::{Cx, Effect, EffectKind, EffectState, Error, ErrorKind, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A record of ours is a few hundred bytes; whatever is larger is not one.
+const MAX: u64 = 1 << 20;
+
+/// A folder of JSON files, root-only.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder at `path`; it is made when something is written.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A folder in it.
+    pub fn below(&self, name: &str) -> Self {
+        Self { path: self.path.join(name) }
+    }
+
+    /// The names of the files in it, sorted; none where the folder does not exist.
+    pub async fn names(&self) -> Result<Vec<String>> {
+        let path = self.path.clone();
+        blocking(path.clone(), "list", move || {
+            let entries = match std::fs::read_dir(&path) {
+                Err(error) if error.kind() == Io::NotFound => return Ok(Vec::new()),
+                other => other?,
+            };
+            let mut names = Vec::new();
+            for entry in entries {
+                let name = entry?.file_name();
+                names.extend(name.to_str().filter(|it| !it.starts_with('.')).map(str::to_owned));
+            }
+            names.sort();
+            Ok(names)
+        })
+        .await
+    }
+
+    /// Reads one file; `None` where it is proved absent.
+    ///
+    /// # Errors
+    /// `Conflict` where it is there and cannot be understood: it must not be taken for absent.
+    pub async fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let path = self.path.join(name);
+        let bytes = blocking(path.clone(), "read", {
+            let path = path.clone();
+            move || match std::fs::metadata(&path) {
+                Err(error) if error.kind() == Io::NotFound => Ok(None),
+                Err(error) => Err(error),
+                Ok(it) if it.len() > MAX => Err(std::io::Error::other("the file is too large")),
+                Ok(_) => match std::fs::read(&path) {
+                    // It was removed between the two calls.
+                    Err(error) if error.kind() == Io::NotFound => Ok(None),
+                    other => other.map(Some),
+                },
+            }
+        })
+        .await?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            Error::new(ErrorKind::Conflict, "the file cannot be understood")
+                .on(path.display())
+                .with_remedy("it may be of a newer version: update sanbridge; do not delete it")
+                .caused_by(error)
+        })
+    }
+
+    /// Writes one file: temporary name, fsync, rename, fsync of the folder.
+    pub async fn write<T: Serialize>(&self, cx: &Cx, name: &str, value: &T) -> Result<()> {
+        let (folder, path) = (self.path.clone(), self.path.join(name));
+        let bytes = serde_json::to_vec(value).map_err(|error| {
+            Error::new(ErrorKind::Internal, "cannot write a record").on(path.display()).caused_by(error)
+        })?;
+        let temporary = self.path.join(format!(".{name}.new"));
+        let write = blocking(path.clone(), "write", move || {
+            make_folder(&folder)?;
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            std::fs::File::open(&folder)?.sync_all()
+        });
+        cx.effect(self.effect("save", name), write).await
+    }
+
+    /// How long ago a file was written; `None` where it is proved absent.
+    pub async fn age(&self, name: &str) -> Result<Option<Duration>> {
+        let path = self.path.join(name);
+        blocking(path.clone(), "look at", move || match std::fs::metadata(&path) {
+            Err(error) if error.kind() == Io::NotFound => Ok(None),
+            // A time in the future is no age yet.
+            other => Ok(Some(other?.modified()?.elapsed().unwrap_or_default())),
+        })
+        .await
+    }
+
+    /// Makes a file that must not exist; `false` where it does. The file is seen before its content is.
+    pub async fn claim<T: Serialize>(&self, cx: &Cx, name: &str, value: &T) -> Result<bool> {
+        let (folder, path) = (self.path.clone(), self.path.join(name));
+        let bytes = serde_json::to_vec(value).map_err(|error| {
+            Error::new(ErrorKind::Internal, "cannot write a record").on(path.display()).caused_by(error)
+        })?;
+        let claim = blocking(path.clone(), "claim", move || {
+            make_folder(&folder)?;
+            // Exclusive creation is what a cluster file system decides for all nodes; hard links it may not have.
+            match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(mut file) => file.write_all(&bytes).and_then(|()| file.sync_all()).map(|()| true),
+                Err(error) if error.kind() == Io::AlreadyExists => Ok(false),
+                Err(error) => Err(error),
+            }
+        });
+        cx.effect(self.effect("claim", name), claim).await
+    }
+
+    /// Removes one file; whether it was there.
+    pub async fn remove(&self, cx: &Cx, name: &str) -> Result<bool> {
+        let path = self.path.join(name);
+        let remove = blocking(path.clone(), "remove", move || match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == Io::NotFound => Ok(false),
+            other => other.map(|()| true),
+        });
+        cx.effect(self.effect("forget", name), remove).await
+    }
+
+    /// Removes the folder if it is empty: a folder nobody needs is no error.
+    pub async fn prune(&self, cx: &Cx) -> Result<()> {
+        let path = self.path.clone();
+        let prune = blocking(path.clone(), "remove", move || match std::fs::remove_dir(&path) {
+            Err(error) if matches!(error.kind(), Io::NotFound | Io::DirectoryNotEmpty) => Ok(()),
+            other => other,
+        });
+        cx.effect(self.effect("prune", ""), prune).await
+    }
+
+    fn effect(&self, verb: &'static str, name: &str) -> Effect {
+        Effect { kind: EffectKind::Store, verb, subject: self.path.join(name).display().to_string() }
+    }
+}
+
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+async fn blocking<T: Send + 'static>(
+    path: PathBuf,
+    doing: &'static str,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let failed = |error: std::io::Error| {
+        let kind = match error.kind() {
+            Io::StorageFull | Io::QuotaExceeded => ErrorKind::OutOfSpace,
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Internal,
+        };
+        Error::new(kind, format!("cannot {doing} the file"))
+            .on(path.display())
+            .with_effect(EffectState::Unknown)
+            .caused_by(error)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(failed),
+        Err(error) => Err(Error::new(ErrorKind::Internal, "a file operation did not end").caused_by(error)),
+    }
+}
