@@ -30,6 +30,7 @@ impl Folder {
     }
 
     /// A folder in it.
+    #[must_use]
     pub fn below(&self, name: &str) -> Self {
         Self { path: self.path.join(name) }
     }

@@ -202,13 +202,13 @@ pub(crate) trait Plan: Send + Sync {
 #[serde(rename_all = "kebab-case", tag = "operation")]
 pub(crate) enum Work {
     Create(Create),
-    Delete(Delete),
+    Delete(Box<Delete>),
     Attach(Box<Attach>),
-    Detach(Detach),
+    Detach(Box<Detach>),
     Grow(Grow),
     Snapshot(TakeSnapshot),
     DeleteSnapshot(DeleteSnapshot),
-    Rollback(Rollback),
+    Rollback(Box<Rollback>),
 }
 
 impl Work {
@@ -216,9 +216,9 @@ impl Work {
     pub(crate) fn new(san: &San, request: Request) -> Result<Self> {
         Ok(match request {
             Request::Create { naming, size } => Self::Create(Create::new(san, naming, size)?),
-            Request::Delete { object } => Self::Delete(Delete::new(san.owner(&object)?)),
+            Request::Delete { object } => Self::Delete(Box::new(Delete::new(san.owner(&object)?))),
             Request::Attach { object } => Self::Attach(Box::new(Attach::new(san.owner(&object)?))),
-            Request::Detach { object } => Self::Detach(Detach::new(san.owner(&object)?)),
+            Request::Detach { object } => Self::Detach(Box::new(Detach::new(san.owner(&object)?))),
             Request::Grow { object, size } => Self::Grow(Grow::new(san.owner(&object)?, size)),
             Request::Snapshot { object, snapshot } => {
                 Self::Snapshot(TakeSnapshot::new(san.owner(&object)?, snapshot))
@@ -227,7 +227,7 @@ impl Work {
                 Self::DeleteSnapshot(DeleteSnapshot::new(san.owner(&object)?, snapshot))
             }
             Request::Rollback { object, snapshot } => {
-                Self::Rollback(Rollback::new(san.owner(&object)?, snapshot))
+                Self::Rollback(Box::new(Rollback::new(san.owner(&object)?, snapshot)))
             }
         })
     }
@@ -235,26 +235,26 @@ impl Work {
     pub(crate) fn plan(&self) -> &dyn Plan {
         match self {
             Self::Create(it) => it,
-            Self::Delete(it) => it,
+            Self::Delete(it) => it.as_ref(),
             Self::Attach(it) => it.as_ref(),
-            Self::Detach(it) => it,
+            Self::Detach(it) => it.as_ref(),
             Self::Grow(it) => it,
             Self::Snapshot(it) => it,
             Self::DeleteSnapshot(it) => it,
-            Self::Rollback(it) => it,
+            Self::Rollback(it) => it.as_ref(),
         }
     }
 
     pub(crate) fn plan_mut(&mut self) -> &mut dyn Plan {
         match self {
             Self::Create(it) => it,
-            Self::Delete(it) => it,
+            Self::Delete(it) => it.as_mut(),
             Self::Attach(it) => it.as_mut(),
-            Self::Detach(it) => it,
+            Self::Detach(it) => it.as_mut(),
             Self::Grow(it) => it,
             Self::Snapshot(it) => it,
             Self::DeleteSnapshot(it) => it,
-            Self::Rollback(it) => it,
+            Self::Rollback(it) => it.as_mut(),
         }
     }
 
