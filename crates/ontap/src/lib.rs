@@ -1,1 +1,26 @@
-//! The Array of NetApp ONTAP.
+//! The [`Array`](san_core::Array) of NetApp ONTAP over its REST API: FAS and AFF from 9.12.1 on, one FlexVol with one
+//! thin LUN per volume, on one aggregate of one SVM, with a cluster-scoped account.
+//!
+//! The FlexVol carries the name and, in its comment, the ownership mark; the LUN carries the identity. Every answer is
+//! checked to be about the SVM and the object that was asked for.
+
+mod array;
+mod client;
+mod config;
+mod convert;
+mod create;
+mod error;
+mod hosts;
+mod jobs;
+mod look;
+mod mappings;
+mod ports;
+mod probe;
+mod snapshots;
+mod volumes;
+mod wire;
+
+pub use array::Ontap;
+pub use client::client;
+pub use config::OntapConfig;
+pub use error::OntapError;

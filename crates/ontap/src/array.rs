@@ -1,0 +1,227 @@
+//! [`Ontap`]: one SVM as an [`Array`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use san_core::{
+    Array, ArrayId, ArrayProfile, ByteSize, Capacity, Cx, DeleteMode, EffectState, Ensured, Error, ErrorKind,
+    HostAccess, HostSpec, LunChoice, Mapping, Result, Snapshot, SnapshotName, SnapshotSet, TargetPort,
+    TransportKind, Visibility, Volume, VolumeKey, VolumeQuery, VolumeSpec,
+};
+use san_rest::{Client, Request};
+
+use crate::client::Api;
+use crate::config::OntapConfig;
+use crate::convert::{inconsistent, is_uuid};
+use crate::ports::Ports;
+use crate::wire;
+
+/// One storage virtual machine of an ONTAP cluster.
+#[derive(Debug)]
+pub struct Ontap {
+    pub(crate) api: Api,
+    pub(crate) config: OntapConfig,
+    pub(crate) profile: ArrayProfile,
+    pub(crate) svm: String,
+    cluster: String,
+    // Whether the array has proved since the start that it is the one of the profile.
+    proved: AtomicBool,
+    pub(crate) ports: Mutex<Option<Arc<Ports>>>,
+    // The node each LUN was on when it was last looked at, for the attach that follows the look.
+    lun_nodes: Mutex<HashMap<String, String>>,
+}
+
+impl Ontap {
+    /// Asks the array for everything that must be so, once, and remembers it. All problems found are named in one error.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `NotFound` for settings that do not fit, `Unsupported` for a release or personality that is
+    /// not served, `Unauthenticated`, `PermissionDenied`, `Protocol` where it is not an ONTAP, and what the client
+    /// reports where it cannot be reached or trusted.
+    pub async fn connect(cx: &Cx, client: Client, config: OntapConfig) -> Result<Self> {
+        let api = Api::new(client);
+        let found = crate::probe::probe(cx, &api, &config).await?;
+        let array = Self::assemble(api, config, found.profile)?;
+        array.proved.store(true, Ordering::Release);
+        array.keep_ports(found.ports);
+        Ok(array)
+    }
+
+    /// The array of an earlier `connect`, without asking it: it may be down. Its first answer must show that it is the
+    /// one of `profile`; until then every call fails with `IdentityMismatch`.
+    ///
+    /// # Errors
+    /// `InvalidInput` where `profile` was not made by this backend.
+    pub fn from_profile(client: Client, config: OntapConfig, profile: ArrayProfile) -> Result<Self> {
+        Self::assemble(Api::new(client), config, profile)
+    }
+
+    fn assemble(api: Api, config: OntapConfig, profile: ArrayProfile) -> Result<Self> {
+        let keys = profile.serial.split_once('/').filter(|(cluster, svm)| is_uuid(cluster) && is_uuid(svm));
+        let Some((cluster, svm)) = keys else {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the stored profile is not one of an ONTAP array",
+            ));
+        };
+        Ok(Self {
+            cluster: cluster.to_owned(),
+            svm: svm.to_owned(),
+            api,
+            config,
+            profile,
+            proved: AtomicBool::new(false),
+            ports: Mutex::default(),
+            lun_nodes: Mutex::default(),
+        })
+    }
+
+    /// Makes sure, once, that this is the array of the profile.
+    async fn prove(&self, cx: &Cx) -> Result<()> {
+        if self.proved.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let cluster: wire::ClusterId =
+            self.api.get(cx, &Request::get("/api/cluster", &[]).query("fields", "uuid")).await?;
+        let svm: Option<wire::Svm> =
+            self.api.find_one(cx, crate::probe::svm_request(&self.config.svm)).await?;
+        if cluster.uuid != self.cluster || svm.as_ref().is_none_or(|it| it.uuid != self.svm) {
+            return Err(Error::new(
+                ErrorKind::IdentityMismatch,
+                format!("this is not the array and the SVM that were configured as {}", self.profile.name),
+            )
+            .with_remedy(
+                "check the management addresses; if the array was replaced on purpose, remove this storage and add it anew",
+            ));
+        }
+        self.proved.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Checks that a record belongs to our SVM; answers that were asked for it always say so.
+    pub(crate) fn check_svm(&self, of: &wire::Reference) -> Result<()> {
+        match of.uuid.as_deref() {
+            Some(it) if it == self.svm => Ok(()),
+            _ => Err(inconsistent("the array answered about another SVM")),
+        }
+    }
+
+    pub(crate) fn keep_lun_node(&self, lun: &wire::Lun) {
+        let mut nodes = self.lun_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        match &lun.location.node.name {
+            Some(node) => nodes.insert(lun.uuid.clone(), node.clone()),
+            None => nodes.remove(&lun.uuid),
+        };
+    }
+
+    pub(crate) fn forget_lun_node(&self, lun: &str) {
+        self.lun_nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(lun);
+    }
+
+    pub(crate) fn lun_node(&self, lun: &str) -> Option<String> {
+        self.lun_nodes.lock().unwrap_or_else(PoisonError::into_inner).get(lun).cloned()
+    }
+}
+
+/// What a verb was doing when it failed. The identity is proved first.
+macro_rules! verb {
+    ($self:ident, $cx:ident, $message:literal, $subject:expr, $call:expr) => {{
+        let outcome = async {
+            // A proof that fails has changed nothing.
+            $self.prove($cx).await.map_err(|error| error.with_effect(EffectState::None))?;
+            $call.await
+        };
+        outcome.await.map_err(|error| Error::wrap(error, $message).on($subject))
+    }};
+}
+
+#[async_trait]
+impl Array for Ontap {
+    fn profile(&self) -> &ArrayProfile {
+        &self.profile
+    }
+
+    fn visibility(&self) -> Visibility {
+        Visibility::PerNode
+    }
+
+    async fn capacity(&self, cx: &Cx) -> Result<Capacity> {
+        verb!(
+            self,
+            cx,
+            "cannot read the room in the aggregate",
+            &self.config.aggregate,
+            self.read_capacity(cx)
+        )
+    }
+
+    async fn volumes(&self, cx: &Cx, of: &VolumeQuery) -> Result<Vec<Volume>> {
+        verb!(self, cx, "cannot list the volumes", &self.profile.name, self.list_volumes(cx, &of.prefix))
+    }
+
+    async fn volume(&self, cx: &Cx, key: &VolumeKey) -> Result<Option<Volume>> {
+        verb!(self, cx, "cannot look up the volume", key, self.look_up(cx, key))
+    }
+
+    async fn ensure_volume(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>> {
+        verb!(self, cx, "cannot create the volume", &spec.name, self.create(cx, spec))
+    }
+
+    async fn ensure_no_volume(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool> {
+        verb!(self, cx, "cannot delete the volume", &volume.name, self.delete(cx, volume, mode))
+    }
+
+    async fn resize(&self, cx: &Cx, volume: &Volume, size: ByteSize) -> Result<ByteSize> {
+        verb!(self, cx, "cannot resize the volume", &volume.name, self.grow(cx, volume, size))
+    }
+
+    async fn snapshot(&self, cx: &Cx, set: &SnapshotSet) -> Result<Vec<Snapshot>> {
+        verb!(self, cx, "cannot take the snapshot", &set.name, self.take_snapshot(cx, set))
+    }
+
+    async fn snapshots(&self, cx: &Cx, volume: &Volume) -> Result<Vec<Snapshot>> {
+        verb!(self, cx, "cannot list the snapshots of", &volume.name, self.list_snapshots(cx, volume))
+    }
+
+    async fn ensure_no_snapshot(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<bool> {
+        verb!(self, cx, "cannot delete the snapshot", name, self.delete_snapshot(cx, volume, name))
+    }
+
+    async fn rollback(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()> {
+        verb!(self, cx, "cannot roll back to the snapshot", name, self.roll_back(cx, volume, name))
+    }
+
+    async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>> {
+        verb!(self, cx, "cannot prepare the igroup of node", &spec.node, self.prepare_host(cx, spec))
+    }
+
+    async fn ensure_mapped(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+        host: &HostAccess,
+        choice: &LunChoice,
+    ) -> Result<Ensured<Mapping>> {
+        verb!(self, cx, "cannot map the volume", &volume.name, self.map(cx, volume, host, choice))
+    }
+
+    async fn ensure_unmapped(&self, cx: &Cx, volume: &ArrayId, host: &ArrayId) -> Result<bool> {
+        verb!(self, cx, "cannot unmap the volume", volume, self.unmap(cx, volume, host))
+    }
+
+    async fn mapping(&self, cx: &Cx, volume: &Volume, host: &HostAccess) -> Result<Option<Mapping>> {
+        verb!(
+            self,
+            cx,
+            "cannot read the mapping of the volume",
+            &volume.name,
+            self.read_mapping(cx, volume, host)
+        )
+    }
+
+    async fn target_ports(&self, cx: &Cx, kind: TransportKind) -> Result<Vec<TargetPort>> {
+        verb!(self, cx, "cannot read the target ports", kind, self.refresh_ports(cx, kind))
+    }
+}

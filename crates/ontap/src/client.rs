@@ -1,0 +1,147 @@
+//! Requests in ONTAP's manner: errors by code, lists by page, changes that may turn into jobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use san_core::{Cx, EffectState, Error, ErrorKind, Result};
+use san_rest::{Client, CredentialSource, Request, Wire};
+use serde::de::DeserializeOwned;
+
+use crate::error::{code, is, of_answer, of_failure};
+use crate::wire::{Changed, Page};
+
+/// Below which everything of ONTAP lies.
+const ROOT: &str = "/api/";
+/// Records per page; ONTAP's own default, named so that it does not depend on the release.
+const PAGE: u32 = 10_000;
+/// No array has so many pages of volumes; more is an array that goes in circles.
+const PAGES: usize = 1_000;
+/// ONTAP's bound for `return_timeout` (seconds).
+const RETURN_TIMEOUT: u64 = 120;
+/// What is kept back of a deadline for the answer to travel.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// A client with the headers ONTAP asks of its clients.
+pub fn client(wire: Arc<dyn Wire>, credentials: Arc<dyn CredentialSource>) -> Client {
+    let mut headers = HeaderMap::new();
+    // Shown to the array's administrator in its usage statistics.
+    headers.insert(HeaderName::from_static("x-dot-client-app"), HeaderValue::from_static("sanbridge"));
+    Client::new(wire, credentials, headers)
+}
+
+/// The verbs of ONTAP's API.
+#[derive(Debug, Clone)]
+pub(crate) struct Api(Client);
+
+/// What a change came to.
+#[derive(Debug)]
+pub(crate) struct Done<T> {
+    /// The records ONTAP returned, where it was asked to and did.
+    pub(crate) records: Vec<T>,
+    /// How many objects a change by query touched.
+    pub(crate) touched: Option<u64>,
+}
+
+impl Api {
+    pub(crate) fn new(client: Client) -> Self {
+        Self(client)
+    }
+
+    /// Reads one object that must exist.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, cx: &Cx, request: &Request) -> Result<T> {
+        let answer = self.0.send(cx, request).await?;
+        if answer.status.is_success() { answer.json() } else { Err(of_answer(&answer)) }
+    }
+
+    /// Reads one object by its key; `None` only where ONTAP says that this entry does not exist.
+    pub(crate) async fn find<T: DeserializeOwned>(&self, cx: &Cx, request: &Request) -> Result<Option<T>> {
+        match self.get(cx, request).await {
+            Ok(it) => Ok(Some(it)),
+            Err(error) if is(&error, code::NO_ENTRY) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads all pages of a collection: complete, or an error.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, cx: &Cx, request: Request) -> Result<Vec<T>> {
+        let mut request = request.query("max_records", PAGE).expect_list();
+        let mut all = Vec::new();
+        for _ in 0..PAGES {
+            let page: Page<T> = self.get(cx, &request).await?;
+            if let Some(failure) = page.error {
+                return Err(Error::wrap(of_failure(None, failure), "the array broke off a list"));
+            }
+            if page.num_records != page.records.len() as u64 {
+                return Err(Error::new(ErrorKind::Protocol, "the array miscounts a page of a list")
+                    .with_effect(EffectState::None));
+            }
+            all.extend(page.records);
+            let Some(next) = page.links.next else { return Ok(all) };
+            let next =
+                request.continued_at(&next.href, ROOT).map_err(|it| it.with_effect(EffectState::None))?;
+            request = next;
+        }
+        Err(Error::new(ErrorKind::Protocol, "the array's list has no end").with_effect(EffectState::None))
+    }
+
+    /// Reads the one record of a collection that matches, if any.
+    pub(crate) async fn find_one<T: DeserializeOwned>(&self, cx: &Cx, request: Request) -> Result<Option<T>> {
+        let mut all = self.list(cx, request).await?;
+        let first = all.pop();
+        if all.is_empty() {
+            Ok(first)
+        } else {
+            Err(Error::new(ErrorKind::Protocol, "the array gives several answers where there can be one")
+                .with_effect(EffectState::None))
+        }
+    }
+
+    /// Carries out a change and waits for its job, if it turned into one. A success is proof.
+    pub(crate) async fn change<T: DeserializeOwned>(&self, cx: &Cx, request: &Request) -> Result<Done<T>> {
+        let mut done = Done { records: Vec::new(), touched: None };
+        let mut request = request.clone();
+        for _ in 0..PAGES {
+            let answer = self.0.send(cx, &request).await?;
+            if !answer.status.is_success() {
+                return Err(of_answer(&answer));
+            }
+            let changed: Changed<T> = answer.json()?;
+            if let Some(failure) = changed.error {
+                return Err(of_failure(None, failure));
+            }
+            // Only 202 means that work goes on; a finished job is mentioned in other answers too.
+            if answer.status == http::StatusCode::ACCEPTED {
+                let jobs: Vec<_> = changed.job.into_iter().chain(changed.jobs).collect();
+                if jobs.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::Protocol,
+                        "the array accepted a change and named no job",
+                    ));
+                }
+                for job in jobs {
+                    self.wait_for(cx, &job.uuid).await?;
+                }
+            } else {
+                for job in changed.jobs {
+                    self.wait_for(cx, &job.uuid).await?;
+                }
+            }
+            done.records.extend(changed.records);
+            done.touched = match (done.touched, changed.num_records) {
+                (Some(a), Some(b)) => Some(a + b),
+                (it, None) | (None, it) => it,
+            };
+            // A change by query that takes long is answered in slices.
+            let Some(next) = changed.links.next else { return Ok(done) };
+            request = request.continued_at(&next.href, ROOT)?;
+        }
+        Err(Error::new(ErrorKind::Protocol, "the array's change by query has no end"))
+    }
+}
+
+/// Lets the array finish a job before it answers, as long as the deadline allows: no polling then.
+pub(crate) fn patiently(cx: &Cx, request: Request) -> Request {
+    let seconds = cx.deadline().remaining().saturating_sub(MARGIN).as_secs().min(RETURN_TIMEOUT);
+    request.query("return_timeout", seconds).patience(Duration::from_secs(seconds + 30))
+}

@@ -1,0 +1,288 @@
+//! Creating a volume: a thin FlexVol that carries the mark, then its LUN. Two requests, repeatable at any point.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use san_core::{
+    ArrayProfile, ByteSize, Cx, EffectState, Ensured, Error, ErrorKind, Limits, Result, Volume, VolumeSpec,
+};
+use san_rest::Request;
+use serde_json::json;
+
+use crate::array::Ontap;
+use crate::client::patiently;
+use crate::convert::{self, inconsistent, lun_path};
+use crate::error::{code, is};
+use crate::wire;
+
+/// Smallest FlexVol.
+const FLEXVOL_MIN: ByteSize = ByteSize::from_mib(20);
+/// Room in the FlexVol besides the LUN: a tenth for its metadata and this.
+const OVERHEAD: ByteSize = ByteSize::from_mib(64);
+/// Thin, so a generous bound costs nothing; snapshots live in it.
+const MAXIMUM_FACTOR: u64 = 10;
+/// Older releases round a LUN up to a whole cylinder of its geometry, at most.
+const ROUNDING: ByteSize = ByteSize::from_mib(16);
+/// How often a list may lack what was just created before that is an error.
+const LAGS: usize = 5;
+/// Longest comment of a FlexVol, which holds the mark.
+const COMMENT: usize = 1023;
+
+/// Whether an object was made by this call or found as this operation's own.
+struct Made<T> {
+    it: T,
+    now: bool,
+}
+
+/// What to do after a request that should create something failed.
+enum Next<T> {
+    Use(Made<T>),
+    Again,
+}
+
+impl Ontap {
+    pub(crate) async fn create(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>> {
+        check_spec(&self.profile.limits, spec)?;
+        let flexvol = self.create_flexvol(cx, spec).await?;
+        let lun = self.create_lun(cx, spec, &flexvol.it).await?;
+        let mut volume = convert::volume(&flexvol.it, Some(&lun.it))?;
+        // The mark is the one this claim was checked against, or the one just written.
+        volume.mark = san_core::Marked::Ours(spec.mark());
+        if lun.now {
+            // Nobody can have mapped what did not exist a moment ago.
+            volume.mapped = Some(Vec::new());
+        }
+        Ok(if flexvol.now || lun.now { Ensured::Created(volume) } else { Ensured::Already(volume) })
+    }
+
+    async fn create_flexvol(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Made<wire::Volume>> {
+        let request = Request::post("/api/storage/volumes", &[]).query("return_records", true);
+        let request = request.json(&self.flexvol_body(spec)?)?;
+        let mut pauses = pauses();
+        loop {
+            let error = match self.api.change::<wire::Volume>(cx, &patiently(cx, request.clone())).await {
+                Ok(done) => return self.made_flexvol(cx, spec, done.records).await,
+                Err(error) => error,
+            };
+            match self.after_flexvol_failed(cx, spec, error).await? {
+                Next::Use(it) => return Ok(it),
+                Next::Again => pause(cx, &mut pauses).await?,
+            }
+        }
+    }
+
+    async fn made_flexvol(
+        &self,
+        cx: &Cx,
+        spec: &VolumeSpec,
+        records: Vec<wire::Volume>,
+    ) -> Result<Made<wire::Volume>> {
+        // After a job that outlasted `return_timeout` there are no records, and lists may lag behind for a moment.
+        let mut found = records.into_iter().next();
+        let mut pauses = pauses().take(LAGS);
+        let it = loop {
+            match (found.take(), pauses.next()) {
+                (Some(it), _) => break it,
+                (None, Some(pause)) => {
+                    found = self.flexvol_named(cx, &spec.name).await?;
+                    if found.is_none() {
+                        tokio::time::sleep(pause.min(cx.deadline().remaining())).await;
+                    }
+                }
+                (None, None) => {
+                    return Err(inconsistent("the array does not show the volume it has just created"));
+                }
+            }
+        };
+        self.check_svm(&it.svm)?;
+        if it.name != spec.name.as_str() {
+            return Err(inconsistent("the array created a volume of another name"));
+        }
+        Ok(Made { it, now: true })
+    }
+
+    /// A name that is taken may be taken by us: a lost answer, or the run before a crash. The claim in the mark tells.
+    async fn after_flexvol_failed(
+        &self,
+        cx: &Cx,
+        spec: &VolumeSpec,
+        error: Error,
+    ) -> Result<Next<wire::Volume>> {
+        if is(&error, code::VOLUME_IN_CREATION) {
+            return Ok(Next::Again);
+        }
+        let exists = is(&error, code::VOLUME_EXISTS);
+        if !exists && error.effect() == EffectState::None {
+            return Err(error);
+        }
+        // If the look fails too, the first error says more.
+        let Ok(found) = self.flexvol_named(cx, &spec.name).await else { return Err(error) };
+        match found {
+            Some(it) if convert::mark(&it) == san_core::Marked::Ours(spec.mark()) => {
+                Ok(Next::Use(Made { it, now: !exists }))
+            }
+            Some(_) => Err(Error::new(ErrorKind::AlreadyExists, "the name is taken by another volume")
+                .with_effect(EffectState::None)),
+            // Not there (any more): its creation may not have begun, or somebody's deletion has just ended.
+            None => Ok(Next::Again),
+        }
+    }
+
+    async fn create_lun(
+        &self,
+        cx: &Cx,
+        spec: &VolumeSpec,
+        flexvol: &wire::Volume,
+    ) -> Result<Made<wire::Lun>> {
+        let request = Request::post("/api/storage/luns", &[]).query("return_records", true).json(&json!({
+            "svm": { "uuid": self.svm },
+            "name": lun_path(&spec.name),
+            "os_type": "linux",
+            "space": {
+                "size": spec.size.bytes(),
+                "guarantee": { "requested": false },
+                // The default differs by release; without it hosts are not told that they may UNMAP.
+                "scsi_thin_provisioning_support_enabled": true,
+            },
+        }))?;
+        let mut pauses = pauses();
+        loop {
+            let error = match self.api.change::<wire::Lun>(cx, &request).await {
+                Ok(done) => {
+                    let found = match done.records.into_iter().next() {
+                        Some(it) => Some(it),
+                        None => self.lun_of(cx, &spec.name, &flexvol.uuid).await?,
+                    };
+                    let it = found
+                        .ok_or_else(|| inconsistent("the array does not show the LUN it has just created"))?;
+                    return self.check_lun(spec, flexvol, Made { it, now: true });
+                }
+                Err(error) => error,
+            };
+            let exists = is(&error, code::LUN_EXISTS) || is(&error, code::LUN_EXISTS_OLD);
+            if !exists && !is(&error, code::LUN_IN_CREATION) && error.effect() == EffectState::None {
+                return Err(error);
+            }
+            // The FlexVol is ours by its claim, so a LUN of this name in it is ours as well.
+            let Ok(found) = self.lun_of(cx, &spec.name, &flexvol.uuid).await else { return Err(error) };
+            match found {
+                Some(it) => return self.check_lun(spec, flexvol, Made { it, now: !exists }),
+                None => pause(cx, &mut pauses).await?,
+            }
+        }
+    }
+
+    fn check_lun(
+        &self,
+        spec: &VolumeSpec,
+        flexvol: &wire::Volume,
+        lun: Made<wire::Lun>,
+    ) -> Result<Made<wire::Lun>> {
+        self.check_svm(&lun.it.svm)?;
+        let place = &lun.it.location.volume.uuid;
+        if lun.it.name != lun_path(&spec.name) || place.as_deref().is_some_and(|it| it != flexvol.uuid) {
+            return Err(inconsistent("the array answered about another LUN"));
+        }
+        let size = convert::size(&lun.it)?;
+        if size < spec.size || size > spec.size.plus(ROUNDING) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("it exists with {size} instead of {}", spec.size),
+            ));
+        }
+        self.keep_lun_node(&lun.it);
+        Ok(lun)
+    }
+
+    fn flexvol_body(&self, spec: &VolumeSpec) -> Result<serde_json::Value> {
+        let comment = spec.mark().to_text()?;
+        if comment.len() > COMMENT {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the owner's names are too long for the volume's comment",
+            ));
+        }
+        Ok(json!({
+            "svm": { "uuid": self.svm },
+            "name": spec.name,
+            "comment": comment,
+            "aggregates": [{ "name": self.config.aggregate }],
+            "size": flexvol_size(&self.profile, spec.size).bytes(),
+            "guarantee": { "type": "none" },
+            "space": { "snapshot": { "reserve_percent": 0 }, "fractional_reserve": 0 },
+            "snapshot_policy": { "name": "none" },
+            "autosize": { "mode": "grow", "maximum": flexvol_maximum(&self.profile, spec.size).bytes() },
+        }))
+    }
+}
+
+/// Waits before a creation is looked at or tried again.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(20)
+        .with_jitter()
+        .build()
+}
+
+async fn pause(cx: &Cx, pauses: &mut impl Iterator<Item = Duration>) -> Result<()> {
+    let late = || {
+        Error::new(
+            ErrorKind::Timeout,
+            "the array is still creating something of this name, or lost the request",
+        )
+        .with_effect(EffectState::Unknown)
+    };
+    let pause = pauses.next().ok_or_else(late)?;
+    if cx.deadline().remaining() <= pause {
+        return Err(late());
+    }
+    tokio::time::sleep(pause).await;
+    Ok(())
+}
+
+/// Largest FlexVol of a release.
+fn flexvol_limit(profile: &ArrayProfile) -> ByteSize {
+    // 300 TiB came with a patch of 9.12.1, which the release number alone does not tell.
+    let old = profile.version.starts_with("9.12.");
+    ByteSize::from_gib(if old { 100 << 10 } else { 300 << 10 })
+}
+
+fn flexvol_size(profile: &ArrayProfile, size: ByteSize) -> ByteSize {
+    let metadata = ByteSize::from_bytes(size.bytes() / 10);
+    size.plus(metadata).plus(OVERHEAD).max(FLEXVOL_MIN).min(flexvol_limit(profile))
+}
+
+/// How far the FlexVol of a LUN of `size` may grow by itself.
+pub(crate) fn flexvol_maximum(profile: &ArrayProfile, size: ByteSize) -> ByteSize {
+    flexvol_size(profile, size).times(MAXIMUM_FACTOR).min(flexvol_limit(profile))
+}
+
+fn check_spec(limits: &Limits, spec: &VolumeSpec) -> Result<()> {
+    let name = spec.name.as_str();
+    let plain = name.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+    if !plain || name.starts_with(|it: char| it.is_ascii_digit()) || name.len() > limits.name.max {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!(
+                "an ONTAP volume's name is a letter or '_', then letters, digits and '_', at most {}",
+                limits.name.max
+            ),
+        ));
+    }
+    check_size(limits, spec.size)
+}
+
+/// Refuses a size the array would refuse or round.
+pub(crate) fn check_size(limits: &Limits, size: ByteSize) -> Result<()> {
+    if size < limits.volume_min || size > limits.volume_max {
+        let message = format!("{size} is not between {} and {}", limits.volume_min, limits.volume_max);
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    if size.round_up_to(limits.volume_granule) != Some(size) {
+        let message = format!("{size} is not a multiple of {}", limits.volume_granule);
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(())
+}

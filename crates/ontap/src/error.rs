@@ -1,0 +1,360 @@
+//! ONTAP's error codes: the one table from code to kind.
+//!
+//! The codes are those the API definition documents per operation. Where it documents none (no room in an aggregate, a
+//! LUN number that is taken, too many volumes), the texts that the vendor's own clients rely on stand in.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use http::StatusCode;
+use san_core::{EffectState, Error, ErrorKind};
+use san_rest::Answer;
+
+use crate::wire::{ErrorBody, Failure};
+
+/// Codes that some verb handles itself.
+pub(crate) mod code {
+    pub(crate) const NO_ENTRY: u64 = 4;
+    pub(crate) const VOLUME_EXISTS: u64 = 917_526;
+    pub(crate) const VOLUME_IN_CREATION: u64 = 13_107_405;
+    pub(crate) const LUN_EXISTS: u64 = 5_374_242;
+    pub(crate) const LUN_EXISTS_OLD: u64 = 1_254_196;
+    pub(crate) const LUN_IN_CREATION: u64 = 5_702_832;
+    pub(crate) const SAME_SIZE: u64 = 1_254_226;
+    pub(crate) const SNAPSHOT_EXISTS: u64 = 525_059;
+    pub(crate) const SNAPSHOT_BUSY: u64 = 1_638_543;
+    pub(crate) const SNAPSHOT_MISSING: u64 = 1_638_600;
+    pub(crate) const IGROUP_EXISTS: u64 = 5_374_023;
+    pub(crate) const INITIATOR_PRESENT: u64 = 5_374_035;
+    pub(crate) const ALREADY_MAPPED: u64 = 1_254_207;
+    pub(crate) const NOT_MAPPED: u64 = 5_374_922;
+}
+
+/// Longest part of the array's own text that is kept.
+const TEXT: usize = 300;
+
+/// What ONTAP said, as the cause of a [`san_core::Error`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OntapError {
+    /// The HTTP status, or `None` for the failure of a job.
+    pub status: Option<u16>,
+    /// The vendor's code.
+    pub code: Option<u64>,
+    /// The vendor's text, shortened.
+    pub message: String,
+    /// The field it complains about.
+    pub target: Option<String>,
+}
+
+impl fmt::Display for OntapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ONTAP says ")?;
+        if let Some(code) = self.code {
+            write!(f, "{code} ")?;
+        } else if let Some(status) = self.status {
+            write!(f, "HTTP {status} ")?;
+        }
+        write!(f, "{:?}", self.message)?;
+        self.target.iter().try_for_each(|it| write!(f, " (about {it:?})"))
+    }
+}
+
+impl StdError for OntapError {}
+
+/// The code ONTAP gave somewhere below `error`.
+pub(crate) fn code_of(error: &Error) -> Option<u64> {
+    let mut next = StdError::source(error);
+    while let Some(it) = next {
+        if let Some(it) = it.downcast_ref::<OntapError>() {
+            return it.code;
+        }
+        next = it.source();
+    }
+    None
+}
+
+/// Whether ONTAP gave this code.
+pub(crate) fn is(error: &Error, code: u64) -> bool {
+    code_of(error) == Some(code)
+}
+
+/// The error of an answer that is not a success.
+pub(crate) fn of_answer(answer: &Answer) -> Error {
+    if let Ok(ErrorBody { error }) = serde_json::from_slice(&answer.body) {
+        return of_failure(Some(answer.status), error);
+    }
+    let said = OntapError {
+        status: Some(answer.status.as_u16()),
+        code: None,
+        message: "an answer that is not ONTAP's".into(),
+        target: None,
+    };
+    let effect = if answer.status.is_client_error() { EffectState::None } else { EffectState::Unknown };
+    Error::new(ErrorKind::Protocol, "the array's error cannot be understood")
+        .with_effect(effect)
+        .with_remedy("check that the address is an ONTAP management interface")
+        .caused_by(said)
+}
+
+/// The error of an error object. `status` is `None` where it came from a job.
+pub(crate) fn of_failure(status: Option<StatusCode>, failure: Failure) -> Error {
+    let code = failure.code.as_deref().and_then(|it| it.trim().parse().ok());
+    let text: String = failure.message.chars().filter(|it| !it.is_control()).take(TEXT).collect();
+    let (kind, effect) = classify(status, code, &text);
+    let said = OntapError {
+        status: status.map(|it| it.as_u16()),
+        code,
+        message: text,
+        target: failure.target.map(|it| it.chars().filter(|it| !it.is_control()).take(64).collect()),
+    };
+    let mut error = Error::new(kind, summary(kind)).with_effect(effect);
+    if let Some(remedy) = code.and_then(remedy) {
+        error = error.with_remedy(remedy);
+    }
+    error.caused_by(said)
+}
+
+fn summary(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "there is no such object on the array",
+        ErrorKind::AlreadyExists => "it exists on the array already",
+        ErrorKind::Busy => "the array is busy with it",
+        ErrorKind::InUse => "it is mapped",
+        ErrorKind::Conflict => "the array's state does not allow it",
+        ErrorKind::LimitReached => "a limit of the array is reached",
+        ErrorKind::OutOfSpace => "the array has no room",
+        ErrorKind::PermissionDenied => "the account may not do this",
+        ErrorKind::Unauthenticated => "the array refuses the credentials",
+        ErrorKind::Unavailable => "the array does not serve it now",
+        ErrorKind::Unsupported => "this release of ONTAP cannot do it",
+        ErrorKind::InvalidInput => "the array refuses the request as wrong",
+        _ => "the array refuses for a reason that is not known here",
+    }
+}
+
+fn remedy(code: u64) -> Option<&'static str> {
+    Some(match code {
+        6 => "give the account a role that allows it",
+        262_325 => "have the request approved (multi-admin verification), or exempt the account from it",
+        524_615 => "delete or split the clones that were made of it",
+        525_062 => "delete snapshots of this volume",
+        1_638_543 => "wait until the clone, backup or replication that uses it has ended",
+        1_638_555 => "wait until the lock of the snapshot has expired",
+        5_374_865 | 5_374_866 => "bring the aggregate or the volume online",
+        _ => return None,
+    })
+}
+
+/// Kind and effect of an error. A code that no row knows is `Internal`; whether anything happened is then read off the
+/// status: ONTAP refuses with 4xx before it acts.
+fn classify(status: Option<StatusCode>, code: Option<u64>, text: &str) -> (ErrorKind, EffectState) {
+    if status == Some(StatusCode::FORBIDDEN) {
+        return (ErrorKind::PermissionDenied, EffectState::None);
+    }
+    if let Some(kind) = code.and_then(kind_of_code).or_else(|| kind_of_text(text)) {
+        return (kind, EffectState::None);
+    }
+    let refused = status.is_some_and(|it| it.is_client_error());
+    (ErrorKind::Internal, if refused { EffectState::None } else { EffectState::Unknown })
+}
+
+/// The table.
+#[expect(clippy::match_same_arms, reason = "the rows keep the order of the objects they are about")]
+fn kind_of_code(code: u64) -> Option<ErrorKind> {
+    use ErrorKind::{
+        AlreadyExists, Busy, Conflict, InUse, InvalidInput, LimitReached, NotFound, OutOfSpace,
+        PermissionDenied, Unavailable, Unsupported,
+    };
+    Some(match code {
+        // Any object.
+        1 => AlreadyExists,
+        2 => InvalidInput,
+        3 => Unsupported,
+        4 => NotFound,
+        6 => PermissionDenied,
+        8 => Busy,
+        // Validation of requests.
+        262_155 | 262_179 => Unsupported,
+        262_186 | 262_188 | 262_194 | 262_196 | 262_197 | 262_256 => InvalidInput,
+        262_325 => PermissionDenied,
+        // The SVM.
+        2_621_462 => NotFound,
+        2_621_706 | 2_621_707 => InvalidInput,
+        // Volumes.
+        917_526 => AlreadyExists,
+        13_107_405 | 524_486 | 524_615 => Busy,
+        917_927 | 918_235 | 917_508 | 917_551 => NotFound,
+        917_534 | 917_886 | 917_887 | 917_888 | 917_597 | 787_140 | 787_141 | 918_242 | 13_107_307 => {
+            InvalidInput
+        }
+        917_829 | 917_831 | 917_835 | 918_521 | 918_524 => InvalidInput,
+        918_701 | 918_703 => Unsupported,
+        // Snapshots.
+        525_059 => AlreadyExists,
+        525_062 => LimitReached,
+        524_479 => OutOfSpace,
+        524_481 | 1_638_532 | 1_638_543 | 1_638_555 => Busy,
+        1_638_461 | 1_638_521 | 1_520_351 => Conflict,
+        1_638_477 | 1_638_518 => InvalidInput,
+        1_638_600 => NotFound,
+        // LUNs.
+        5_374_242 | 1_254_196 => AlreadyExists,
+        5_702_832 | 7_018_877 | 5_374_053 | 5_374_316 => Busy,
+        5_374_875 | 5_374_876 => NotFound,
+        1_254_197 => InUse,
+        1_254_226 | 5_374_705 | 5_374_707 => Conflict,
+        5_374_865 | 5_374_866 => Unavailable,
+        5_440_509 => OutOfSpace,
+        5_374_121 | 5_374_127 | 5_374_352 | 5_376_461 | 5_376_462 => InvalidInput,
+        5_374_123..=5_374_125 | 5_374_130 | 5_374_241 | 5_374_892 => InvalidInput,
+        5_374_237 | 5_374_238 | 5_374_859 | 5_374_883 | 5_374_884 | 5_374_899 | 1_260_121 => InvalidInput,
+        // Igroups and initiators.
+        5_374_023 | 5_374_035 | 5_376_488 => AlreadyExists,
+        5_374_034 | 5_374_852 => NotFound,
+        1_254_213 => InUse,
+        5_374_732..=5_374_734 | 1_254_193 | 1_254_324 => Conflict,
+        5_373_958 | 5_373_969 | 5_373_971 | 5_373_972 | 5_374_038 | 5_374_039 | 5_374_040 | 5_374_917 => {
+            InvalidInput
+        }
+        5_373_966 => Unsupported,
+        // Mappings.
+        1_254_207 => AlreadyExists,
+        5_374_922 | 1_254_201 | 5_374_878 => NotFound,
+        5_374_573 | 5_374_574 | 5_374_581..=5_374_584 => Conflict,
+        5_374_901 | 5_374_902 => InvalidInput,
+        5_374_329 => Unsupported,
+        _ => return None,
+    })
+}
+
+/// Stands in for codes that are not documented. Only asked where no row knows the code.
+fn kind_of_text(text: &str) -> Option<ErrorKind> {
+    let text = text.to_ascii_lowercase();
+    let holds = |any: &[&str]| any.iter().any(|it| text.contains(it));
+    if holds(&["not enough space", "no space", "insufficient space"]) {
+        Some(ErrorKind::OutOfSpace)
+    } else if holds(&["maximum number", "limit reached"]) {
+        Some(ErrorKind::LimitReached)
+    } else {
+        None
+    }
+}
+
+/// Whether the LUN number that was asked for is taken in the igroup. Its code is not documented, its text is relied on.
+pub(crate) fn is_lun_number_taken(error: &Error) -> bool {
+    let mut next = StdError::source(error);
+    while let Some(it) = next {
+        if let Some(it) = it.downcast_ref::<OntapError>() {
+            let unknown = it.code.is_none_or(|code| kind_of_code(code).is_none());
+            let text = it.message.to_ascii_lowercase();
+            return unknown && text.contains("lun") && text.contains("already in use");
+        }
+        next = it.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(status: u16, code: &str, message: &str) -> Error {
+        let failure = Failure { message: message.into(), code: Some(code.into()), target: None };
+        of_failure(StatusCode::from_u16(status).ok(), failure)
+    }
+
+    /// Every documented code that a verb of ours can meet, with what it must come to.
+    #[test]
+    fn every_row() {
+        use ErrorKind as K;
+        let rows: &[(u16, u64, K)] = &[
+            (409, 1, K::AlreadyExists),
+            (400, 2, K::InvalidInput),
+            (400, 3, K::Unsupported),
+            (404, 4, K::NotFound),
+            (403, 6, K::PermissionDenied),
+            (409, 8, K::Busy),
+            (400, 262_155, K::Unsupported),
+            (400, 262_179, K::Unsupported),
+            (400, 262_186, K::InvalidInput),
+            (400, 262_196, K::InvalidInput),
+            (400, 262_197, K::InvalidInput),
+            (403, 262_325, K::PermissionDenied),
+            (404, 2_621_462, K::NotFound),
+            (400, 2_621_706, K::InvalidInput),
+            (400, 2_621_707, K::InvalidInput),
+            (409, 917_526, K::AlreadyExists),
+            (409, 13_107_405, K::Busy),
+            (409, 524_486, K::Busy),
+            (409, 524_615, K::Busy),
+            (404, 917_927, K::NotFound),
+            (404, 917_508, K::NotFound),
+            (400, 917_534, K::InvalidInput),
+            (400, 917_888, K::InvalidInput),
+            (400, 918_701, K::Unsupported),
+            (409, 525_059, K::AlreadyExists),
+            (409, 525_062, K::LimitReached),
+            (409, 524_479, K::OutOfSpace),
+            (409, 1_638_543, K::Busy),
+            (409, 1_638_555, K::Busy),
+            (404, 1_638_600, K::NotFound),
+            (409, 5_374_242, K::AlreadyExists),
+            (409, 1_254_196, K::AlreadyExists),
+            (409, 5_702_832, K::Busy),
+            (404, 5_374_875, K::NotFound),
+            (409, 1_254_197, K::InUse),
+            (400, 1_254_226, K::Conflict),
+            (400, 5_374_892, K::InvalidInput),
+            (409, 5_374_866, K::Unavailable),
+            (409, 5_374_023, K::AlreadyExists),
+            (404, 5_374_852, K::NotFound),
+            (409, 1_254_213, K::InUse),
+            (409, 5_374_733, K::Conflict),
+            (409, 1_254_193, K::Conflict),
+            (409, 1_254_207, K::AlreadyExists),
+            (404, 5_374_922, K::NotFound),
+            (404, 1_254_201, K::NotFound),
+            (404, 5_374_878, K::NotFound),
+            (400, 5_374_582, K::Conflict),
+        ];
+        for &(status, code, kind) in rows {
+            let error = failure(status, &code.to_string(), "text");
+            assert_eq!((error.kind(), error.effect()), (kind, EffectState::None), "{code}");
+            assert_eq!(code_of(&error), Some(code));
+        }
+    }
+
+    #[test]
+    fn an_unknown_code_is_internal_and_shown() {
+        let error = failure(400, "424242", "surprise\n\u{1b}[2J");
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Internal, EffectState::None));
+        assert!(error.chain().to_string().contains("424242 \"surprise[2J\""), "{}", error.chain());
+        assert_eq!(failure(500, "424242", "surprise").effect(), EffectState::Unknown);
+        let of_job = of_failure(None, Failure { message: String::new(), code: None, target: None });
+        assert_eq!((of_job.kind(), of_job.effect()), (ErrorKind::Internal, EffectState::Unknown));
+    }
+
+    #[test]
+    fn texts_stand_in_only_for_undocumented_codes() {
+        assert_eq!(failure(400, "99", "Not enough space in aggregate \"a\"").kind(), ErrorKind::OutOfSpace);
+        assert_eq!(failure(409, "4", "no space").kind(), ErrorKind::NotFound);
+        assert!(is_lun_number_taken(&failure(409, "99", "LUN number 3 is already in use")));
+        assert!(!is_lun_number_taken(&failure(409, "1254207", "LUN already in use")));
+    }
+
+    #[test]
+    fn a_foreign_answer_is_named_as_such() {
+        for (status, effect) in [(404, EffectState::None), (500, EffectState::Unknown)] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = of_answer(&Answer { status, body: "<html>canary</html>".into() });
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Protocol, effect));
+            assert!(!format!("{error:?}").contains("canary"));
+        }
+    }
+
+    #[test]
+    fn a_code_is_found_below_further_layers() {
+        let error = Error::wrap(Error::wrap(failure(409, "917526", ""), "a"), "b");
+        assert!(is(&error, code::VOLUME_EXISTS));
+    }
+}

@@ -1,0 +1,224 @@
+//! One igroup per node and realm, with exactly the node's initiators.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use san_core::{Cx, EffectState, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, Result};
+use san_rest::{Replay, Request};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::array::Ontap;
+use crate::convert::inconsistent;
+use crate::error::{code, is};
+use crate::wire;
+
+const COLLECTION: &str = "/api/protocols/san/igroups";
+const FIELDS: &str = "uuid,name,svm.uuid,os_type,protocol,comment,initiators.name";
+const OS_TYPE: &str = "linux";
+const PROTOCOL: &str = "iscsi";
+/// Longest realm that stands in a name as it is: with a node of 63 characters the name has 96, ONTAP's limit.
+const PLAIN_REALM: usize = 29;
+/// How much of a realm's hash is written, two digits each: 4 + 28 + 1 + 63 is 96.
+const HASH_BYTES: usize = 14;
+/// Longest comment of an igroup.
+const COMMENT: usize = 254;
+
+/// The igroup of a node: `sb_<realm>_<node>`. A realm that is long or holds more than lower-case letters, digits and `-`
+/// is replaced by its hash behind a second `_`, which no realm written plainly begins with.
+fn igroup_name(spec: &HostSpec) -> String {
+    let realm = &spec.realm;
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if realm.len() <= PLAIN_REALM && realm.bytes().all(plain) {
+        return format!("sb_{realm}_{}", spec.node);
+    }
+    let mut name = "sb__".to_owned();
+    for byte in Sha256::digest(realm).iter().take(HASH_BYTES) {
+        // Writing into a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name + "_" + spec.node.as_str()
+}
+
+/// What tells our igroup from one that somebody else gave its name.
+fn igroup_comment(spec: &HostSpec) -> String {
+    let text = format!("sanbridge: node {} of {}", spec.node, spec.realm);
+    text.chars().take(COMMENT).collect()
+}
+
+fn names(initiators: &[Initiator]) -> Result<BTreeSet<String>> {
+    let names: BTreeSet<String> = initiators
+        .iter()
+        .filter_map(|it| match it {
+            Initiator::Iscsi(iqn) => Some(iqn.as_str().to_owned()),
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "the node has no iSCSI initiator name"));
+    }
+    Ok(names)
+}
+
+fn members(igroup: &wire::Igroup) -> BTreeSet<String> {
+    igroup.initiators.iter().map(|it| it.name.to_ascii_lowercase()).collect()
+}
+
+fn listed(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl Ontap {
+    pub(crate) async fn prepare_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>> {
+        let wanted = names(&spec.initiators)?;
+        let name = igroup_name(spec);
+        self.refuse_foreign_igroups(cx, &name, &wanted).await?;
+        if let Some(found) = self.igroup_named(cx, &name).await? {
+            return self.complete(cx, spec, &wanted, &found).await;
+        }
+        let request = Request::post(COLLECTION, &[]).query("return_records", true).json(&json!({
+            "svm": { "uuid": self.svm },
+            "name": name,
+            "os_type": OS_TYPE,
+            "protocol": PROTOCOL,
+            "comment": igroup_comment(spec),
+            "initiators": wanted.iter().map(|it| json!({ "name": it })).collect::<Vec<_>>(),
+        }))?;
+        let error = match self.api.change::<wire::Igroup>(cx, &request).await {
+            Ok(done) => {
+                let found = match done.records.into_iter().next() {
+                    Some(it) => Some(it),
+                    None => self.igroup_named(cx, &name).await?,
+                };
+                let it = found.filter(|it| it.name == name);
+                let it =
+                    it.ok_or_else(|| inconsistent("the array does not show the igroup it has just created"))?;
+                return Ok(Ensured::Created(access(&it)?));
+            }
+            Err(error) => error,
+        };
+        let exists = is(&error, code::IGROUP_EXISTS);
+        if !exists && error.effect() == EffectState::None {
+            return Err(error);
+        }
+        match self.igroup_named(cx, &name).await {
+            Ok(Some(found)) => {
+                let host = self.complete(cx, spec, &wanted, &found).await?.into_inner();
+                Ok(if exists { Ensured::Already(host) } else { Ensured::Created(host) })
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// An initiator in two igroups is allowed by ONTAP as long as no LUN is mapped through both, but then LUNs appear on
+    /// this node under numbers that we do not choose.
+    async fn refuse_foreign_igroups(&self, cx: &Cx, own: &str, wanted: &BTreeSet<String>) -> Result<()> {
+        let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let request = Request::get(COLLECTION, &[])
+            .query("initiators.name", names.join("|"))
+            .query("svm.uuid", &self.svm)
+            .query("fields", FIELDS);
+        let holders: Vec<wire::Igroup> = self.api.list(cx, request).await?;
+        for it in &holders {
+            self.check_svm(&it.svm)?;
+        }
+        let foreign: BTreeSet<String> =
+            holders.iter().filter(|it| it.name != own).map(|it| it.name.clone()).collect();
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        let held: BTreeSet<String> = holders
+            .iter()
+            .filter(|it| it.name != own)
+            .flat_map(members)
+            .filter(|it| wanted.contains(it))
+            .collect();
+        let message = format!("initiator {} is in the igroup {} already", listed(&held), listed(&foreign));
+        Err(Error::new(ErrorKind::Conflict, message)
+            .with_remedy("remove the initiator from that igroup, or give this node another initiator name"))
+    }
+
+    async fn igroup_named(&self, cx: &Cx, name: &str) -> Result<Option<wire::Igroup>> {
+        let request = Request::get(COLLECTION, &[])
+            .query("name", name)
+            .query("svm.uuid", &self.svm)
+            .query("fields", FIELDS);
+        let found: Option<wire::Igroup> = self.api.find_one(cx, request).await?;
+        if let Some(it) = &found {
+            self.check_svm(&it.svm)?;
+            if it.name != name {
+                return Err(inconsistent("the array answered about another igroup"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Brings an igroup that exists to what is wanted, or says what contradicts it.
+    async fn complete(
+        &self,
+        cx: &Cx,
+        spec: &HostSpec,
+        wanted: &BTreeSet<String>,
+        found: &wire::Igroup,
+    ) -> Result<Ensured<HostAccess>> {
+        let as_made = found.os_type.as_deref() == Some(OS_TYPE)
+            && found.protocol.as_deref() == Some(PROTOCOL)
+            && found.comment.as_deref() == Some(&igroup_comment(spec));
+        if !as_made {
+            let message = format!("the igroup {} exists and was not made for this node", found.name);
+            return Err(Error::new(ErrorKind::Conflict, message).with_remedy("rename or delete that igroup"));
+        }
+        let present = members(found);
+        let extra: BTreeSet<String> = present.difference(wanted).cloned().collect();
+        if !extra.is_empty() {
+            let message =
+                format!("the igroup {} also holds {}, which is not this node's", found.name, listed(&extra));
+            return Err(Error::new(ErrorKind::Conflict, message)
+                .with_remedy("remove that initiator from the igroup, if nothing uses it any more"));
+        }
+        let missing: Vec<_> = wanted.difference(&present).map(|it| json!({ "name": it })).collect();
+        if missing.is_empty() {
+            return Ok(Ensured::Already(access(found)?));
+        }
+        let request = Request::post("/api/protocols/san/igroups/{}/initiators", &[&found.uuid])
+            .replay(Replay::Safe)
+            .json(&json!({ "records": missing }))?;
+        match self.api.change::<serde_json::Value>(cx, &request).await {
+            Ok(_) => Ok(Ensured::Created(access(found)?)),
+            Err(error) if is(&error, code::INITIATOR_PRESENT) => Ok(Ensured::Already(access(found)?)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn access(igroup: &wire::Igroup) -> Result<HostAccess> {
+    Ok(HostAccess { id: igroup.uuid.parse()?, name: igroup.name.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn spec(realm: &str, node: &str) -> HostSpec {
+        HostSpec { realm: realm.into(), node: node.parse().unwrap(), initiators: Vec::new() }
+    }
+
+    #[test]
+    fn usual_names_are_readable() {
+        assert_eq!(igroup_name(&spec("cluster-a", "pve1")), "sb_cluster-a_pve1");
+    }
+
+    proptest! {
+        #[test]
+        fn names_are_bounded_and_injective(
+            a in ("[a-z0-9-]{1,40}|[!-~]{1,200}", "[a-z0-9]{1,63}"),
+            b in ("[a-z0-9-]{1,40}|[!-~]{1,200}", "[a-z0-9]{1,63}"),
+        ) {
+            let (name_a, name_b) = (igroup_name(&spec(&a.0, &a.1)), igroup_name(&spec(&b.0, &b.1)));
+            prop_assert!(name_a.len() <= 96);
+            prop_assert!(igroup_comment(&spec(&a.0, &a.1)).len() <= COMMENT);
+            prop_assert_eq!(a == b, name_a == name_b);
+        }
+    }
+}

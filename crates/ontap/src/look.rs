@@ -1,0 +1,125 @@
+//! Looking up single volumes: found, proved absent, or an error.
+
+use san_core::{Cx, Result, Volume, VolumeKey, VolumeName};
+use san_rest::Request;
+
+use crate::array::Ontap;
+use crate::convert::{self, Key, inconsistent, lun_path, mapped};
+use crate::wire;
+
+/// What is read of a FlexVol.
+pub(crate) const VOLUME_FIELDS: &str = "uuid,name,svm.uuid,comment,state,create_time";
+/// What is read of a LUN in a list.
+pub(crate) const LUN_FIELDS: &str =
+    "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,location.volume,create_time";
+/// What is read of a LUN alone: who may see it as well. Those fields are costly and only returned when named.
+const LUN_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,status.mapped,\
+                            location.volume,location.node.name,create_time,lun_maps";
+
+impl Ontap {
+    pub(crate) async fn look_up(&self, cx: &Cx, key: &VolumeKey) -> Result<Option<Volume>> {
+        match key {
+            VolumeKey::Name(name) => self.look_up_name(cx, name).await,
+            VolumeKey::Id(id) => self.look_up_key(cx, &Key::parse(id)?).await,
+        }
+    }
+
+    async fn look_up_name(&self, cx: &Cx, name: &VolumeName) -> Result<Option<Volume>> {
+        let Some(flexvol) = self.flexvol_named(cx, name).await? else { return Ok(None) };
+        let lun = self.lun_of(cx, name, &flexvol.uuid).await?;
+        whole(&flexvol, lun.as_ref()).map(Some)
+    }
+
+    async fn look_up_key(&self, cx: &Cx, key: &Key) -> Result<Option<Volume>> {
+        if let Some(uuid) = &key.lun
+            && let Some(lun) = self.lun(cx, uuid).await?
+        {
+            if lun.location.volume.uuid.as_deref() != Some(&key.flexvol) {
+                return Err(inconsistent("the LUN is in another FlexVol than it was"));
+            }
+            let mut volume = convert::volume_of_lun(key, &lun)?;
+            volume.mapped = Some(mapped(&lun)?);
+            return Ok(Some(volume));
+        }
+        // The LUN is gone or never was. The volume is absent only when its FlexVol is gone too.
+        let Some(flexvol) = self.flexvol(cx, &key.flexvol).await? else { return Ok(None) };
+        let lun = self.lun_of(cx, &flexvol.name.parse()?, &flexvol.uuid).await?;
+        whole(&flexvol, lun.as_ref()).map(Some)
+    }
+
+    /// The FlexVol of this name.
+    pub(crate) async fn flexvol_named(&self, cx: &Cx, name: &VolumeName) -> Result<Option<wire::Volume>> {
+        let request = Request::get("/api/storage/volumes", &[])
+            .query("name", name)
+            .query("svm.uuid", &self.svm)
+            .query("fields", VOLUME_FIELDS);
+        let found: Option<wire::Volume> = self.api.find_one(cx, request).await?;
+        if let Some(it) = &found {
+            self.check_svm(&it.svm)?;
+            if it.name != name.as_str() {
+                return Err(inconsistent("the array answered about another volume"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The FlexVol with this UUID.
+    pub(crate) async fn flexvol(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Volume>> {
+        let request = Request::get("/api/storage/volumes/{}", &[uuid]).query("fields", VOLUME_FIELDS);
+        let found: Option<wire::Volume> = self.api.find(cx, &request).await?;
+        if let Some(it) = &found {
+            self.check_svm(&it.svm)?;
+            if it.uuid != uuid {
+                return Err(inconsistent("the array answered about another volume"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The LUN with this UUID, with its mappings.
+    async fn lun(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Lun>> {
+        let request = Request::get("/api/storage/luns/{}", &[uuid]).query("fields", LUN_AND_MAPS);
+        let found: Option<wire::Lun> = self.api.find(cx, &request).await?;
+        match &found {
+            Some(it) if it.uuid != uuid => return Err(inconsistent("the array answered about another LUN")),
+            Some(it) => {
+                self.check_svm(&it.svm)?;
+                self.keep_lun_node(it);
+            }
+            None => self.forget_lun_node(uuid),
+        }
+        Ok(found)
+    }
+
+    /// The LUN of this FlexVol, with its mappings.
+    pub(crate) async fn lun_of(
+        &self,
+        cx: &Cx,
+        name: &VolumeName,
+        flexvol: &str,
+    ) -> Result<Option<wire::Lun>> {
+        let path = lun_path(name);
+        let request = Request::get("/api/storage/luns", &[])
+            .query("name", &path)
+            .query("svm.uuid", &self.svm)
+            .query("fields", LUN_AND_MAPS);
+        let found: Option<wire::Lun> = self.api.find_one(cx, request).await?;
+        if let Some(it) = &found {
+            self.check_svm(&it.svm)?;
+            if it.name != path || it.location.volume.uuid.as_deref() != Some(flexvol) {
+                return Err(inconsistent("the array answered about another LUN"));
+            }
+            self.keep_lun_node(it);
+        }
+        Ok(found)
+    }
+}
+
+fn whole(flexvol: &wire::Volume, lun: Option<&wire::Lun>) -> Result<Volume> {
+    let mut volume = convert::volume(flexvol, lun)?;
+    volume.mapped = Some(match lun {
+        Some(lun) => mapped(lun)?,
+        None => Vec::new(),
+    });
+    Ok(volume)
+}

@@ -1,0 +1,167 @@
+//! Mapping a LUN to an igroup under a number of our choice, and taking the mapping away.
+
+use san_core::{
+    ArrayId, Cx, EffectState, Ensured, Error, ErrorKind, HostAccess, Lun, LunChoice, Mapping, Result, Volume,
+};
+use san_rest::Request;
+use serde_json::json;
+
+use crate::array::Ontap;
+use crate::convert::{Key, inconsistent, is_uuid, lun_number};
+use crate::error::{code, is, is_lun_number_taken};
+use crate::wire;
+
+const COLLECTION: &str = "/api/protocols/san/lun-maps";
+const ITEM: &str = "/api/protocols/san/lun-maps/{}/{}";
+/// The reporting nodes are costly and only returned when named.
+const FIELDS: &str = "lun.uuid,igroup.uuid,logical_unit_number,reporting_nodes";
+
+/// What one try with one number came to.
+enum Attempt {
+    Mapped(Lun),
+    AlreadyMapped,
+    NumberTaken,
+}
+
+impl Ontap {
+    pub(crate) async fn map(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+        host: &HostAccess,
+        choice: &LunChoice,
+    ) -> Result<Ensured<Mapping>> {
+        let key = Key::parse(&volume.id)?;
+        let lun = key.lun()?;
+        let highest = self.profile.limits.lun_max;
+        if choice.0.iter().any(|it| *it > highest) {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("LUN numbers end at {highest}")));
+        }
+        for &number in &choice.0 {
+            match self.try_number(cx, lun, host, number).await? {
+                Attempt::NumberTaken => {}
+                Attempt::Mapped(number) => {
+                    let ports = match self.lun_node(lun) {
+                        Some(node) => self.ports_serving(cx, &node).await?,
+                        None => {
+                            self.read_mapping_of(cx, lun, host).await?.map(|it| it.ports).unwrap_or_default()
+                        }
+                    };
+                    return Ok(Ensured::Created(Mapping { host: host.clone(), lun: number, ports }));
+                }
+                Attempt::AlreadyMapped => {
+                    let mapping = self.read_mapping_of(cx, lun, host).await?;
+                    return mapping
+                        .map(Ensured::Already)
+                        .ok_or_else(|| Error::new(ErrorKind::Busy, "its mapping has just been taken away"));
+                }
+            }
+        }
+        Err(Error::new(
+            ErrorKind::LimitReached,
+            format!("all offered LUN numbers are taken in igroup {}", host.name),
+        )
+        .with_remedy("detach disks that are not used on this node"))
+    }
+
+    async fn try_number(&self, cx: &Cx, lun: &str, host: &HostAccess, number: Lun) -> Result<Attempt> {
+        let request = Request::post(COLLECTION, &[]).query("return_records", true).json(&json!({
+            "svm": { "uuid": self.svm },
+            "lun": { "uuid": lun },
+            "igroup": { "uuid": host.id },
+            "logical_unit_number": number,
+        }))?;
+        let error = match self.api.change::<wire::LunMap>(cx, &request).await {
+            Ok(done) => return mapped_as_asked(done.records.first(), lun, host, number),
+            Err(error) => error,
+        };
+        if is(&error, code::ALREADY_MAPPED) {
+            return Ok(Attempt::AlreadyMapped);
+        }
+        if is_lun_number_taken(&error) {
+            return Ok(Attempt::NumberTaken);
+        }
+        if error.effect() == EffectState::Unknown
+            && let Ok(Some(found)) = self.lun_map(cx, lun, host).await
+        {
+            return Ok(Attempt::Mapped(lun_number(found.logical_unit_number)?));
+        }
+        Err(error)
+    }
+
+    pub(crate) async fn unmap(&self, cx: &Cx, volume: &ArrayId, host: &ArrayId) -> Result<bool> {
+        // A half-made volume has no LUN, so no mapping.
+        let Some(lun) = Key::parse(volume)?.lun else { return Ok(false) };
+        if !is_uuid(host.as_str()) {
+            return Err(Error::new(ErrorKind::InvalidInput, "it is not a key this backend made").on(host));
+        }
+        let request = Request::delete(ITEM, &[&lun, host.as_str()]);
+        match self.api.change::<serde_json::Value>(cx, &request).await {
+            Ok(_) => Ok(true),
+            Err(error) if is(&error, code::NOT_MAPPED) || is(&error, code::NO_ENTRY) => Ok(false),
+            Err(error) if error.effect() == EffectState::Unknown => {
+                let host = HostAccess { id: host.clone(), name: String::new() };
+                match self.lun_map(cx, &lun, &host).await {
+                    Ok(None) => Ok(true),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn read_mapping(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+        host: &HostAccess,
+    ) -> Result<Option<Mapping>> {
+        match Key::parse(&volume.id)?.lun {
+            Some(lun) => self.read_mapping_of(cx, &lun, host).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn read_mapping_of(&self, cx: &Cx, lun: &str, host: &HostAccess) -> Result<Option<Mapping>> {
+        let Some(found) = self.lun_map(cx, lun, host).await? else { return Ok(None) };
+        let number = lun_number(found.logical_unit_number)?;
+        let nodes: Vec<String> = found.reporting_nodes.into_iter().filter_map(|it| it.name).collect();
+        if nodes.is_empty() {
+            return Err(inconsistent("the array does not tell on which nodes a LUN is reported"));
+        }
+        let ports = self.ports_on(cx, &nodes).await?;
+        Ok(Some(Mapping { host: host.clone(), lun: number, ports }))
+    }
+
+    async fn lun_map(&self, cx: &Cx, lun: &str, host: &HostAccess) -> Result<Option<wire::LunMap>> {
+        let request = Request::get(COLLECTION, &[])
+            .query("lun.uuid", lun)
+            .query("igroup.uuid", &host.id)
+            .query("fields", FIELDS);
+        let found: Option<wire::LunMap> = self.api.find_one(cx, request).await?;
+        match found {
+            Some(it) if !is_about(&it, lun, host) => {
+                Err(inconsistent("the array answered about another mapping"))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+fn is_about(map: &wire::LunMap, lun: &str, host: &HostAccess) -> bool {
+    map.lun.uuid.as_deref() == Some(lun) && map.igroup.uuid.as_deref() == Some(host.id.as_str())
+}
+
+fn mapped_as_asked(
+    record: Option<&wire::LunMap>,
+    lun: &str,
+    host: &HostAccess,
+    number: Lun,
+) -> Result<Attempt> {
+    match record {
+        // Created without a record: the request itself named the number.
+        None => Ok(Attempt::Mapped(number)),
+        Some(it) if is_about(it, lun, host) => Ok(Attempt::Mapped(lun_number(it.logical_unit_number)?)),
+        Some(_) => Err(inconsistent("the array answered about another mapping")),
+    }
+}

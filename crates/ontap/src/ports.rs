@@ -1,0 +1,133 @@
+//! The SVM's iSCSI portals and the nodes they are on, kept so that an attach does not ask for them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError};
+
+use san_core::{Cx, Error, ErrorKind, Iqn, Result, TargetPort, TransportKind};
+use san_rest::Request;
+
+use crate::array::Ontap;
+use crate::client::Api;
+use crate::convert::inconsistent;
+use crate::wire;
+
+/// The port ONTAP's iSCSI service listens on; it cannot be changed.
+const ISCSI_PORT: u16 = 3260;
+
+/// The portals of the SVM and the pairs of nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports {
+    /// Those that are up.
+    pub(crate) all: Vec<TargetPort>,
+    /// The high-availability partner of each node.
+    pub(crate) partners: BTreeMap<String, String>,
+}
+
+impl Ontap {
+    pub(crate) fn keep_ports(&self, ports: Ports) -> Arc<Ports> {
+        let ports = Arc::new(ports);
+        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&ports));
+        ports
+    }
+
+    pub(crate) async fn refresh_ports(&self, cx: &Cx, kind: TransportKind) -> Result<Vec<TargetPort>> {
+        if kind != self.config.transport {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("this SVM was configured for {}", self.config.transport),
+            ));
+        }
+        let service = iscsi_service(cx, &self.api, &self.svm).await?;
+        let service =
+            service.ok_or_else(|| Error::new(ErrorKind::NotFound, "the SVM has no iSCSI service"))?;
+        let ports = read_ports(cx, &self.api, &self.svm, &service).await?;
+        Ok(self.keep_ports(ports).all.clone())
+    }
+
+    async fn known_ports(&self, cx: &Cx) -> Result<Arc<Ports>> {
+        let known = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(it) = known {
+            return Ok(it);
+        }
+        self.refresh_ports(cx, self.config.transport).await?;
+        let known = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.ok_or_else(|| Error::new(ErrorKind::Internal, "the target ports were not kept"))
+    }
+
+    /// The portals that serve a LUN on `node`: by default ONTAP reports a LUN on its node and that node's partner
+    /// (selective LUN map).
+    pub(crate) async fn ports_serving(&self, cx: &Cx, node: &str) -> Result<Vec<TargetPort>> {
+        let known = self.known_ports(cx).await?;
+        let mut nodes = vec![node.to_owned()];
+        nodes.extend(known.partners.get(node).cloned());
+        self.ports_on(cx, &nodes).await
+    }
+
+    /// The portals on these nodes.
+    ///
+    /// # Errors
+    /// `Unavailable` where none of them is up.
+    pub(crate) async fn ports_on(&self, cx: &Cx, nodes: &[String]) -> Result<Vec<TargetPort>> {
+        let known = self.known_ports(cx).await?;
+        let ports = on(&known, nodes);
+        if !ports.is_empty() {
+            return Ok(ports);
+        }
+        // Interfaces may have moved since.
+        self.refresh_ports(cx, self.config.transport).await?;
+        let ports = on(&*self.known_ports(cx).await?, nodes);
+        if ports.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("no iSCSI interface of the SVM is up on {}", nodes.join(" or ")),
+            )
+            .with_effect(san_core::EffectState::None)
+            .with_remedy("bring up an iSCSI interface on the node of the aggregate or on its partner"));
+        }
+        Ok(ports)
+    }
+}
+
+fn on(ports: &Ports, nodes: &[String]) -> Vec<TargetPort> {
+    let here = |port: &&TargetPort| port.node().is_some_and(|it| nodes.iter().any(|node| node == it));
+    ports.all.iter().filter(here).cloned().collect()
+}
+
+/// The SVM's iSCSI service, running or not.
+pub(crate) async fn iscsi_service(cx: &Cx, api: &Api, svm: &str) -> Result<Option<wire::IscsiService>> {
+    let request =
+        Request::get("/api/protocols/san/iscsi/services/{}", &[svm]).query("fields", "enabled,target");
+    api.find(cx, &request).await
+}
+
+/// The portals that are up, and the pairs of nodes.
+pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::IscsiService) -> Result<Ports> {
+    let target: Iqn = match &service.target.name {
+        Some(it) => it.parse()?,
+        None => return Err(inconsistent("the iSCSI service does not tell its target's name")),
+    };
+    let request = Request::get("/api/network/ip/interfaces", &[])
+        .query("svm.uuid", svm)
+        .query("services", "data_iscsi")
+        .query("fields", "name,enabled,state,ip.address,location.node.name");
+    let interfaces: Vec<wire::Interface> = api.list(cx, request).await?;
+    let mut all = Vec::new();
+    for it in interfaces {
+        if it.enabled == Some(false) || it.state.as_deref() != Some("up") {
+            continue;
+        }
+        let address = it.ip.ok_or_else(|| inconsistent("an interface has no address"))?.address;
+        let address: IpAddr =
+            address.parse().map_err(|_| inconsistent(format!("interface {} has no IP address", it.name)))?;
+        let portal = SocketAddr::new(address, ISCSI_PORT);
+        all.push(TargetPort::Iscsi { portal, target: target.clone(), node: it.location.node.name });
+    }
+    let request = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
+    let nodes: Vec<wire::Node> = api.list(cx, request).await?;
+    let partners = nodes
+        .into_iter()
+        .filter_map(|node| Some((node.name, node.ha.partners.into_iter().next()?.name?)))
+        .collect();
+    Ok(Ports { all, partners })
+}

@@ -1,0 +1,232 @@
+//! The first questions to an array: is it one we serve, and does everything the settings name exist?
+
+use san_core::{ArrayProfile, ByteSize, Cx, EffectState, Error, ErrorKind, Limits, Lun, NameRules, Result};
+use san_rest::Request;
+
+use crate::client::Api;
+use crate::config::OntapConfig;
+use crate::ports::{Ports, iscsi_service, read_ports};
+use crate::wire::{Aggregate, Cluster, Svm, Version};
+
+/// The oldest release this backend serves.
+const OLDEST: Version = Version { generation: 9, major: 12, minor: 1 };
+/// The first release that tells ASA r2 and AFX systems apart by `disaggregated`.
+const TELLS_DISAGGREGATED: Version = Version { generation: 9, major: 16, minor: 1 };
+/// From here on every patch level has the larger limits.
+const LARGER_LIMITS: Version = Version { generation: 9, major: 13, minor: 1 };
+
+/// What the probe learned.
+pub(crate) struct Found {
+    pub(crate) profile: ArrayProfile,
+    pub(crate) ports: Ports,
+}
+
+/// Everything that is wrong, in the order in which it was found.
+#[derive(Default)]
+struct Problems(Vec<Error>);
+
+impl Problems {
+    fn add(
+        &mut self,
+        kind: ErrorKind,
+        message: impl Into<std::borrow::Cow<'static, str>>,
+        remedy: &'static str,
+    ) {
+        self.0.push(Error::new(kind, message).with_remedy(remedy));
+    }
+
+    /// Keeps what can be named beside other problems; a failure of the connection ends the probe.
+    fn keep(&mut self, error: Error, what: String) -> Result<()> {
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::Unsupported => {
+                self.0.push(Error::wrap(error, what));
+                Ok(())
+            }
+            _ => Err(Error::wrap(error, what)),
+        }
+    }
+
+    /// One error that names them all; its kind is that of the first.
+    fn into_error(self) -> Option<Error> {
+        let first = self.0.first()?;
+        if self.0.len() == 1 {
+            return Some(first.clone());
+        }
+        let all: Vec<String> = self.0.iter().map(|it| it.chain().to_string()).collect();
+        let remedies: Vec<&str> = self.0.iter().filter_map(Error::remedy).collect();
+        let error = Error::new(first.kind(), all.join("; ")).with_effect(EffectState::None);
+        Some(if remedies.is_empty() { error } else { error.with_remedy(remedies.join("; ")) })
+    }
+}
+
+/// How an SVM is looked up by name.
+pub(crate) fn svm_request(name: &str) -> Request {
+    Request::get("/api/svm/svms", &[]).query("name", name).query("fields", "uuid,name,state")
+}
+
+/// Asks for everything that must be so.
+pub(crate) async fn probe(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Found> {
+    let cluster = read_cluster(cx, api).await?;
+    refuse_unserved(&cluster)?;
+    let mut problems = Problems::default();
+    let svm = check_svm(cx, api, config, &mut problems).await?;
+    check_aggregate(cx, api, config, &mut problems).await?;
+    let ports = match &svm {
+        Some(svm) => check_iscsi(cx, api, svm, &mut problems).await?,
+        None => None,
+    };
+    if let Some(error) = problems.into_error() {
+        return Err(error.during("probe").on(&config.svm));
+    }
+    match (svm, ports) {
+        (Some(svm), Some(ports)) => Ok(Found { profile: profile(&cluster, &svm), ports }),
+        _ => Err(Error::new(ErrorKind::Internal, "the probe lost what it had found")),
+    }
+}
+
+async fn read_cluster(cx: &Cx, api: &Api) -> Result<Cluster> {
+    let request = |fields: &str| Request::get("/api/cluster", &[]).query("fields", fields);
+    let not_ontap = |error: Error| match error.kind() {
+        ErrorKind::Protocol | ErrorKind::NotFound | ErrorKind::Unsupported => {
+            Error::wrap(error, "this is not an ONTAP management interface")
+                .with_remedy("check the management addresses")
+        }
+        _ => error,
+    };
+    let cluster: Cluster =
+        api.get(cx, &request("name,uuid,version,san_optimized")).await.map_err(not_ontap)?;
+    if cluster.version < TELLS_DISAGGREGATED {
+        return Ok(cluster);
+    }
+    api.get(cx, &request("name,uuid,version,san_optimized,disaggregated")).await
+}
+
+fn refuse_unserved(cluster: &Cluster) -> Result<()> {
+    let release = release(cluster.version);
+    let refusal = if cluster.version < OLDEST {
+        format!("ONTAP {release} is older than {}", self::release(OLDEST))
+    } else if cluster.disaggregated {
+        "ASA r2 and AFX systems are not supported".to_owned()
+    } else if cluster.san_optimized {
+        "ASA systems are not supported".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Unsupported, refusal)
+        .on(&cluster.name)
+        .with_remedy("use a FAS or AFF system with ONTAP 9.12.1 or newer"))
+}
+
+async fn check_svm(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Problems) -> Result<Option<Svm>> {
+    let found: Result<Option<Svm>> = api.find_one(cx, svm_request(&config.svm)).await;
+    match found {
+        Err(error) => {
+            problems.keep(error, format!("cannot look up the SVM {}", config.svm))?;
+            Ok(None)
+        }
+        Ok(None) => {
+            let message = format!("there is no SVM {}", config.svm);
+            problems.add(ErrorKind::NotFound, message, "name an existing SVM (on the array: vserver show)");
+            Ok(None)
+        }
+        Ok(Some(svm)) => {
+            let state = svm.state.as_deref().unwrap_or("unknown");
+            if state != "running" {
+                let message = format!("the SVM {} is {state}", config.svm);
+                problems.add(ErrorKind::Unavailable, message, "start it (on the array: vserver start)");
+            }
+            Ok(Some(svm))
+        }
+    }
+}
+
+async fn check_aggregate(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Problems) -> Result<()> {
+    let name = &config.aggregate;
+    let request =
+        Request::get("/api/storage/aggregates", &[]).query("name", name).query("fields", "name,state");
+    match api.find_one::<Aggregate>(cx, request).await {
+        Err(error) => problems.keep(error, format!("cannot look up the aggregate {name}"))?,
+        Ok(None) => problems.add(
+            ErrorKind::NotFound,
+            format!("there is no aggregate {name}"),
+            "name an existing aggregate (on the array: storage aggregate show)",
+        ),
+        Ok(Some(it)) => {
+            let state = it.state.as_deref().unwrap_or("unknown");
+            if state != "online" {
+                let message = format!("the aggregate {name} is {state}");
+                problems.add(ErrorKind::Unavailable, message, "bring it online");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn check_iscsi(cx: &Cx, api: &Api, svm: &Svm, problems: &mut Problems) -> Result<Option<Ports>> {
+    let service = match iscsi_service(cx, api, &svm.uuid).await {
+        Err(error) => {
+            problems.keep(error, format!("cannot look up the iSCSI service of {}", svm.name))?;
+            return Ok(None);
+        }
+        Ok(None) => {
+            let message = format!("the SVM {} has no iSCSI service", svm.name);
+            problems.add(ErrorKind::NotFound, message, "create it (on the array: vserver iscsi create)");
+            return Ok(None);
+        }
+        Ok(Some(it)) => it,
+    };
+    if !service.enabled {
+        let message = format!("the iSCSI service of the SVM {} is switched off", svm.name);
+        problems.add(ErrorKind::Unavailable, message, "start it (on the array: vserver iscsi start)");
+    }
+    let ports = match read_ports(cx, api, &svm.uuid, &service).await {
+        Err(error) => {
+            problems.keep(error, format!("cannot look up the interfaces of {}", svm.name))?;
+            return Ok(None);
+        }
+        Ok(it) => it,
+    };
+    if ports.all.is_empty() {
+        let message = format!("the SVM {} has no iSCSI interface that is up", svm.name);
+        problems.add(
+            ErrorKind::NotFound,
+            message,
+            "create one per node (on the array: network interface create with the service data-iscsi)",
+        );
+    }
+    Ok(Some(ports))
+}
+
+fn release(version: Version) -> String {
+    format!("{}.{}.{}", version.generation, version.major, version.minor)
+}
+
+fn profile(cluster: &Cluster, svm: &Svm) -> ArrayProfile {
+    ArrayProfile {
+        vendor: "NetApp".into(),
+        personality: "FAS/AFF".into(),
+        version: release(cluster.version),
+        serial: format!("{}/{}", cluster.uuid, svm.uuid),
+        name: format!("{}/{}", cluster.name, svm.name),
+        limits: limits(cluster.version),
+    }
+}
+
+/// The limits the API definition documents. LUNs of 128 TiB came with a patch of 9.12.1, which the release number alone
+/// does not tell, so that release gets the smaller limit.
+fn limits(version: Version) -> Limits {
+    let largest = if version < LARGER_LIMITS { 16 << 10 } else { 128 << 10 };
+    Limits {
+        volume_granule: ByteSize::from_kib(4),
+        volume_min: ByteSize::from_kib(4),
+        volume_max: ByteSize::from_gib(largest),
+        name: NameRules { max: 203 },
+        lun_max: lun_max(),
+        snapshots_max: 1023,
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a constant below the largest LUN")]
+fn lun_max() -> Lun {
+    Lun::new(4095).expect("4095 is below 16383")
+}

@@ -1,0 +1,212 @@
+//! Snapshots of a FlexVol and rolling a LUN back to one of them.
+//!
+//! Ours are named `sb_<name>`, which sets them apart from those of the array's schedules and of other tools, and carry
+//! a note with the claim of the operation that made them. Only snapshots with both are ever listed or deleted.
+
+use san_core::{
+    Cx, EffectState, Error, ErrorKind, OperationId, Result, Snapshot, SnapshotName, SnapshotSet, Volume,
+};
+use san_rest::{Replay, Request};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::array::Ontap;
+use crate::client::patiently;
+use crate::convert::{Key, LUN_NAME, inconsistent, time};
+use crate::error::{code, is};
+use crate::wire;
+
+const PREFIX: &str = "sb_";
+const FIELDS: &str = "uuid,name,comment,create_time,owners";
+const COLLECTION: &str = "/api/storage/volumes/{}/snapshots";
+/// Version of the note this build writes.
+const SCHEMA: u16 = 1;
+
+/// The comment of our snapshots.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    sanbridge: Claim,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claim {
+    v: u16,
+    claim: OperationId,
+}
+
+fn array_name(name: &SnapshotName) -> String {
+    format!("{PREFIX}{name}")
+}
+
+fn claim_of(snapshot: &wire::Snapshot) -> Option<OperationId> {
+    let note: Note = serde_json::from_str(snapshot.comment.as_deref()?).ok()?;
+    (note.sanbridge.v == SCHEMA).then_some(note.sanbridge.claim)
+}
+
+/// A snapshot of ours; `None` for everybody else's.
+fn ours(snapshot: &wire::Snapshot) -> Option<Result<Snapshot>> {
+    let name: SnapshotName = snapshot.name.strip_prefix(PREFIX)?.parse().ok()?;
+    let claim = Some(claim_of(snapshot)?);
+    let created = time(snapshot.create_time.as_deref());
+    Some(snapshot.uuid.parse().map(|id| Snapshot { name, id, created, claim }))
+}
+
+impl Ontap {
+    pub(crate) async fn take_snapshot(&self, cx: &Cx, set: &SnapshotSet) -> Result<Vec<Snapshot>> {
+        let [volume] = set.volumes.as_slice() else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "snapshots of several volumes at one instant are not supported",
+            ));
+        };
+        let key = Key::parse(&volume.id)?;
+        key.lun()?;
+        let comment = serde_json::to_string(&Note { sanbridge: Claim { v: SCHEMA, claim: cx.operation() } })
+            .map_err(|error| {
+                Error::new(ErrorKind::Internal, "cannot write a snapshot's note").caused_by(error)
+            })?;
+        let name = array_name(&set.name);
+        let request = Request::post(COLLECTION, &[&key.flexvol])
+            .query("return_records", true)
+            .json(&json!({ "name": name, "comment": comment }))?;
+        // Sent again at most once: only where a look proves that the first did nothing.
+        let mut error = match self.api.change::<wire::Snapshot>(cx, &patiently(cx, request.clone())).await {
+            Ok(done) => return self.taken(cx, &key, &name, done.records).await,
+            Err(error) => error,
+        };
+        if let Some(found) = self.made_before(cx, &key, &name, &error).await? {
+            return Ok(vec![found]);
+        }
+        if error.effect() == EffectState::Unknown {
+            match self.api.change::<wire::Snapshot>(cx, &patiently(cx, request)).await {
+                Ok(done) => return self.taken(cx, &key, &name, done.records).await,
+                Err(again) => error = again,
+            }
+            if let Some(found) = self.made_before(cx, &key, &name, &error).await? {
+                return Ok(vec![found]);
+            }
+        }
+        Err(error)
+    }
+
+    async fn taken(
+        &self,
+        cx: &Cx,
+        key: &Key,
+        name: &str,
+        records: Vec<wire::Snapshot>,
+    ) -> Result<Vec<Snapshot>> {
+        let found = match records.into_iter().next() {
+            Some(it) => Some(it),
+            None => self.snapshot_named(cx, key, name).await?,
+        };
+        let found = found.filter(|it| it.name == name && claim_of(it) == Some(cx.operation()));
+        let it = found.as_ref().and_then(ours).transpose()?;
+        it.map(|it| vec![it])
+            .ok_or_else(|| inconsistent("the array does not show the snapshot it has just taken"))
+    }
+
+    /// After a failure: the snapshot, if this operation made it after all. `None`: there is none, or the look failed.
+    async fn made_before(&self, cx: &Cx, key: &Key, name: &str, error: &Error) -> Result<Option<Snapshot>> {
+        let exists = is(error, code::SNAPSHOT_EXISTS);
+        if !exists && error.effect() == EffectState::None {
+            return Ok(None);
+        }
+        let Ok(Some(found)) = self.snapshot_named(cx, key, name).await else { return Ok(None) };
+        if claim_of(&found) != Some(cx.operation()) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                "the volume has a snapshot of this name already",
+            ));
+        }
+        ours(&found).transpose()
+    }
+
+    async fn snapshot_named(&self, cx: &Cx, key: &Key, name: &str) -> Result<Option<wire::Snapshot>> {
+        let request = Request::get(COLLECTION, &[&key.flexvol]).query("name", name).query("fields", FIELDS);
+        let found: Option<wire::Snapshot> = self.api.find_one(cx, request).await?;
+        match found {
+            Some(it) if it.name != name => Err(inconsistent("the array answered about another snapshot")),
+            other => Ok(other),
+        }
+    }
+
+    pub(crate) async fn list_snapshots(&self, cx: &Cx, volume: &Volume) -> Result<Vec<Snapshot>> {
+        let key = Key::parse(&volume.id)?;
+        let request = Request::get(COLLECTION, &[&key.flexvol])
+            .query("name", format!("{PREFIX}*"))
+            .query("fields", FIELDS)
+            .query("order_by", "create_time");
+        let all: Vec<wire::Snapshot> = self.api.list(cx, request).await?;
+        let mut all: Vec<Snapshot> = all.iter().filter_map(ours).collect::<Result<_>>()?;
+        all.sort_by_key(|it| it.created);
+        Ok(all)
+    }
+
+    /// One request: the name and our note are the array's own condition for the deletion.
+    pub(crate) async fn delete_snapshot(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+        name: &SnapshotName,
+    ) -> Result<bool> {
+        let key = Key::parse(&volume.id)?;
+        let name = array_name(name);
+        let request =
+            Request::delete(COLLECTION, &[&key.flexvol]).query("name", &name).query("comment", "*sanbridge*");
+        match self.api.change::<serde_json::Value>(cx, &patiently(cx, request)).await {
+            Ok(done) => match done.touched {
+                Some(count) => Ok(count > 0),
+                // Whether it is gone can be seen; whether this call did it was not said.
+                None => self.gone(cx, &key, &name).await,
+            },
+            Err(error) if is(&error, code::NO_ENTRY) || is(&error, code::SNAPSHOT_MISSING) => Ok(false),
+            Err(error) if is(&error, code::SNAPSHOT_BUSY) => {
+                Err(self.name_owners(cx, &key, &name, error).await)
+            }
+            Err(error) if error.effect() == EffectState::Unknown => {
+                match self.snapshot_named(cx, &key, &name).await {
+                    Ok(None) => Ok(true),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn gone(&self, cx: &Cx, key: &Key, name: &str) -> Result<bool> {
+        match self.snapshot_named(cx, key, name).await? {
+            None => Ok(true),
+            Some(_) => Err(inconsistent("the array still shows a snapshot it has just deleted")),
+        }
+    }
+
+    async fn name_owners(&self, cx: &Cx, key: &Key, name: &str, error: Error) -> Error {
+        match self.snapshot_named(cx, key, name).await {
+            Ok(Some(it)) if !it.owners.is_empty() => {
+                let owners: String =
+                    it.owners.join(", ").chars().filter(|it| !it.is_control()).take(200).collect();
+                Error::wrap(error, format!("it is used by: {owners}"))
+            }
+            _ => error,
+        }
+    }
+
+    /// One request: the LUN's bytes are replaced by those of its image in the snapshot. Identity, mappings and all
+    /// snapshots stay. Doing it twice is doing it once.
+    pub(crate) async fn roll_back(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()> {
+        let key = Key::parse(&volume.id)?;
+        let source = format!("/vol/{}/.snapshot/{}/{LUN_NAME}", volume.name, array_name(name));
+        let request = Request::patch("/api/storage/luns/{}", &[key.lun()?])
+            .replay(Replay::Safe)
+            .json(&json!({ "clone": { "source": { "name": source } } }))?;
+        let outcome = self.api.change::<serde_json::Value>(cx, &patiently(cx, request)).await;
+        let Err(error) = outcome else { return Ok(()) };
+        if error.effect() == EffectState::None
+            && let Ok(None) = self.snapshot_named(cx, &key, &array_name(name)).await
+        {
+            return Err(Error::new(ErrorKind::NotFound, "the volume has no such snapshot").caused_by(error));
+        }
+        Err(error)
+    }
+}

@@ -1,0 +1,164 @@
+//! Listing, deleting and growing volumes; the room for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use san_core::{
+    ByteSize, Capacity, Cx, DeleteMode, EffectState, Error, ErrorKind, Result, Volume, VolumeKey,
+};
+use san_rest::{Replay, Request};
+use serde_json::json;
+
+use crate::array::Ontap;
+use crate::client::patiently;
+use crate::convert::{self, Key, LUN_NAME, inconsistent};
+use crate::create::{check_size, flexvol_maximum};
+use crate::error::{code, is};
+use crate::look::{LUN_FIELDS, VOLUME_FIELDS};
+use crate::wire;
+
+/// How many volumes one filter names at most, so that the request stays within usual limits for its length.
+const NAMED_AT_ONCE: usize = 50;
+
+impl Ontap {
+    /// All volumes whose names begin with `prefix`. The two lists are read one after the other, so objects that come
+    /// and go meanwhile show in one of them only: those are looked at again, and only then judged.
+    pub(crate) async fn list_volumes(&self, cx: &Cx, prefix: &str) -> Result<Vec<Volume>> {
+        let mut flexvols = self.flexvols(cx, prefix).await?;
+        let mut luns = self.luns(cx, Filter::Prefix(prefix)).await?;
+        if luns.keys().any(|it| !flexvols.contains_key(it)) {
+            flexvols.extend(self.flexvols(cx, prefix).await?);
+        }
+        for stray in luns.keys().filter(|it| !flexvols.contains_key(*it)).cloned().collect::<Vec<_>>() {
+            if self.flexvol(cx, &stray).await?.is_some() {
+                return Err(inconsistent("the array's list of volumes lacks one that exists"));
+            }
+            luns.remove(&stray);
+        }
+        let bare: Vec<String> = flexvols.keys().filter(|it| !luns.contains_key(*it)).cloned().collect();
+        for some in bare.chunks(NAMED_AT_ONCE) {
+            luns.extend(self.luns(cx, Filter::Flexvols(some)).await?);
+        }
+        flexvols.values().map(|it| convert::volume(it, luns.get(&it.uuid))).collect()
+    }
+
+    /// FlexVols by UUID.
+    async fn flexvols(&self, cx: &Cx, prefix: &str) -> Result<BTreeMap<String, wire::Volume>> {
+        let request = Request::get("/api/storage/volumes", &[])
+            .query("name", format!("{prefix}*"))
+            .query("svm.uuid", &self.svm)
+            .query("fields", VOLUME_FIELDS);
+        let all: Vec<wire::Volume> = self.api.list(cx, request).await?;
+        all.iter().try_for_each(|it| self.check_svm(&it.svm))?;
+        Ok(all.into_iter().filter(|it| it.name.starts_with(prefix)).map(|it| (it.uuid.clone(), it)).collect())
+    }
+
+    /// Our LUNs by the UUID of their FlexVol.
+    async fn luns(&self, cx: &Cx, of: Filter<'_>) -> Result<BTreeMap<String, wire::Lun>> {
+        let request =
+            Request::get("/api/storage/luns", &[]).query("svm.uuid", &self.svm).query("fields", LUN_FIELDS);
+        let request = match of {
+            Filter::Prefix(it) => request.query("name", format!("/vol/{it}*/{LUN_NAME}")),
+            Filter::Flexvols(it) => request.query("location.volume.uuid", it.join("|")),
+        };
+        let all: Vec<wire::Lun> = self.api.list(cx, request).await?;
+        let mut by_flexvol = BTreeMap::new();
+        for lun in all {
+            self.check_svm(&lun.svm)?;
+            let ours = match of {
+                Filter::Prefix(it) => lun.name.strip_prefix("/vol/").is_some_and(|path| path.starts_with(it)),
+                Filter::Flexvols(_) => true,
+            };
+            if ours && lun.name.rsplit('/').next() == Some(LUN_NAME) {
+                let flexvol = lun.location.volume.uuid.clone();
+                by_flexvol.insert(flexvol.ok_or_else(|| inconsistent("a LUN names no FlexVol"))?, lun);
+            }
+        }
+        Ok(by_flexvol)
+    }
+
+    pub(crate) async fn delete(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool> {
+        let key = Key::parse(&volume.id)?;
+        let looked;
+        let mapped = match &volume.mapped {
+            Some(it) => it,
+            None => match self.look_up(cx, &VolumeKey::Id(volume.id.clone())).await? {
+                None => return Ok(false),
+                Some(it) => {
+                    looked = it.mapped.ok_or_else(|| inconsistent("a look-up shows no mappings"))?;
+                    &looked
+                }
+            },
+        };
+        if !mapped.is_empty() {
+            let hosts: BTreeSet<&str> = mapped.iter().map(|it| it.name.as_str()).collect();
+            let hosts = hosts.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Error::new(ErrorKind::InUse, format!("it is mapped to {hosts}"))
+                .with_remedy("stop the guests that use it on those nodes, then detach it there"));
+        }
+        let request = Request::delete("/api/storage/volumes/{}", &[&key.flexvol]);
+        let request = match mode {
+            DeleteMode::Recoverable => request,
+            DeleteMode::Immediate => request.query("force", true),
+        };
+        let outcome = self.api.change::<serde_json::Value>(cx, &patiently(cx, request)).await;
+        key.lun.iter().for_each(|it| self.forget_lun_node(it));
+        match outcome {
+            Ok(_) => Ok(true),
+            Err(error) if is(&error, code::NO_ENTRY) => Ok(false),
+            Err(error) if error.effect() == EffectState::Unknown => {
+                // The answer is lost, the outcome is not.
+                match self.flexvol(cx, &key.flexvol).await {
+                    Ok(None) => Ok(true),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Two requests: first the FlexVol may grow further, then the LUN is larger. A success status is proof of the size.
+    pub(crate) async fn grow(&self, cx: &Cx, volume: &Volume, size: ByteSize) -> Result<ByteSize> {
+        let key = Key::parse(&volume.id)?;
+        let lun = key.lun()?;
+        check_size(&self.profile.limits, size)?;
+        if size < volume.size {
+            let message = format!("it has {} and cannot shrink to {size}", volume.size);
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let maximum = flexvol_maximum(&self.profile, size);
+        let roomier = Request::patch("/api/storage/volumes/{}", &[&key.flexvol])
+            .replay(Replay::Safe)
+            .json(&json!({ "autosize": { "mode": "grow", "maximum": maximum.bytes() } }))?;
+        self.api.change::<serde_json::Value>(cx, &patiently(cx, roomier)).await?;
+        let larger = Request::patch("/api/storage/luns/{}", &[lun])
+            .replay(Replay::Safe)
+            .json(&json!({ "space": { "size": size.bytes() } }))?;
+        match self.api.change::<serde_json::Value>(cx, &larger).await {
+            Ok(_) => Ok(size),
+            Err(error) if is(&error, code::SAME_SIZE) => Ok(size),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn read_capacity(&self, cx: &Cx) -> Result<Capacity> {
+        let request = Request::get("/api/storage/aggregates", &[])
+            .query("name", &self.config.aggregate)
+            .query("fields", "name,state,space.block_storage.size,space.block_storage.available");
+        let found: Option<wire::Aggregate> = self.api.find_one(cx, request).await?;
+        let aggregate = found.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such aggregate"))?;
+        let space = aggregate.space.filter(|_| aggregate.name == self.config.aggregate);
+        let space =
+            space.ok_or_else(|| inconsistent("the array does not tell the aggregate's room"))?.block_storage;
+        Ok(Capacity {
+            total: ByteSize::from_bytes(space.size),
+            available: ByteSize::from_bytes(space.available),
+        })
+    }
+}
+
+/// Which LUNs to list.
+#[derive(Clone, Copy)]
+enum Filter<'a> {
+    Prefix(&'a str),
+    Flexvols(&'a [String]),
+}
