@@ -1,0 +1,222 @@
+//! From proved legs to a map that carries nothing else.
+
+use std::path::Path;
+
+use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Leg, LegProblem, Result, Wwid};
+
+use crate::Multipath;
+use crate::attach::Site;
+use crate::client::Change;
+use crate::join::join_all;
+use crate::map::{Map, PAUSE, link_of};
+use crate::verify::Slave;
+use crate::wire::{Reason, Reply};
+
+const RECORD_MAX: usize = 256 << 10;
+/// The proof that the device serves.
+const PROOF: usize = 4096;
+/// How long the remaining legs may take to join a map that is there, before they are added one by one.
+const JOINING: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn has_all(map: &Map, legs: &[Leg]) -> bool {
+    legs.iter().all(|leg| map.slaves.contains(&leg.name))
+}
+
+impl Multipath {
+    /// The device over `legs`, all of them proved.
+    pub(crate) async fn assemble(
+        &self,
+        cx: &Cx,
+        expect: &Expected,
+        sites: &[Site],
+        legs: Vec<Leg>,
+        problems: Vec<LegProblem>,
+    ) -> Result<Device> {
+        let wwid = &expect.identity.wwid;
+        let before = self.map_over(cx, wwid, &legs).await?;
+        let is_new = before.is_none();
+        let was_complete = before.as_ref().is_some_and(|it| has_all(it, &legs));
+        let mut map = match before {
+            Some(map) if was_complete => map,
+            _ => self.build(cx, wwid, &legs).await?,
+        };
+        let mut slaves = self.slaves(cx, expect, &map, &legs).await?;
+        if let Some(Slave::Foreign(error)) = slaves.iter().find(|it| matches!(it, Slave::Foreign(_))) {
+            if is_new {
+                // Ours, just made, and never handed out.
+                self.daemon.change(cx, Change::DelMap, &wwid.multipath_name()).await?;
+            }
+            return Err(error.clone());
+        }
+        if is_new {
+            // A leg that gives no answer must not be in a map that begins its life.
+            for slave in &slaves {
+                if let Slave::Silent(_, name, _) = slave {
+                    self.daemon.change(cx, Change::DelPath, name).await?;
+                }
+            }
+        }
+        if map.size < expect.size {
+            map = self.resize_map(cx, expect, &map).await?;
+        }
+        map = self.usable(cx, expect, &map).await?;
+        if is_new {
+            slaves = self.slaves(cx, expect, &map, &legs).await?;
+            if slaves.iter().any(|it| matches!(it, Slave::Silent(..))) {
+                let message = "a leg that does not answer cannot be kept out of the map";
+                return Err(Error::new(ErrorKind::Unavailable, message).on(wwid));
+            }
+        }
+        if !was_complete {
+            self.await_link(cx, wwid, &map).await?;
+            let proof = self.guard.read_block(cx, &link_of(wwid), 0, PROOF, self.config.map).await;
+            let proof = proof.map_err(|it| Error::wrap(it, "the new map does not serve").on(wwid))?;
+            if proof.len() != PROOF {
+                return Err(Error::new(ErrorKind::Protocol, "the new map serves short reads").on(wwid));
+            }
+        }
+        self.device(expect, &map, sites, &slaves, problems)
+    }
+
+    /// The map that the legs' own holders name, or udev's link.
+    async fn map_over(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<Option<Map>> {
+        let mut present = Vec::new();
+        for leg in legs {
+            present.extend(self.look(cx, leg.hctl).await?);
+        }
+        self.nearby_map(cx, wwid, &present.iter().collect::<Vec<_>>()).await
+    }
+
+    /// Makes or completes the map of `wwid`.
+    async fn build(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<Map> {
+        let recorded = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
+        recorded.into_iter().collect::<Result<Vec<()>>>()?;
+        let reply = self.daemon.change(cx, Change::AddMap, &wwid.multipath_name()).await?;
+        if let Reply::Text(text) = &reply
+            && text.starts_with("blacklisted")
+        {
+            let remedy = "allow the WWID in a blacklist_exceptions section of /etc/multipath/conf.d";
+            return Err(Error::new(ErrorKind::Conflict, "multipathd's configuration excludes the volume")
+                .on(wwid)
+                .with_remedy(remedy));
+        }
+        let bounded = cx.at_most(self.config.map);
+        let is_anywhere = |it: &Map| legs.iter().any(|leg| it.slaves.contains(&leg.name));
+        let map = self.await_map(&bounded, wwid, legs, is_anywhere).await.map_err(|error| {
+            let said = Error::new(error.kind(), format!("multipathd answered: {}", reply.describe()));
+            Error::new(ErrorKind::Unavailable, "multipathd makes no map of the legs")
+                .with_effect(EffectState::Unknown)
+                .with_remedy("check `journalctl -u multipathd`")
+                .caused_by(said)
+                .on(wwid)
+        })?;
+        if has_all(&map, legs) {
+            return Ok(map);
+        }
+        match self.await_map(&bounded.at_most(JOINING), wwid, legs, |it| has_all(it, legs)).await {
+            Ok(map) => Ok(map),
+            Err(error) if error.kind() == ErrorKind::Timeout => {
+                self.add_paths(&bounded, wwid, legs, map).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds the legs that multipathd left out. One that stays out is reported as missing, not as a failure.
+    async fn add_paths(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg], map: Map) -> Result<Map> {
+        for leg in legs.iter().filter(|leg| !map.slaves.contains(&leg.name)) {
+            let reply = self.daemon.change(cx, Change::AddPath, &leg.name).await?;
+            if reply != Reply::Ok {
+                tracing::warn!(leg = %leg.name, reply = %reply.describe(), "multipathd does not take a leg");
+            }
+        }
+        match self.await_map(&cx.at_most(JOINING), wwid, legs, |it| has_all(it, legs)).await {
+            Ok(map) => Ok(map),
+            Err(_) => self.await_map(cx, wwid, legs, |_| true).await,
+        }
+    }
+
+    async fn await_map(
+        &self,
+        cx: &Cx,
+        wwid: &Wwid,
+        legs: &[Leg],
+        is_enough: impl Fn(&Map) -> bool + Send + Sync,
+    ) -> Result<Map> {
+        let is_enough = &is_enough;
+        self.guard
+            .wait_for(cx, "waiting for the map", PAUSE, || async move {
+                Ok(self.map_over(cx, wwid, legs).await?.filter(|it| is_enough(it)))
+            })
+            .await
+    }
+
+    /// Waits until udev has recorded a leg: multipathd takes a leg's WWID from there.
+    async fn await_record(&self, cx: &Cx, leg: &Leg) -> Result<()> {
+        let record = format!("/run/udev/data/b{}", leg.number);
+        let bounded = cx.at_most(self.config.udev);
+        let waiting = self.guard.wait_for(&bounded, "waiting for udev", PAUSE, || async {
+            Ok(self.guard.read(&bounded, Path::new(&record), RECORD_MAX).await?.map(|_| ()))
+        });
+        waiting.await.map_err(|it| blame_udev(it).on(&leg.name))
+    }
+
+    /// Waits until udev has linked the map under its name for people and for us.
+    async fn await_link(&self, cx: &Cx, wwid: &Wwid, map: &Map) -> Result<()> {
+        let link = link_of(wwid);
+        let bounded = cx.at_most(self.config.udev);
+        let waiting = self.guard.wait_for(&bounded, "waiting for udev", PAUSE, || async {
+            let target = self.guard.read_link(&bounded, &link).await?;
+            let is_it =
+                target.as_deref().and_then(Path::file_name).is_some_and(|it| it == map.kernel.as_str());
+            Ok(is_it.then_some(()))
+        });
+        waiting.await.map_err(|it| blame_udev(it).on(wwid))
+    }
+
+    /// The map once it has the right size and serves. One left suspended by a failed change is resumed.
+    async fn usable(&self, cx: &Cx, expect: &Expected, map: &Map) -> Result<Map> {
+        let wwid = &expect.identity.wwid;
+        let look = async |cx: &Cx| {
+            let found = self.read_map(cx, &map.kernel, wwid).await?;
+            let gone = || Error::new(ErrorKind::Conflict, "the map vanished").on(wwid);
+            found.ok_or_else(gone)
+        };
+        let mut now = look(cx).await?;
+        if now.is_suspended {
+            // A table being loaded suspends it for a moment.
+            let bounded = cx.at_most(JOINING);
+            let waiting = self.guard.wait_for(&bounded, "waiting for the map", PAUSE, || async {
+                let found = self.read_map(&bounded, &map.kernel, wwid).await?;
+                Ok(found.filter(|it| !it.is_suspended))
+            });
+            if waiting.await.is_err() {
+                self.daemon.change(cx, Change::ResumeMap, &wwid.multipath_name()).await?;
+            }
+            now = look(cx).await?;
+        }
+        if now.is_suspended {
+            let error = Error::new(ErrorKind::Unavailable, "the map stays suspended").on(wwid);
+            return Err(error.with_remedy(format!("dmsetup resume {}", wwid.multipath_name())));
+        }
+        if now.size != expect.size {
+            let message = format!("the map measures {} and the array says {}", now.size, expect.size);
+            return Err(Error::new(ErrorKind::Conflict, message).on(wwid));
+        }
+        Ok(now)
+    }
+}
+
+fn blame_udev(error: Error) -> Error {
+    if error.kind() == ErrorKind::Timeout {
+        Error::wrap(error, "systemd-udevd does not process devices")
+            .with_remedy("check `systemctl status systemd-udevd` and `udevadm settle`")
+    } else {
+        error
+    }
+}
+
+/// Whether multipathd said that it knows no such map.
+pub(crate) fn is_unknown(reply: &Reply) -> bool {
+    matches!(reply, Reply::Fail(Reason::NotFound))
+}

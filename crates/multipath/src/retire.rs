@@ -1,0 +1,219 @@
+//! Retire: the map away and the legs offline, so that no scan and no event brings them back before the array's unmap.
+
+use std::path::Path;
+use std::time::Duration;
+
+use san_core::{Cx, EffectState, Error, ErrorKind, Hctl, Identity, KnownLegs, Result, Retired, Usage};
+
+use crate::Multipath;
+use crate::assemble::is_unknown;
+use crate::client::Change;
+use crate::join::join_all;
+use crate::leg::{Present, Proof, State};
+use crate::map::{BLOCK, Map};
+use crate::usage::phrase;
+
+/// The first pause before a map that is in use for a moment (a udev worker) is tried again; doubled each time.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// How often legs that came back by themselves are put offline again before the answer.
+const ROUNDS: usize = 3;
+
+/// One present leg of the volume, or one under its map that is somebody else's.
+#[derive(Debug, Clone)]
+struct Candidate {
+    leg: Present,
+    is_ours: bool,
+    /// Whether the unit itself said so just now.
+    answers: bool,
+}
+
+impl Candidate {
+    fn is_under(&self, map: &Map) -> bool {
+        self.leg.disk.as_ref().is_some_and(|it| map.slaves.contains(&it.name))
+    }
+}
+
+impl Multipath {
+    pub(crate) async fn put_away(&self, cx: &Cx, known: &KnownLegs) -> Result<Retired> {
+        let map = self.find_map(cx, &known.identity.wwid).await?;
+        let candidates = self.candidates(cx, known, map.as_ref()).await?;
+        self.refuse_use(cx, &known.identity, map.as_ref(), &candidates).await?;
+        cx.check("detaching")?;
+        if let Some(map) = &map {
+            self.write_out(cx, map, &candidates).await?;
+            for candidate in &candidates {
+                // It came under our map when the array gave its LUN number away. Only our map is changed by this.
+                if !candidate.is_ours
+                    && candidate.is_under(map)
+                    && let Some(disk) = &candidate.leg.disk
+                {
+                    self.daemon.change(cx, Change::DelPath, &disk.name).await?;
+                }
+            }
+            self.remove_map(cx, &known.identity).await?;
+        }
+        let legs: Vec<_> = candidates.iter().filter(|it| it.is_ours).map(|it| it.leg.hctl).collect();
+        self.silence(cx, &legs).await?;
+        Ok(Retired { identity: known.identity.clone(), legs })
+    }
+
+    /// The legs at the recorded addresses and under the map, each with whose it is.
+    async fn candidates(&self, cx: &Cx, known: &KnownLegs, map: Option<&Map>) -> Result<Vec<Candidate>> {
+        let mut addresses = known.addresses.clone();
+        for disk in map.iter().flat_map(|it| &it.slaves) {
+            addresses.extend(self.address_of(cx, disk).await?);
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        let found = join_all(addresses.into_iter().map(|it| self.candidate(cx, &known.identity, it))).await;
+        Ok(found.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    async fn candidate(&self, cx: &Cx, identity: &Identity, hctl: Hctl) -> Result<Option<Candidate>> {
+        let Some(leg) = self.look(cx, hctl).await? else { return Ok(None) };
+        let candidate = |is_ours, answers| Ok(Some(Candidate { leg: leg.clone(), is_ours, answers }));
+        if leg.state == State::Running {
+            match self.prove(cx, &leg, identity).await {
+                Proof::Ours => return candidate(true, true),
+                Proof::Other(what) => {
+                    tracing::warn!(leg = %leg.name(), what, "another volume is at a recorded address");
+                    return candidate(false, true);
+                }
+                // It hangs, or the array has taken its mapping away already: what the kernel made it for counts.
+                Proof::Unknown(_) => {}
+            }
+        }
+        match self.remembered(cx, hctl, identity).await? {
+            Proof::Ours => candidate(true, false),
+            Proof::Other(_) => candidate(false, false),
+            Proof::Unknown(error) => {
+                Err(Error::wrap(error, "a leg at a recorded address cannot be recognised")
+                    .with_effect(EffectState::None)
+                    .on(leg.name()))
+            }
+        }
+    }
+
+    async fn refuse_use(
+        &self,
+        cx: &Cx,
+        identity: &Identity,
+        map: Option<&Map>,
+        candidates: &[Candidate],
+    ) -> Result<()> {
+        let mut users = Vec::new();
+        if let Some(map) = map {
+            let tables = self.tables(cx).await?;
+            if let Usage::InUse(found) = self.usage_of_map(cx, map, &identity.wwid, &tables).await? {
+                users.extend(found);
+            }
+        }
+        for candidate in candidates {
+            if !candidate.is_ours {
+                continue;
+            }
+            let others = candidate.leg.holders.iter().filter(|it| map.is_none_or(|map| map.kernel != **it));
+            users.extend(others.cloned().map(san_core::Holder::Device));
+            users.extend(self.uses_of_leg(cx, &candidate.leg).await?);
+        }
+        if users.is_empty() { Ok(()) } else { Err(in_use(identity, &users)) }
+    }
+
+    /// Writes out what the node holds of an unused map. Where no leg answers it is enough that nothing waits.
+    async fn write_out(&self, cx: &Cx, map: &Map, candidates: &[Candidate]) -> Result<()> {
+        let unflushed = |cause: Error| {
+            Error::wrap(cause, "the volume stays attached: data may be unflushed")
+                .with_remedy("bring a path of the volume back, then detach again")
+                .on(&map.kernel)
+        };
+        let under = || candidates.iter().filter(|it| it.is_under(map));
+        let has_answer = under().any(|it| it.is_ours && it.answers);
+        let has_foreign = under().any(|it| !it.is_ours);
+        if has_answer && !has_foreign && !map.is_suspended {
+            let node = Path::new("/dev").join(&map.kernel);
+            let bounded = cx.at_most(self.config.flush);
+            return self.guard.flush(&bounded, &node).await.map_err(unflushed);
+        }
+        // The cache of a block device is written out when its last user closes it, so that only requests queued in
+        // the map itself could be left.
+        let waiting = self.text(cx, &Path::new(BLOCK).join(&map.kernel), "inflight").await?;
+        let waiting: u64 = waiting
+            .as_deref()
+            .unwrap_or("0")
+            .split_whitespace()
+            .filter_map(|it| it.parse::<u64>().ok())
+            .fold(0, u64::saturating_add);
+        if waiting == 0 {
+            return Ok(());
+        }
+        let message = format!("{waiting} requests wait for a path");
+        Err(unflushed(Error::new(ErrorKind::Unavailable, message).with_effect(EffectState::None)))
+    }
+
+    /// Removes the map of an identity, waiting for those who hold it only for a moment.
+    pub(crate) async fn remove_map(&self, cx: &Cx, identity: &Identity) -> Result<()> {
+        let name = identity.wwid.multipath_name();
+        let bounded = cx.at_most(self.config.map);
+        let mut pause = PAUSE;
+        loop {
+            let reply = self.daemon.change(&bounded, Change::DelMap, &name).await?;
+            // Whatever was answered: is it gone?
+            let Some(map) = self.find_map(&bounded, &identity.wwid).await? else { return Ok(()) };
+            if map.is_suspended {
+                // Releases before 0.9.8 can leave it so, and everything that touches it would hang.
+                tracing::warn!(map = %map.kernel, "a failed removal left the map suspended: resuming");
+                self.daemon.change(&bounded, Change::ResumeMap, &name).await?;
+            }
+            if bounded.deadline().remaining() <= pause {
+                let tables = self.tables(cx).await?;
+                return Err(match self.usage_of_map(cx, &map, &identity.wwid, &tables).await? {
+                    Usage::InUse(users) => in_use(identity, &users),
+                    Usage::Idle if is_unknown(&reply) => {
+                        Error::new(ErrorKind::Unavailable, "multipathd does not know the map")
+                            .with_remedy(format!("multipathd add map {name}"))
+                            .on(identity)
+                    }
+                    Usage::Idle => {
+                        let message = format!("multipathd does not remove the map: {}", reply.describe());
+                        Error::new(ErrorKind::Busy, message).on(identity)
+                    }
+                });
+            }
+            // Nobody announces that a device was closed.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Puts running legs offline, and looks again: a session that bounces sets them running.
+    pub(crate) async fn silence(&self, cx: &Cx, legs: &[Hctl]) -> Result<()> {
+        for _ in 0..ROUNDS {
+            let results = join_all(legs.iter().map(|it| self.silence_leg(cx, *it))).await;
+            let changed = results.into_iter().collect::<Result<Vec<_>>>()?;
+            if !changed.contains(&true) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the leg was running.
+    async fn silence_leg(&self, cx: &Cx, hctl: Hctl) -> Result<bool> {
+        let is_running = async || Ok(self.look(cx, hctl).await?.is_some_and(|it| it.state == State::Running));
+        // The kernel refuses any other change of state: a blocked leg is out of use by itself.
+        if !is_running().await? {
+            return Ok(false);
+        }
+        match self.set_state(cx, hctl, &State::Offline).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_running().await? => Err(error.on(hctl)),
+            // It went or was blocked in between.
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+pub(crate) fn in_use(identity: &Identity, users: &[san_core::Holder]) -> Error {
+    Error::new(ErrorKind::InUse, format!("the volume is in use: {}", phrase(users))).on(identity)
+}

@@ -1,0 +1,109 @@
+//! Brings one leg into being: a targeted scan and the wait for its device nodes.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use san_core::{Cx, Error, ErrorKind, Hctl, Result};
+use tokio::time::Instant;
+
+use crate::Multipath;
+use crate::leg::{Present, State, device_of};
+use crate::map::PAUSE;
+
+/// When the scan is asked for again: the array's mapping may take effect after the first one, and a success of the write
+/// proves nothing.
+const AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
+
+/// How the legs of one attach stand to each other: once one is proved, the others are not waited for as long.
+#[derive(Debug, Default)]
+pub(crate) struct Race(Mutex<Option<Instant>>);
+
+impl Race {
+    /// One leg is proved.
+    pub(crate) fn won(&self) {
+        let mut first = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        first.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether the others have had their chance.
+    pub(crate) fn is_over(&self, straggler: Duration) -> bool {
+        let first = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        first.is_some_and(|it| it.elapsed() >= straggler)
+    }
+}
+
+impl Multipath {
+    /// Scans for one LUN at one address until its device nodes are there.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing appears in time.
+    pub(crate) async fn scan(&self, cx: &Cx, hctl: Hctl, race: &Race) -> Result<Present> {
+        let bounded = cx.at_most(self.config.leg);
+        let started = Instant::now();
+        let repeated = AtomicUsize::new(0);
+        self.ask_for(&bounded, hctl).await?;
+        let nothing = || Error::new(ErrorKind::NotFound, "no unit appears at this address").on(hctl);
+        let appeared = self.guard.wait_for(&bounded, "waiting for a leg", PAUSE, || async {
+            let found = self.look(&bounded, hctl).await?;
+            if let Some(leg) = found.filter(|it| it.disk.is_some() && it.generic.is_some()) {
+                return Ok(Some(leg));
+            }
+            if race.is_over(self.config.straggler) {
+                return Err(nothing());
+            }
+            let next = AGAIN.get(repeated.load(Ordering::Relaxed));
+            if next.is_some_and(|it| started.elapsed() >= *it) {
+                repeated.fetch_add(1, Ordering::Relaxed);
+                self.ask_for(&bounded, hctl).await?;
+            }
+            Ok(None)
+        });
+        appeared.await.map_err(|error| {
+            let is_ours = error.kind() == ErrorKind::Timeout && !cx.deadline().has_passed();
+            if is_ours { nothing() } else { error.on(hctl) }
+        })
+    }
+
+    /// Asks for exactly one LUN of one target, never for more.
+    async fn ask_for(&self, cx: &Cx, hctl: Hctl) -> Result<()> {
+        let path = Path::new("/sys/class/scsi_host").join(format!("host{}", hctl.host)).join("scan");
+        let wanted = format!("{} {} {}\n", hctl.channel, hctl.target, hctl.lun);
+        self.guard.write_attr(cx, &path, &wanted).await
+    }
+
+    /// Makes the kernel read the unit's size and pages again. Does nothing, successfully, on a leg that is not running.
+    pub(crate) async fn rescan(&self, cx: &Cx, hctl: Hctl) -> Result<()> {
+        self.guard.write_attr(cx, &device_of(hctl).join("rescan"), "1\n").await
+    }
+
+    /// Puts a leg in or out of use.
+    pub(crate) async fn set_state(&self, cx: &Cx, hctl: Hctl, state: &State) -> Result<()> {
+        let word = match state {
+            State::Running => "running\n",
+            // The newline belongs to it: without one the kernel refuses the word.
+            State::Offline => "offline\n",
+            State::Other(other) => {
+                return Err(Error::new(ErrorKind::Internal, format!("{other:?} cannot be set")).on(hctl));
+            }
+        };
+        self.guard.write_attr(cx, &device_of(hctl).join("state"), word).await
+    }
+
+    /// Removes a leg and waits until its address is empty.
+    pub(crate) async fn delete(&self, cx: &Cx, hctl: Hctl) -> Result<()> {
+        let device = device_of(hctl);
+        if let Err(error) = self.guard.write_attr(cx, &device.join("delete"), "1\n").await {
+            // Somebody else's delete may have come first.
+            return if self.look(cx, hctl).await?.is_none() { Ok(()) } else { Err(error.on(hctl)) };
+        }
+        let bounded = cx.at_most(self.config.map);
+        self.guard
+            .wait_for(&bounded, "waiting for a leg to go", PAUSE, || async {
+                Ok(self.look(&bounded, hctl).await?.is_none().then_some(()))
+            })
+            .await
+            .map_err(|it| it.on(hctl))
+    }
+}
