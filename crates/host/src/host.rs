@@ -117,6 +117,18 @@ pub struct Uevent {
     pub keys: BTreeMap<String, String>,
 }
 
+impl Uevent {
+    /// Stands for events that were lost on the way: receivers get `None` for it.
+    pub(crate) fn missed() -> Self {
+        Self { action: String::new(), device: String::new(), keys: BTreeMap::new() }
+    }
+
+    /// No real event is without an action.
+    fn is_missed(&self) -> bool {
+        self.action.is_empty()
+    }
+}
+
 /// A subscription to kernel events.
 #[derive(Debug)]
 pub struct Uevents(pub(crate) broadcast::Receiver<Arc<Uevent>>);
@@ -129,7 +141,7 @@ impl Uevents {
 
     /// The next event. `None`: some were missed, or there will be none any more, so look at the state itself.
     pub async fn next(&mut self) -> Option<Arc<Uevent>> {
-        self.0.recv().await.ok()
+        self.0.recv().await.ok().filter(|it| !it.is_missed())
     }
 }
 
