@@ -8,10 +8,9 @@ use secrecy::SecretString;
 
 use super::version::{Personality, Version};
 
-/// KiB, MiB, GiB and TiB in bytes.
+/// KiB, MiB and TiB in bytes.
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
-pub(crate) const GIB: u64 = 1 << 30;
 pub(crate) const TIB: u64 = 1 << 40;
 
 /// Everything that makes one simulated array. Start from [`OntapConfig::new`] and change what a test is about.

@@ -13,7 +13,6 @@ impl Code {
     }
 }
 
-pub(crate) const DUPLICATE_ENTRY: Code = Code(1, 409);
 pub(crate) const INVALID_VALUE: Code = Code(2, 400);
 pub(crate) const NOT_SUPPORTED: Code = Code(3, 400);
 pub(crate) const NO_SUCH_API: Code = Code(3, 404);

@@ -46,7 +46,7 @@ pub enum Outcome {
 }
 
 /// A place in the log, to count from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
 
 /// Requests by method and path template.
@@ -98,4 +98,16 @@ impl Log {
 impl Mark {
     /// The start of the log.
     pub const START: Self = Self(0);
+
+    /// Moves on to `seq` unless it is further already.
+    pub(crate) fn advance(&mut self, seq: u64) -> bool {
+        let further = seq > self.0;
+        self.0 = self.0.max(seq);
+        further
+    }
+
+    /// The place after request number `seq`.
+    pub fn after(seq: u64) -> Self {
+        Self(seq)
+    }
 }

@@ -8,6 +8,7 @@ mod build;
 mod call;
 mod cluster;
 mod config;
+mod control;
 mod disk;
 mod dispatch;
 mod error;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
@@ -20,7 +21,7 @@ use super::jobs::JobFate;
 use super::log::{Counts, Entry, Log, Mark, Outcome};
 use super::model::State;
 use super::{build, route};
-use crate::server::{ApiState, Cut};
+use crate::server::{Api, ApiState, Cut};
 
 /// A simulated ONTAP array. Clones are the same array.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     pub(crate) faults: Mutex<Faults>,
     log: Mutex<Log>,
+    /// The number of the last request, for those who wait for the next.
+    last: watch::Sender<Mark>,
     api: watch::Sender<ApiState>,
     /// The `Authorization` header that is accepted.
     credential: Mutex<SecretString>,
@@ -86,6 +89,7 @@ impl OntapSim {
             state: Mutex::new(state),
             faults: Mutex::default(),
             log: Mutex::default(),
+            last: watch::Sender::new(Mark::START),
             api: watch::Sender::new(ApiState::Up),
             credential: Mutex::new(SecretString::from(credential)),
             config,
@@ -110,6 +114,7 @@ impl OntapSim {
             Err(Cut::Lost) => Outcome::Lost,
         };
         lock(&self.shared.log).end(seq, outcome);
+        self.shared.last.send_if_modified(|last| last.advance(seq));
         result
     }
 
@@ -138,7 +143,8 @@ impl OntapSim {
             agent: agent.to_owned(),
             outcome: Outcome::Pending,
         };
-        (lock(&self.shared.log).add(entry), effects)
+        let seq = lock(&self.shared.log).add(entry);
+        (seq, effects)
     }
 
     async fn carry_out(&self, request: &Request<Bytes>, effects: Effects) -> Result<Response<Bytes>, Cut> {
@@ -294,6 +300,13 @@ impl OntapSim {
         lock(&self.shared.log).counts(since)
     }
 
+    /// Waits until a request after `mark` has been answered.
+    pub async fn next_request(&self, mark: Mark) {
+        let mut last = self.shared.last.subscribe();
+        // The sender lives as long as this array: waiting cannot fail.
+        drop(last.wait_for(|last| *last > mark).await);
+    }
+
     /// Time since the array was built, on tokio's clock.
     pub fn elapsed(&self) -> Duration {
         Instant::now().saturating_duration_since(self.shared.origin)
@@ -304,6 +317,17 @@ impl OntapSim {
         let mut state = lock(&self.shared.state);
         state.settle(self.elapsed());
         state
+    }
+}
+
+#[async_trait]
+impl Api for OntapSim {
+    async fn handle(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Cut> {
+        Self::handle(self, request).await
+    }
+
+    fn state(&self) -> watch::Receiver<ApiState> {
+        self.api()
     }
 }
 
