@@ -9,7 +9,7 @@ use crate::attach::Site;
 use crate::client::Change;
 use crate::join::join_all;
 use crate::map::{Map, PAUSE, link_of};
-use crate::verify::Slave;
+use crate::verify::{Slave, device_of, refuse_foreign};
 use crate::wire::{Reason, Reply};
 
 const RECORD_MAX: usize = 256 << 10;
@@ -36,17 +36,23 @@ impl Multipath {
         let before = self.map_over(cx, wwid, &legs).await?;
         let is_new = before.is_none();
         let was_complete = before.as_ref().is_some_and(|it| has_all(it, &legs));
+        if let Some(map) = &before
+            && !was_complete
+        {
+            // Nothing is added to a map that holds another volume, whatever its name says.
+            refuse_foreign(&self.slaves(cx, expect, map, &legs).await?)?;
+        }
         let mut map = match before {
             Some(map) if was_complete => map,
             _ => self.build(cx, wwid, &legs).await?,
         };
         let mut slaves = self.slaves(cx, expect, &map, &legs).await?;
-        if let Some(Slave::Foreign(error)) = slaves.iter().find(|it| matches!(it, Slave::Foreign(_))) {
+        if let Err(error) = refuse_foreign(&slaves) {
             if is_new {
                 // Ours, just made, and never handed out.
                 self.daemon.change(cx, Change::DelMap, &wwid.multipath_name()).await?;
             }
-            return Err(error.clone());
+            return Err(error);
         }
         if is_new {
             // A leg that gives no answer must not be in a map that begins its life.
@@ -75,7 +81,7 @@ impl Multipath {
                 return Err(Error::new(ErrorKind::Protocol, "the new map serves short reads").on(wwid));
             }
         }
-        self.device(expect, &map, sites, &slaves, problems)
+        device_of(expect, &map, sites, &slaves, problems)
     }
 
     /// The map that the legs' own holders name, or udev's link.

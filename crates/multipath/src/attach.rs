@@ -16,6 +16,9 @@ const ANSWER_PAUSE: Duration = Duration::from_millis(100);
 /// How long the kernel may take to show a size it has just read again.
 const SIZE: Duration = Duration::from_secs(2);
 
+/// The highest LUN with the same number on the array and in the kernel, however either addresses.
+const LUN_MAX: u16 = 255;
+
 /// Where a leg has to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
@@ -26,6 +29,10 @@ pub(crate) struct Site {
 impl Site {
     /// The addresses of one LUN behind `routes`.
     pub(crate) fn all(expect: &Expected, routes: &[Route]) -> Result<Vec<Self>> {
+        if expect.lun.number() > LUN_MAX {
+            let message = format!("LUN {} needs flat addressing; use a number up to {LUN_MAX}", expect.lun);
+            return Err(Error::new(ErrorKind::Unsupported, message).on(&expect.identity));
+        }
         let site = |route: &Route| match route {
             Route::Scsi { host, channel, target, .. } => {
                 let hctl = Hctl { host: *host, channel: *channel, target: *target, lun: expect.lun };

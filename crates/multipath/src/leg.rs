@@ -151,10 +151,10 @@ impl Multipath {
         let page = self.guard.inquiry(cx, &node, Some(vpd::IDENTIFICATION), self.config.inquiry).await?;
         let wwid = vpd::wwid(&page)?;
         let serial = match self.config.unit_serial {
-            UnitSerial::Ignored => None,
+            UnitSerial::Ignored => Serial::Ignored,
             UnitSerial::MustMatch => {
                 let page = self.guard.inquiry(cx, &node, Some(vpd::SERIAL), self.config.inquiry).await?;
-                Some(vpd::serial(&page)?)
+                vpd::serial(&page)?.map_or(Serial::Empty, Serial::Is)
             }
         };
         // The generic device's name may have passed to another unit while it was asked.
@@ -174,8 +174,10 @@ impl Multipath {
             return Ok(Proof::Unknown(error.on(hctl)));
         };
         let serial = match (self.config.unit_serial, self.guard.attr(cx, &device, "vpd_pg80").await?) {
-            (UnitSerial::MustMatch, Attr::Value(page)) => vpd::serial(&page).map(Some),
-            _ => Ok(None),
+            (UnitSerial::MustMatch, Attr::Value(page)) => {
+                vpd::serial(&page).map(|it| it.map_or(Serial::Empty, Serial::Is))
+            }
+            _ => Ok(Serial::Ignored),
         };
         Ok(match vpd::wwid(&page).and_then(|wwid| Ok((wwid, serial?))) {
             Ok((wwid, serial)) => compare(identity, wwid, serial),
@@ -184,17 +186,24 @@ impl Multipath {
     }
 }
 
-/// Compares what a unit says with what it must be. `serial`: `None` where it does not count, else what page 0x80 holds.
-fn compare(identity: &Identity, wwid: Option<Wwid>, serial: Option<Option<String>>) -> Proof {
-    let unknown = |why: &'static str| {
-        // An empty identity is not a different one, but it can never be the right one either.
-        Proof::Unknown(Error::new(ErrorKind::IdentityMismatch, why))
-    };
+/// What page 0x80 holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Serial {
+    /// Whatever it holds does not count.
+    Ignored,
+    Empty,
+    Is(String),
+}
+
+/// Compares what a unit says with what it must be.
+fn compare(identity: &Identity, wwid: Option<Wwid>, serial: Serial) -> Proof {
+    // An empty identity is not a different one, but it can never be the right one either.
+    let unknown = |why: &'static str| Proof::Unknown(Error::new(ErrorKind::IdentityMismatch, why));
     match (wwid, serial) {
         (None, _) => unknown("its identity is unknown: page 0x83 names no unit"),
         (Some(found), _) if found != identity.wwid => Proof::Other(found.to_string()),
-        (Some(_), Some(None)) => unknown("its identity is unknown: page 0x80 is empty"),
-        (Some(found), Some(Some(serial))) if serial != identity.serial => {
+        (Some(_), Serial::Empty) => unknown("its identity is unknown: page 0x80 is empty"),
+        (Some(found), Serial::Is(serial)) if serial != identity.serial => {
             Proof::Other(format!("{found} (serial {serial})"))
         }
         (Some(_), _) => Proof::Ours,
@@ -211,16 +220,16 @@ mod tests {
         let wwid: Wwid = "naa.600a098038302d426b3f5478795a3132".parse().unwrap();
         let other: Wwid = "naa.600a098038302d426b3f5478795a3133".parse().unwrap();
         let identity = Identity { wwid, serial: "80-Bk?TxyZ12".into() };
-        let text = |it: &str| Some(Some(it.to_owned()));
+        let text = |it: &str| Serial::Is(it.to_owned());
         let cases = [
             (Some(wwid), text("80-Bk?TxyZ12"), "ours"),
-            (Some(wwid), None, "ours"),
+            (Some(wwid), Serial::Ignored, "ours"),
             (Some(wwid), text("80-Bk?TxyZ13"), "other"),
             (Some(wwid), text("80-bk?txyz12"), "other"),
-            (Some(wwid), Some(None), "unknown"),
+            (Some(wwid), Serial::Empty, "unknown"),
             (Some(other), text("80-Bk?TxyZ12"), "other"),
             (None, text("80-Bk?TxyZ12"), "unknown"),
-            (None, None, "unknown"),
+            (None, Serial::Ignored, "unknown"),
         ];
         for (wwid, serial, expected) in cases {
             let found = match compare(&identity, wwid, serial.clone()) {

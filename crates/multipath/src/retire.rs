@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use san_core::{Cx, EffectState, Error, ErrorKind, Hctl, Identity, KnownLegs, Result, Retired, Usage};
+use san_core::{
+    Cx, EffectState, Error, ErrorKind, Hctl, Holder, Identity, KnownLegs, Result, Retired, Usage,
+};
+use tokio::time::Instant;
 
 use crate::Multipath;
 use crate::assemble::is_unknown;
@@ -16,6 +19,11 @@ use crate::usage::phrase;
 /// The first pause before a map that is in use for a moment (a udev worker) is tried again; doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// Exists while udev has events to process.
+const UDEV_QUEUE: &str = "/run/udev/queue";
+/// How long openers are waited for where udev is at work, and where it is not known to be.
+const UDEV: Duration = Duration::from_secs(3);
+const OPENERS: Duration = Duration::from_millis(500);
 /// How often legs that came back by themselves are put offline again before the answer.
 const ROUNDS: usize = 3;
 
@@ -38,7 +46,7 @@ impl Multipath {
     pub(crate) async fn put_away(&self, cx: &Cx, known: &KnownLegs) -> Result<Retired> {
         let map = self.find_map(cx, &known.identity.wwid).await?;
         let candidates = self.candidates(cx, known, map.as_ref()).await?;
-        self.refuse_use(cx, &known.identity, map.as_ref(), &candidates).await?;
+        self.await_idle(cx, &known.identity, map.as_ref(), &candidates).await?;
         cx.check("detaching")?;
         if let Some(map) = &map {
             self.write_out(cx, map, &candidates).await?;
@@ -95,13 +103,39 @@ impl Multipath {
         }
     }
 
-    async fn refuse_use(
+    /// Refuses a volume that is used. Mere openers are given a moment: udev opens every map after each of its events.
+    async fn await_idle(
         &self,
         cx: &Cx,
         identity: &Identity,
         map: Option<&Map>,
         candidates: &[Candidate],
     ) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let users = self.users(cx, identity, map, candidates).await?;
+            if users.is_empty() {
+                return Ok(());
+            }
+            let udev_is_busy =
+                self.guard.read(cx, Path::new(UDEV_QUEUE), 1).await.is_ok_and(|it| it.is_some());
+            let patience = if udev_is_busy { UDEV } else { OPENERS };
+            let are_openers = users.iter().all(|it| matches!(it, Holder::Openers(_)));
+            if !are_openers || started.elapsed() >= patience || cx.deadline().remaining() <= PAUSE {
+                return Err(in_use(identity, &users));
+            }
+            // Nobody announces that a device was closed.
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn users(
+        &self,
+        cx: &Cx,
+        identity: &Identity,
+        map: Option<&Map>,
+        candidates: &[Candidate],
+    ) -> Result<Vec<Holder>> {
         let mut users = Vec::new();
         if let Some(map) = map {
             let tables = self.tables(cx).await?;
@@ -114,10 +148,10 @@ impl Multipath {
                 continue;
             }
             let others = candidate.leg.holders.iter().filter(|it| map.is_none_or(|map| map.kernel != **it));
-            users.extend(others.cloned().map(san_core::Holder::Device));
+            users.extend(others.cloned().map(Holder::Device));
             users.extend(self.uses_of_leg(cx, &candidate.leg).await?);
         }
-        if users.is_empty() { Ok(()) } else { Err(in_use(identity, &users)) }
+        Ok(users)
     }
 
     /// Writes out what the node holds of an unused map. Where no leg answers it is enough that nothing waits.
@@ -214,6 +248,6 @@ impl Multipath {
     }
 }
 
-pub(crate) fn in_use(identity: &Identity, users: &[san_core::Holder]) -> Error {
+pub(crate) fn in_use(identity: &Identity, users: &[Holder]) -> Error {
     Error::new(ErrorKind::InUse, format!("the volume is in use: {}", phrase(users))).on(identity)
 }

@@ -67,61 +67,66 @@ impl Multipath {
         })
     }
 
-    /// The device of a map all of whose legs are proved or asleep, or the refusal.
-    ///
-    /// # Errors
-    /// `IdentityMismatch` where another volume is under the map.
-    pub(crate) fn device(
-        &self,
-        expect: &Expected,
-        map: &Map,
-        sites: &[Site],
-        slaves: &[Slave],
-        problems: Vec<LegProblem>,
-    ) -> Result<Device> {
-        let mut legs = Vec::new();
-        for slave in slaves {
-            match slave {
-                Slave::Foreign(error) => {
-                    tracing::error!(map = %map.kernel, error = %error.chain(), "another volume under a map");
-                    return Err(error.clone());
-                }
-                Slave::Proved(leg) => legs.push(leg.clone()),
-                Slave::Asleep(..) | Slave::Silent(..) => {}
-            }
-        }
-        let mut missing = problems;
-        for site in sites {
-            let is_told = missing.iter().any(|it| it.route == site.route);
-            if is_told || legs.iter().any(|it| it.hctl == site.hctl) {
-                continue;
-            }
-            let silent = slaves.iter().find_map(|it| match it {
-                Slave::Asleep(hctl, _, error) | Slave::Silent(hctl, _, error) if *hctl == site.hctl => {
-                    Some(error.clone())
-                }
-                _ => None,
-            });
-            let error = silent.unwrap_or_else(|| {
-                Error::new(ErrorKind::NotFound, "no leg of it is in the map").on(site.hctl)
-            });
-            missing.push(site.problem(error));
-        }
-        legs.sort_by_key(|it| it.hctl);
-        Ok(Device {
-            identity: expect.identity.clone(),
-            path: link_of(&expect.identity.wwid),
-            number: map.number,
-            size: map.size,
-            legs,
-            missing,
-        })
-    }
-
     /// The attached device, each leg of its map asked now; `None` where this node has no map of it.
     pub(crate) async fn present(&self, cx: &Cx, expect: &Expected, sites: &[Site]) -> Result<Option<Device>> {
         let Some(map) = self.find_map(cx, &expect.identity.wwid).await? else { return Ok(None) };
         let slaves = self.slaves(cx, expect, &map, &[]).await?;
-        self.device(expect, &map, sites, &slaves, Vec::new()).map(Some)
+        device_of(expect, &map, sites, &slaves, Vec::new()).map(Some)
     }
+}
+
+/// The device of a map all of whose legs are proved or asleep, or the refusal.
+///
+/// # Errors
+/// `IdentityMismatch` where another volume is under the map.
+pub(crate) fn device_of(
+    expect: &Expected,
+    map: &Map,
+    sites: &[Site],
+    slaves: &[Slave],
+    problems: Vec<LegProblem>,
+) -> Result<Device> {
+    refuse_foreign(slaves)?;
+    let mut legs: Vec<Leg> = Vec::new();
+    for slave in slaves {
+        if let Slave::Proved(leg) = slave {
+            legs.push(leg.clone());
+        }
+    }
+    let mut missing = problems;
+    for site in sites {
+        let is_told = missing.iter().any(|it| it.route == site.route);
+        if is_told || legs.iter().any(|it| it.hctl == site.hctl) {
+            continue;
+        }
+        let silent = slaves.iter().find_map(|it| match it {
+            Slave::Asleep(hctl, _, error) | Slave::Silent(hctl, _, error) if *hctl == site.hctl => {
+                Some(error.clone())
+            }
+            _ => None,
+        });
+        let error = silent
+            .unwrap_or_else(|| Error::new(ErrorKind::NotFound, "no leg of it is in the map").on(site.hctl));
+        missing.push(site.problem(error));
+    }
+    legs.sort_by_key(|it| it.hctl);
+    Ok(Device {
+        identity: expect.identity.clone(),
+        path: link_of(&expect.identity.wwid),
+        number: map.number,
+        size: map.size,
+        legs,
+        missing,
+    })
+}
+
+/// Refuses a map with another volume under it.
+pub(crate) fn refuse_foreign(slaves: &[Slave]) -> Result<()> {
+    for slave in slaves {
+        if let Slave::Foreign(error) = slave {
+            tracing::error!(error = %error.chain(), "another volume under a map");
+            return Err(error.clone());
+        }
+    }
+    Ok(())
 }

@@ -42,7 +42,7 @@ pub(crate) fn wwid(page: &[u8]) -> Result<Option<Wwid>> {
             .ok_or_else(|| garbled(IDENTIFICATION, "a designator is cut off"))?;
         rest = &tail[designator.len()..];
         // Association 0 is the logical unit (others name ports and targets); designator type 3 is NAA; code set 1 binary.
-        let is_naa = (kind >> 4) & 0b11 == 0 && kind & 0x0f == 3 && code_set & 0x0f == 1;
+        let is_naa = kind & 0x3f == 3 && code_set & 0x0f == 1;
         let Ok(bytes) = <[u8; 16]>::try_from(designator) else { continue };
         if !is_naa || bytes[0] >> 4 != 6 {
             continue;
