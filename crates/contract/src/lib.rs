@@ -1,1 +1,3 @@
 //! Suites that every Array, Transport and DeviceManager passes, and the audit.
+
+pub mod array;

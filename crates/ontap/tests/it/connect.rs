@@ -1,0 +1,157 @@
+//! What `connect` finds out, and how a stored profile is proved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use san_core::{Array, EffectState, ErrorKind, Result, TransportKind};
+use san_ontap::{Ontap, OntapConfig};
+use san_sim::ontap::{
+    Fault, IscsiConfig, OntapConfig as SimConfig, OntapSim, Rule, Running, SvmConfig, Times, Version, When,
+};
+use san_sim::server::ApiState;
+
+use crate::fixture::{Fixture, NEW, OLD, client, client_as, cx, ontap_config};
+
+fn sim(version: Version, change: impl FnOnce(&mut SimConfig)) -> (OntapSim, tempfile::TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = SimConfig::new(version, data.path());
+    change(&mut config);
+    (OntapSim::new(config).unwrap(), data)
+}
+
+async fn refused(sim: &OntapSim, config: OntapConfig) -> san_core::Error {
+    let changes = sim.mark();
+    let error = Ontap::connect(&cx(), client(sim), config).await.unwrap_err();
+    assert_eq!(error.effect(), EffectState::None, "{error:?}");
+    assert!(sim.requests(changes).iter().all(|it| it.method == "GET"));
+    error
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_profile_tells_which_array_it_is() {
+    for (version, text) in [(OLD, "9.12.1"), (NEW, "9.16.1")] {
+        let it = Fixture::new(version).await;
+        let profile = it.array.profile();
+        assert_eq!((profile.vendor.as_str(), profile.version.as_str()), ("NetApp", text));
+        assert_eq!(profile.name, "cluster1/svm1");
+        assert_eq!(profile.serial.len(), 73);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_problems_are_named_at_once() {
+    let (sim, _data) = sim(NEW, |it| {
+        it.svms[0].iscsi = IscsiConfig::Disabled;
+        it.svms[0].portals.clear();
+    });
+    let config = OntapConfig { aggregate: "nowhere".into(), ..ontap_config() };
+    sim.set_svm_running("svm1", Running::No).unwrap();
+    let error = refused(&sim, config).await;
+    let text = error.chain().to_string();
+    for problem in ["svm1 is stopped", "no aggregate nowhere", "switched off", "no iSCSI interface"] {
+        assert!(text.contains(problem), "{problem:?} is not in {text:?}");
+    }
+    assert!(error.remedy().unwrap().contains("vserver start"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn single_problems_have_their_kind() {
+    let (array, _data) = sim(NEW, |it| {
+        let mut other = SvmConfig::new("svm2", [10, 0, 1]);
+        other.iscsi = IscsiConfig::Absent;
+        it.svms.push(other);
+    });
+    let config = |svm: &str| OntapConfig { svm: svm.into(), ..ontap_config() };
+    assert_eq!(refused(&array, config("svm3")).await.kind(), ErrorKind::NotFound);
+    let error = refused(&array, config("svm2")).await;
+    assert!(error.chain().to_string().contains("no iSCSI service"), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_systems_are_refused_by_name() {
+    let (old, _data) = sim(Version::new(9, 11, 1), |_| {});
+    let error = refused(&old, ontap_config()).await;
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.chain().to_string().contains("9.11.1"), "{error:?}");
+
+    let (web, _data) = sim(NEW, |_| {});
+    let when = When { times: Times::Always, ..When::default() };
+    web.inject(Rule { when, fault: Fault::Garbage });
+    let error = refused(&web, ontap_config()).await;
+    assert!(error.chain().to_string().contains("not an ONTAP"), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_is_tried_once() {
+    let (sim, _data) = sim(NEW, |_| {});
+    let client = client_as(&sim, "canary");
+    for _ in 0..3 {
+        let error = Ontap::connect(&cx(), client.clone(), ontap_config()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+        assert!(!format!("{error:?}").contains("canary"));
+    }
+    assert_eq!(sim.requests(san_sim::ontap::Mark::START).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_array_that_is_down_is_a_bounded_error() {
+    let (sim, _data) = sim(NEW, |_| {});
+    sim.set_api(ApiState::Refusing);
+    let error = Ontap::connect(&cx(), client(&sim), ontap_config()).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, EffectState::None));
+    sim.set_api(ApiState::BlackHole);
+    let start = tokio::time::Instant::now();
+    let error = Ontap::connect(&cx(), client(&sim), ontap_config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(start.elapsed() <= Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_profile_serves_while_the_array_is_down_and_is_proved_by_its_first_answer() {
+    let it = Fixture::new(NEW).await;
+    let profile = it.array.profile().clone();
+    it.sim.set_api(ApiState::Refusing);
+    let array = Ontap::from_profile(client(&it.sim), ontap_config(), profile.clone()).unwrap();
+    assert_eq!(array.profile(), &profile);
+    assert_eq!(array.capacity(&cx()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    it.sim.set_api(ApiState::Up);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    array.capacity(&cx()).await.unwrap();
+    let mark = it.sim.mark();
+    array.capacity(&cx()).await.unwrap();
+    assert_eq!(it.sim.requests(mark).len(), 1, "proved once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_array_behind_the_address_is_refused_for_everything() {
+    let it = Fixture::new(NEW).await;
+    let profile = it.array.profile().clone();
+    let volume = it.made("vm-100-disk-0").await;
+    it.sim.replace_array(99);
+    let array = Arc::new(Ontap::from_profile(client(&it.sim), ontap_config(), profile).unwrap());
+    let before = it.sim.mark();
+    let failures: Vec<Result<()>> = vec![
+        array.capacity(&cx()).await.map(drop),
+        array.ensure_volume(&cx(), &crate::fixture::spec("vm-100-disk-1")).await.map(drop),
+        array.ensure_no_volume(&cx(), &volume, san_core::DeleteMode::Immediate).await.map(drop),
+        array.target_ports(&cx(), TransportKind::Iscsi).await.map(drop),
+    ];
+    for it in failures {
+        let error = it.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.effect()),
+            (ErrorKind::IdentityMismatch, EffectState::None),
+            "{error:?}"
+        );
+    }
+    assert!(it.sim.requests(before).iter().all(|it| it.method == "GET"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_of_something_else_is_refused() {
+    let it = Fixture::new(NEW).await;
+    let mut profile = it.array.profile().clone();
+    profile.serial = "12345".into();
+    let error = Ontap::from_profile(client(&it.sim), ontap_config(), profile).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}

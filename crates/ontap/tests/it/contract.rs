@@ -1,0 +1,19 @@
+//! The contract, for the oldest and the newest release that is served, with work that ends at once and work that
+//! outlasts the request.
+
+mod release_9_12_1 {
+    use crate::fixture::{Fixture, OLD};
+    san_contract::array_contract!(Fixture::new(OLD));
+}
+
+mod release_9_16_1 {
+    use crate::fixture::{Fixture, NEW};
+    san_contract::array_contract!(Fixture::new(NEW));
+}
+
+mod with_jobs {
+    use std::time::Duration;
+
+    use crate::fixture::{Fixture, NEW};
+    san_contract::array_contract!(Fixture::with(NEW, |it| it.pace.job = Duration::from_millis(30)));
+}

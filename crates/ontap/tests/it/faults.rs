@@ -1,0 +1,1 @@
+//! What becomes of each verb when the array or the road to it misbehaves.

@@ -1,0 +1,9 @@
+//! [`san_ontap::Ontap`] against the simulated array: the contract, faults, budgets, and what `connect` finds.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+mod budgets;
+mod connect;
+mod contract;
+mod faults;
+mod fixture;
