@@ -48,16 +48,16 @@ async fn a_helper_that_hangs_is_killed_at_the_deadline_and_replaced() {
     let bench = Bench::new();
     bench.fifo(STUCK);
     let file = bench.file(FINE, "");
-    let first = bench.helpers();
+    let first = bench.helper().await;
     let start = Instant::now();
     let error = bench.host.write_attr(Path::new(STUCK), "x", millis(100)).await.unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, EffectState::Unknown));
-    assert!(error.message().contains(&first[0].to_string()), "{error:?}");
-    wait_for_end(first[0]);
+    assert!(error.message().contains(&first.to_string()), "{error:?}");
+    wait_for_end(first);
     bench.host.write_attr(Path::new(FINE), "y", soon()).await.unwrap();
     assert_eq!(std::fs::read(file).unwrap(), b"y");
-    assert_ne!(bench.helpers(), first);
+    assert_ne!(bench.helper().await, first);
     eventually("the killed helper is reaped", || bench.host.counters().abandoned == 0).await;
     // It could be killed, so its path is free again.
     let error = bench.host.write_attr(Path::new(STUCK), "x", millis(50)).await.unwrap_err();
@@ -138,7 +138,7 @@ async fn a_helper_that_dies_in_the_middle_leaves_the_effect_unknown() {
 async fn a_helper_that_died_while_idle_is_not_given_a_job() {
     let bench = Bench::new();
     let file = bench.file(FINE, "");
-    let victim = bench.helpers()[0];
+    let victim = bench.helper().await;
     kill_process(Pid::from_raw(victim).unwrap(), Signal::KILL).unwrap();
     wait_for_end(victim);
     bench.host.write_attr(Path::new(FINE), "y", soon()).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_helper_shares_nothing_with_us() {
     let bench = Bench::new();
     bench.file(FINE, "");
     bench.host.write_attr(Path::new(FINE), "y", soon()).await.unwrap();
-    let helper = bench.helpers()[0];
+    let helper = bench.helper().await;
     let mut open: Vec<_> = std::fs::read_dir(format!("/proc/{helper}/fd"))
         .unwrap()
         .map(|it| {
@@ -186,10 +186,10 @@ fn helpers_end_with_the_daemon_even_in_the_middle_of_a_job() {
         let host = Arc::clone(&bench.host);
         tokio::spawn(async move { host.write_attr(Path::new(STUCK), "x", soon()).await });
         bench.helper_with_open(STUCK).await;
+        eventually("both are there", || bench.helpers().len() == 2).await;
         let pids = bench.helpers();
         (bench, full, pids)
     });
-    assert_eq!(pids.len(), 2);
     // What a dying process does: every descriptor is closed, nothing else happens.
     runtime.shutdown_background();
     let Bench { folder, host } = bench;

@@ -76,6 +76,12 @@ impl Bench {
         self.helpers().into_iter().find(has_it).unwrap()
     }
 
+    /// One helper process; a new one has no command line for a moment.
+    pub(crate) async fn helper(&self) -> i32 {
+        eventually("a helper is there", || !self.helpers().is_empty()).await;
+        self.helpers()[0]
+    }
+
     /// The helper processes of this host that are alive.
     pub(crate) fn helpers(&self) -> Vec<i32> {
         helpers_of(self.folder.path())
