@@ -116,6 +116,11 @@ impl Node {
         self.inner.registry.find(id)
     }
 
+    /// Runs `task` beside the operations: it ends with the node.
+    pub fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.spawn(task);
+    }
+
     /// Waits until nothing runs any more, or the deadline. What still runs then goes on.
     pub async fn idle(&self, deadline: Deadline) -> Result<()> {
         let mut running = self.inner.running.subscribe();

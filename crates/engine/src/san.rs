@@ -135,6 +135,11 @@ impl San {
         self.take_up_open().await
     }
 
+    /// A context for reading.
+    pub fn cx(&self, deadline: Deadline, operation: OperationId) -> Cx {
+        self.0.node.cx(deadline, operation)
+    }
+
     /// Its name in the cluster.
     pub fn space(&self) -> &str {
         &self.0.config.space

@@ -1,0 +1,233 @@
+//! The node daemon: the one process of a node that changes anything. A library, so that several run in one process in tests.
+
+use std::fs::File;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use san_core::{Cx, Deadline, Effects, Error, ErrorKind, NodeName, OperationId, Result, Transport};
+use san_engine::{Cluster, Folder, FolderCluster, Node, NodeConfig};
+use san_host::{Guard, Host};
+use san_multipath::{Multipath, MultipathConfig};
+use san_transport_iscsi::{Iscsi, IscsiConfig};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use crate::guests::PveGuests;
+use crate::realm::realm;
+use crate::secrets::SecretFiles;
+use crate::server::{Service, serve};
+use crate::storage::Storages;
+use crate::wires::Wires;
+
+/// How often the daemon looks whether something has to be done by itself.
+const TICK: Duration = Duration::from_secs(5);
+/// The array is asked for its room at most so often.
+const STATUS_AGE: Duration = Duration::from_secs(60);
+/// Connections served at once; PVE has a few dozen workers.
+const CONNECTIONS: usize = 512;
+
+/// Where the daemon finds and keeps its things.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node's name in the cluster.
+    pub node: NodeName,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Intents, attachment records, profiles: on a disk of this node that survives a reboot.
+    pub state: PathBuf,
+    /// The cluster file system, `/etc/pve`.
+    pub pve: PathBuf,
+    /// Where attached volumes appear: `/dev/sanbridge`. The plugin's paths begin with it.
+    pub devices: PathBuf,
+    /// The effect seam.
+    pub effects: Effects,
+}
+
+impl Config {
+    /// The production settings for a node.
+    pub fn new(node: NodeName) -> Self {
+        Self {
+            node,
+            socket: "/run/sanbridge/sanbridge.sock".into(),
+            state: "/var/lib/sanbridge".into(),
+            pve: "/etc/pve".into(),
+            devices: "/dev/sanbridge".into(),
+            effects: Effects::unobserved(),
+        }
+    }
+}
+
+/// A running daemon. Dropping it ends everything at once, as a kill would: what was interrupted is ended by the next start.
+#[derive(Debug)]
+pub struct Daemon {
+    service: Arc<Service>,
+    // Aborts its tasks when dropped.
+    tasks: JoinSet<()>,
+    // Held as long as this daemon runs: one daemon per state folder.
+    _lock: File,
+}
+
+impl Daemon {
+    /// Starts serving. Returns when the socket listens.
+    ///
+    /// # Errors
+    /// `Conflict` where another daemon holds the state folder, `Unavailable` where the cluster file system is missing.
+    pub async fn start(config: Config, host: Arc<dyn Host>, wires: Arc<dyn Wires>) -> Result<Self> {
+        let lock = lock_state(&config.state)?;
+        let guard = Guard::new(host);
+        let cx =
+            Cx::new(Deadline::after(Duration::from_secs(30)), OperationId::random(), config.effects.clone());
+        require_cluster_file_system(&config.pve)?;
+        let shared = Folder::at(config.pve.join("priv").join("sanbridge"));
+        let realm = realm(&cx, &config.pve, &shared, config.node.as_str()).await?;
+        let cluster: Arc<dyn Cluster> =
+            Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::new(PveGuests::new(&config.pve))));
+        let transport: Arc<dyn Transport> = Arc::new(Iscsi::new(guard.clone(), IscsiConfig::default()));
+        let state = Folder::at(config.state.join("storages"));
+        let node = Arc::new(Node::new(NodeConfig {
+            realm,
+            name: config.node.clone(),
+            state: state.path().to_owned(),
+            devices_folder: config.devices.clone(),
+            host: guard.clone(),
+            devices: Arc::new(Multipath::new(guard, MultipathConfig::default())),
+            transports: vec![Arc::clone(&transport)],
+            effects: config.effects.clone(),
+        }));
+        let secrets = SecretFiles::at(&config.pve.join("priv").join("storage"));
+        let storages = Storages::new(Arc::clone(&node), cluster, wires, secrets, state, transport);
+        let service = Arc::new(Service { node, storages });
+        let listener = listen(&config.socket)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, Arc::clone(&service)));
+        tasks.spawn(tend(Arc::clone(&service)));
+        tracing::info!(node = %config.node, socket = %config.socket.display(), "serving");
+        Ok(Self { service, tasks, _lock: lock })
+    }
+
+    /// Takes no further requests, waits for running operations until `deadline`, and ends.
+    pub async fn stop(mut self, deadline: Deadline) -> Result<()> {
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+        self.service.node.idle(deadline).await
+    }
+
+    /// The node, for programs that embed the daemon.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.service.node
+    }
+}
+
+fn lock_state(state: &Path) -> Result<File> {
+    let failed = |error: std::io::Error| {
+        Error::new(ErrorKind::Internal, "cannot use the state folder").on(state.display()).caused_by(error)
+    };
+    std::fs::create_dir_all(state).map_err(failed)?;
+    std::fs::set_permissions(state, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    let lock = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(state.join("lock"))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Error::new(ErrorKind::Conflict, "another sanbridge daemon of this node is running")
+                .on(state.display())
+                .with_remedy("systemctl status sanbridge"))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Writing below an unmounted `/etc/pve` would hide everything from the cluster.
+fn require_cluster_file_system(pve: &Path) -> Result<()> {
+    match std::fs::metadata(pve.join("nodes")) {
+        Ok(it) if it.is_dir() => Ok(()),
+        _ => Err(Error::new(ErrorKind::Unavailable, "the cluster file system is not there")
+            .on(pve.display())
+            .with_remedy("systemctl status pve-cluster")),
+    }
+}
+
+/// Listens on a socket that only root (or the user the daemon runs as) can open.
+fn listen(socket: &Path) -> Result<UnixListener> {
+    let failed = |error: std::io::Error| {
+        Error::new(ErrorKind::Internal, "cannot listen").on(socket.display()).caused_by(error)
+    };
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    // The state folder's lock proves that nobody listens on an old one.
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+async fn accept(listener: UnixListener, service: Arc<Service>) {
+    // Connections end with this task, and so with the daemon.
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if is_allowed(&stream) => {
+                while connections.try_join_next().is_some() {}
+                if connections.len() >= CONNECTIONS {
+                    tracing::warn!("too many connections; one is turned away");
+                    continue;
+                }
+                let service = Arc::clone(&service);
+                connections.spawn(async move { serve(&service, stream).await });
+            }
+            Ok(_) => tracing::warn!("a connection of another user was refused"),
+            Err(error) => {
+                // Out of file descriptors, most likely: some are freed when connections end.
+                tracing::error!(%error, "cannot take a connection");
+                if connections.join_next().await.is_none() {
+                    tokio::time::sleep(TICK).await;
+                }
+            }
+        }
+    }
+}
+
+/// Root, or the user the daemon runs as.
+fn is_allowed(stream: &UnixStream) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|it| it.uid() == 0 || it.uid() == us)
+}
+
+/// What is done without being asked: storages of earlier runs made ready, open operations ended, room asked for.
+async fn tend(service: Arc<Service>) {
+    let cx = service.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
+    if let Err(error) = service.storages.restore(&cx).await {
+        tracing::error!(error = %error.chain(), "the storages of earlier runs are not known");
+    }
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut round = JoinSet::new();
+    loop {
+        ticks.tick().await;
+        for storage in service.storages.ready().await {
+            let open = storage.open.load(Ordering::Relaxed) > 0;
+            if open || storage.san.status_is_older_than(STATUS_AGE) {
+                round.spawn(async move {
+                    if open {
+                        storage.take_up().await;
+                    }
+                    storage.refresh().await;
+                });
+            }
+        }
+        // One sick array must not slow another: storages are tended side by side, and each round ends before the next.
+        while round.join_next().await.is_some() {}
+    }
+}

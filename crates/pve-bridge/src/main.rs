@@ -1,0 +1,88 @@
+//! `sanbridge`: the node daemon and its helper processes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use san_core::{Deadline, Error, ErrorKind, NodeName, Result};
+use san_host::{System, SystemConfig};
+use sanbridge::{Config, Daemon, HttpsWires};
+
+/// SAN arrays under Proxmox VE.
+#[derive(Parser)]
+#[command(name = "sanbridge", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node daemon in the foreground (systemd starts it).
+    Serve {
+        /// This node's name in the cluster [default: the host name]
+        #[arg(long)]
+        node: Option<String>,
+        /// Where to listen
+        #[arg(long, default_value = "/run/sanbridge/sanbridge.sock")]
+        socket: PathBuf,
+        /// Where intents and attachment records are kept
+        #[arg(long, default_value = "/var/lib/sanbridge")]
+        state: PathBuf,
+    },
+    /// A helper process of the daemon: takes the calls that can hang in the kernel.
+    #[command(hide = true)]
+    Helper,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Helper => san_host::helper_main(),
+        Command::Serve { node, socket, state } => {
+            init_log();
+            match serve(node, socket, state) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    let remedy = error.remedy().unwrap_or_default();
+                    tracing::error!(error = %error.chain(), remedy, "cannot serve");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+fn init_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+#[tokio::main]
+async fn serve(node: Option<String>, socket: PathBuf, state: PathBuf) -> Result<()> {
+    let node: NodeName = match node {
+        Some(name) => name.parse()?,
+        None => host_name()?,
+    };
+    let system = System::start(SystemConfig::new("/proc/self/exe", ["helper"]))?;
+    let config = Config { socket, state, ..Config::new(node) };
+    let mut end =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|error| {
+            Error::new(ErrorKind::Internal, "cannot listen for the signal to end").caused_by(error)
+        })?;
+    let daemon = Daemon::start(config, system, Arc::new(HttpsWires)).await?;
+    tokio::select! {
+        _ = end.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("ending");
+    daemon.stop(Deadline::after(Duration::from_secs(60))).await
+}
+
+/// The host name without its domain, as PVE names nodes.
+fn host_name() -> Result<NodeName> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    name.split('.').next().unwrap_or_default().parse()
+}

@@ -1,0 +1,347 @@
+//! What each method of the protocol means to the engine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use san_core::{ByteSize, Cx, Deadline, Error, ErrorKind, OperationId, Result, SnapshotName};
+use san_engine::{Naming, Node, Outcome, Request, Ticket};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::names::DiskName;
+use crate::protocol::{Frame, StorageRef, VERSION};
+use crate::secrets::Secrets;
+use crate::storage::{Storage, Storages};
+
+/// What a request came to.
+pub(crate) enum Reply {
+    /// An answer.
+    Value(Value),
+    /// An operation of the engine to wait for.
+    Operation(Box<Running>),
+    /// A storage was added; it is removed again unless the answer is acknowledged.
+    Added(StorageRef),
+}
+
+/// An operation and how it is started again if its recovery undid it.
+pub(crate) struct Running {
+    pub(crate) ticket: Ticket,
+    storage: Option<(Arc<Storage>, Request)>,
+}
+
+impl Running {
+    /// Starts the operation anew, for a request that was sent again.
+    pub(crate) fn again(&self, deadline: Deadline) -> Option<Ticket> {
+        let (storage, request) = self.storage.as_ref()?;
+        Some(storage.san.submit(self.ticket.id(), request.clone(), deadline))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct None_ {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Add {
+    #[serde(default)]
+    secrets: Secrets,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    #[serde(default)]
+    changes: BTreeMap<String, Value>,
+    delete: Option<Vec<String>>,
+    #[serde(default)]
+    secrets: Secrets,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    vmid: u64,
+    name: Option<String>,
+    size_bytes: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    vmid: Option<u64>,
+    names: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Presence {
+    name: String,
+    snapshot: Option<String>,
+    #[serde(default)]
+    #[expect(
+        dead_code,
+        reason = "hints are part of the message; where the guest lives is read from its configuration"
+    )]
+    hints: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grow {
+    name: String,
+    size_bytes: u64,
+    #[serde(default)]
+    #[expect(
+        dead_code,
+        reason = "part of the message; the device of this node is grown whenever it is attached"
+    )]
+    running: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfSnapshot {
+    name: String,
+    snapshot: SnapshotName,
+    #[serde(default)]
+    #[expect(dead_code, reason = "part of the message; the array deletes under a running guest as well")]
+    running: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wait {
+    operation: OperationId,
+}
+
+fn params<T: DeserializeOwned>(frame: &Frame) -> Result<T> {
+    let value = if frame.params.is_null() { json!({}) } else { frame.params.clone() };
+    serde_json::from_value(value).map_err(|error| {
+        Error::new(ErrorKind::InvalidInput, "the parameters of the request are not understood")
+            .caused_by(error)
+    })
+}
+
+/// The name of a volume this version can have.
+fn disk(name: &str) -> Result<String> {
+    DiskName::parse(name).map(|_| name.to_owned())
+}
+
+/// Answers a request, or says which operation will.
+pub(crate) async fn call(
+    node: &Node,
+    storages: &Storages,
+    frame: &Frame,
+    deadline: Deadline,
+) -> Result<Reply> {
+    let cx = &node.cx(deadline, frame.id);
+    let method = frame.method.as_deref().unwrap_or_default();
+    match method {
+        "daemon.ping" => {
+            let None_ {} = params(frame)?;
+            return Ok(Reply::Value(json!({ "version": env!("CARGO_PKG_VERSION"), "protocol": VERSION })));
+        }
+        "operation.wait" => {
+            let Wait { operation } = params(frame)?;
+            let ticket = node.find(operation).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("operation {operation} is not known (any more)"))
+            })?;
+            return Ok(Reply::Operation(Box::new(Running { ticket, storage: None })));
+        }
+        _ => {}
+    }
+    let Some(of) = &frame.storage else {
+        return Err(Error::new(ErrorKind::InvalidInput, "the request names no storage"));
+    };
+    match method {
+        "storage.add" => {
+            let Add { secrets } = params(frame)?;
+            let password = secrets.password()?.ok_or_else(|| {
+                Error::new(ErrorKind::InvalidInput, "sanbridge-password is missing").on(&of.id)
+            })?;
+            storages.add(cx, of, password).await?;
+            Ok(Reply::Added(of.clone()))
+        }
+        "storage.update" => {
+            let Update { changes, delete, secrets } = params(frame)?;
+            let mut new = of.clone();
+            new.options.extend(changes);
+            delete.unwrap_or_default().iter().for_each(|it| drop(new.options.remove(it)));
+            storages.update(cx, of, &new, secrets.password()?).await?;
+            Ok(Reply::Value(json!({})))
+        }
+        "storage.remove" => {
+            let None_ {} = params(frame)?;
+            storages.remove(cx, of).await?;
+            Ok(Reply::Value(json!({})))
+        }
+        _ => of_storage(cx, storages.get(cx, of).await?, method, frame).await,
+    }
+}
+
+async fn of_storage(cx: &Cx, storage: Arc<Storage>, method: &str, frame: &Frame) -> Result<Reply> {
+    let san = &storage.san;
+    let value = match method {
+        // Both may be asked while the array is down: its profile is known, and attached disks go on working.
+        "storage.check" => json!({ "online": true }),
+        "storage.activate" => json!({}),
+        "storage.status" => status(&storage),
+        "storage.identity" => json!({ "identity": format!("ontap:{}", san.array().profile().serial) }),
+        "volume.list" => list(cx, &storage, params(frame)?).await?,
+        "volume.size" => {
+            let Named { name } = params(frame)?;
+            json!({ "size_bytes": san.size(cx, &disk(&name)?).await?.bytes() })
+        }
+        "snapshot.list" => {
+            let Named { name } = params(frame)?;
+            let found = san.snapshots(cx, &disk(&name)?).await?;
+            let entry = |it: &san_core::Snapshot| {
+                (it.name.to_string(), json!({ "id": it.id, "created": it.created }))
+            };
+            json!({ "snapshots": found.iter().map(entry).collect::<serde_json::Map<_, _>>() })
+        }
+        "snapshot.check" => {
+            let OfSnapshot { name, snapshot, .. } = params(frame)?;
+            let found = san.snapshots(cx, &disk(&name)?).await?;
+            // Newer snapshots stay, so that they never block.
+            let possible = found.iter().any(|it| it.name == snapshot);
+            let reason = (!possible).then(|| format!("{name} has no snapshot {snapshot}"));
+            json!({ "possible": possible, "blockers": [], "reason": reason })
+        }
+        _ => {
+            let request = request(method, frame)?;
+            let ticket = san.submit(frame.id, request.clone(), cx.deadline());
+            return Ok(Reply::Operation(Box::new(Running {
+                ticket,
+                storage: Some((Arc::clone(&storage), request)),
+            })));
+        }
+    };
+    Ok(Reply::Value(value))
+}
+
+/// The engine's request for a method that changes something.
+fn request(method: &str, frame: &Frame) -> Result<Request> {
+    Ok(match method {
+        "volume.create" => {
+            let Create { vmid, name, size_bytes } = params(frame)?;
+            let naming = match name {
+                Some(name) if DiskName::parse(&name)?.vmid == vmid => Naming::Exact(name),
+                Some(name) => {
+                    let message = format!("{name} is not a name for a disk of guest {vmid}");
+                    return Err(Error::new(ErrorKind::InvalidInput, message));
+                }
+                None => {
+                    disk(&format!("vm-{vmid}-disk-0"))?;
+                    Naming::Numbered { stem: format!("vm-{vmid}-disk-") }
+                }
+            };
+            Request::Create { naming, size: ByteSize::from_bytes(size_bytes) }
+        }
+        "volume.delete" => {
+            let Named { name } = params(frame)?;
+            Request::Delete { object: disk(&name)? }
+        }
+        "volume.attach" | "volume.detach" => {
+            let Presence { name, snapshot, .. } = params(frame)?;
+            if let Some(snapshot) = snapshot {
+                let message = format!("reading snapshot {snapshot} of {name} as a disk is not supported");
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            let object = disk(&name)?;
+            if method == "volume.attach" { Request::Attach { object } } else { Request::Detach { object } }
+        }
+        "volume.grow" => {
+            let Grow { name, size_bytes, .. } = params(frame)?;
+            Request::Grow { object: disk(&name)?, size: ByteSize::from_bytes(size_bytes) }
+        }
+        "snapshot.create" | "snapshot.delete" | "snapshot.rollback" => {
+            let OfSnapshot { name, snapshot, .. } = params(frame)?;
+            let object = disk(&name)?;
+            match method {
+                "snapshot.create" => Request::Snapshot { object, snapshot },
+                "snapshot.delete" => Request::DeleteSnapshot { object, snapshot },
+                _ => Request::Rollback { object, snapshot },
+            }
+        }
+        _ => {
+            let shown: String = method.chars().take(40).collect();
+            return Err(Error::new(ErrorKind::Unsupported, format!("this daemon has no method {shown:?}"))
+                .with_remedy("update sanbridge on this node"));
+        }
+    })
+}
+
+/// The answer for an operation's outcome, with its warnings.
+pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
+    match outcome {
+        Outcome::Created { object, size } => {
+            (json!({ "name": object, "size_bytes": size.bytes() }), Vec::new())
+        }
+        Outcome::Deleted => (json!({ "pending": false }), Vec::new()),
+        Outcome::Attached { path, size, warnings } => {
+            (json!({ "path": path, "size_bytes": size.bytes() }), warnings)
+        }
+        Outcome::Detached { pending: None } => (json!({}), Vec::new()),
+        Outcome::Detached { pending: Some(why) } => (
+            json!({}),
+            vec![format!("the array still has the mapping and loses it as soon as it answers: {why}")],
+        ),
+        Outcome::Grown { size } => (json!({ "size_bytes": size.bytes() }), Vec::new()),
+        Outcome::SnapshotTaken | Outcome::SnapshotDeleted | Outcome::RolledBack => (json!({}), Vec::new()),
+    }
+}
+
+fn status(storage: &Storage) -> Value {
+    let status = storage.san.status();
+    let open = storage.open.load(Ordering::Relaxed);
+    match status.capacity {
+        Some((capacity, age)) => json!({
+            "total": capacity.total.bytes(),
+            "available": capacity.available.bytes(),
+            "used": capacity.total.minus(capacity.available).bytes(),
+            "active": true,
+            "age_seconds": age.as_secs(),
+            "open_operations": open,
+            "problem": status.problem.map(|it| it.chain().to_string()),
+        }),
+        // Nothing is known yet, and nothing is invented.
+        None => json!({
+            "total": 0, "available": 0, "used": 0, "active": false, "age_seconds": 0,
+            "open_operations": open,
+            "problem": status.problem.map(|it| it.chain().to_string()),
+        }),
+    }
+}
+
+async fn list(cx: &Cx, storage: &Storage, list: List) -> Result<Value> {
+    let wanted = |name: &str, vmid: u64| match (&list.names, list.vmid) {
+        (Some(names), _) => names.iter().any(|it| it == name),
+        (None, Some(id)) => id == vmid,
+        (None, None) => true,
+    };
+    let mut volumes = Vec::new();
+    for disk in storage.san.disks(cx).await? {
+        let name = disk.owner.object();
+        let Ok(DiskName { vmid }) = DiskName::parse(name) else { continue };
+        if wanted(name, vmid) {
+            volumes.push(json!({
+                "name": name,
+                "vmid": vmid,
+                "size_bytes": disk.size.bytes(),
+                "used_bytes": disk.used.map(ByteSize::bytes),
+                "created": disk.created,
+            }));
+        }
+    }
+    Ok(json!({ "volumes": volumes }))
+}

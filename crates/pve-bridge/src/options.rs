@@ -1,0 +1,173 @@
+//! A storage's section of PVE's configuration: parsed once, all problems named at once.
+
+use std::collections::BTreeMap;
+
+use san_core::{Error, ErrorKind, Result, TransportKind};
+use san_ontap::OntapConfig;
+use san_rest::{Address, Endpoint, Trust};
+use serde_json::Value;
+
+/// The options of one storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Where the array is and how it proves itself.
+    pub endpoint: Endpoint,
+    /// The account.
+    pub username: String,
+    /// The tenant and where its volumes go.
+    pub ontap: OntapConfig,
+}
+
+const PREFIX: &str = "sanbridge-";
+
+/// Every option this version knows.
+const KNOWN: [&str; 8] =
+    ["array", "address", "username", "svm", "aggregate", "transport", "ca-file", "fingerprint"];
+
+/// Collects what is wrong, so that a person mends it all in one go.
+struct Parser<'a> {
+    options: &'a BTreeMap<String, Value>,
+    problems: Vec<String>,
+}
+
+impl Parser<'_> {
+    fn optional(&mut self, name: &str) -> Option<String> {
+        match self.options.get(&format!("{PREFIX}{name}")) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) if !text.trim().is_empty() => Some(text.trim().to_owned()),
+            Some(_) => {
+                self.problems.push(format!("{PREFIX}{name} is empty or no text"));
+                None
+            }
+        }
+    }
+
+    fn required(&mut self, name: &str) -> String {
+        let given = self.options.get(&format!("{PREFIX}{name}")).is_some_and(|it| !it.is_null());
+        let value = self.optional(name);
+        if !given {
+            self.problems.push(format!("{PREFIX}{name} is missing"));
+        }
+        value.unwrap_or_default()
+    }
+
+    fn parse<T>(&mut self, name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T>) -> Option<T> {
+        if text.is_empty() {
+            return None;
+        }
+        parse(text).map_err(|error| self.problems.push(format!("{PREFIX}{name}: {}", error.chain()))).ok()
+    }
+
+    /// ONTAP's names: letters, digits and a few signs; anything else could mean something in a query.
+    fn name(&mut self, name: &str) -> String {
+        let text = self.required(name);
+        if !text.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-.".contains(&it)) || text.len() > 200 {
+            self.problems.push(format!("{PREFIX}{name} holds characters that no such name has"));
+        }
+        text
+    }
+
+    fn trust(&mut self) -> Trust {
+        match (self.optional("ca-file"), self.optional("fingerprint")) {
+            (Some(_), Some(_)) => {
+                self.problems.push(format!("{PREFIX}ca-file and {PREFIX}fingerprint exclude each other"));
+                Trust::System
+            }
+            (Some(path), None) if path.starts_with('/') => Trust::AuthorityFile(path.into()),
+            (Some(_), None) => {
+                self.problems.push(format!("{PREFIX}ca-file is not an absolute path"));
+                Trust::System
+            }
+            (None, Some(text)) => {
+                let pin = self.parse("fingerprint", &text, |it| it.parse().map(Trust::Fingerprint));
+                pin.unwrap_or(Trust::System)
+            }
+            (None, None) => Trust::System,
+        }
+    }
+}
+
+impl Options {
+    /// # Errors
+    /// `InvalidInput` naming everything that is wrong.
+    pub fn parse(options: &BTreeMap<String, Value>) -> Result<Self> {
+        let mut parser = Parser { options, problems: Vec::new() };
+        let unknown =
+            options.keys().filter_map(|it| it.strip_prefix(PREFIX)).filter(|it| !KNOWN.contains(it));
+        parser.problems.extend(unknown.map(|it| {
+            let shown: String = it.chars().take(40).collect();
+            format!("{PREFIX}{shown} is not known to this version")
+        }));
+        let array = parser.required("array");
+        if !array.is_empty() && array != "ontap" {
+            parser.problems.push(format!("{PREFIX}array must be \"ontap\""));
+        }
+        let transport = parser.optional("transport").unwrap_or_else(|| "iscsi".to_owned());
+        if transport != "iscsi" {
+            parser.problems.push(format!("{PREFIX}transport must be \"iscsi\""));
+        }
+        let address = parser.required("address");
+        let address: Option<Address> = parser.parse("address", &address, str::parse);
+        let username = parser.required("username");
+        if username.contains(':') || username.chars().any(char::is_control) {
+            parser.problems.push(format!("{PREFIX}username holds a colon or a control character"));
+        }
+        let (svm, aggregate) = (parser.name("svm"), parser.name("aggregate"));
+        let trust = parser.trust();
+        let Some(address) = address.filter(|_| parser.problems.is_empty()) else {
+            return Err(Error::new(ErrorKind::InvalidInput, parser.problems.join("; ")));
+        };
+        Ok(Self {
+            endpoint: Endpoint { addresses: vec![address], trust },
+            username,
+            ontap: OntapConfig { svm, aggregate, transport: TransportKind::Iscsi },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Value> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect()
+    }
+
+    const GOOD: [(&str, &str); 5] = [
+        ("sanbridge-array", "ontap"),
+        ("sanbridge-address", "10.0.0.1:8443"),
+        ("sanbridge-username", "pve"),
+        ("sanbridge-svm", "svm_pve"),
+        ("sanbridge-aggregate", "aggr1"),
+    ];
+
+    #[test]
+    fn a_complete_section_parses() {
+        let mut good = options(&GOOD);
+        good.insert("content".to_owned(), serde_json::json!(["images"]));
+        assert_eq!(Options::parse(&good).unwrap().ontap.svm, "svm_pve");
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once() {
+        let bad = options(&[
+            ("sanbridge-array", "other"),
+            ("sanbridge-address", "http://x/"),
+            ("sanbridge-svm", "a*b"),
+            ("sanbridge-fingerprint", "12"),
+            ("sanbridge-frobnicate", "1"),
+        ]);
+        let error = Options::parse(&bad).unwrap_err().to_string();
+        for word in [
+            "array",
+            "address",
+            "username is missing",
+            "svm",
+            "aggregate is missing",
+            "fingerprint",
+            "frobnicate",
+        ] {
+            assert!(error.contains(word), "{word} in {error}");
+        }
+    }
+}

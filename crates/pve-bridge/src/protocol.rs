@@ -1,0 +1,149 @@
+//! Frames and messages between the plugin and the daemon, as `PROTOCOL.md` has them.
+
+use std::collections::BTreeMap;
+
+use san_core::{Error, ErrorKind, OperationId, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The version spoken here.
+pub(crate) const VERSION: u32 = 1;
+/// Largest frame from the client.
+const REQUEST_MAX: usize = 1 << 20;
+/// Largest frame to the client.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// The first frame of a connection. Not printable: its parameters may hold a secret.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Frame {
+    pub(crate) v: u32,
+    pub(crate) id: OperationId,
+    #[serde(default)]
+    pub(crate) ack: bool,
+    #[serde(default)]
+    pub(crate) resend: bool,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) method: Option<String>,
+    pub(crate) storage: Option<StorageRef>,
+    pub(crate) caller: Option<Caller>,
+    #[serde(default)]
+    pub(crate) params: Value,
+}
+
+/// Which storage, with its section of the configuration as the asking node has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StorageRef {
+    pub(crate) id: String,
+    pub(crate) options: BTreeMap<String, Value>,
+}
+
+/// Who asks; for the log only.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Caller {
+    pub(crate) pid: Option<u32>,
+    pub(crate) task: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer {
+    v: u32,
+    id: OperationId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok: Option<Value>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ack: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    acked: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Failure>,
+}
+
+#[derive(Debug, Serialize)]
+struct Failure {
+    kind: ErrorKind,
+    effect: san_core::EffectState,
+    message: String,
+    remedy: Option<String>,
+    causes: Vec<String>,
+}
+
+impl Answer {
+    fn empty(id: OperationId) -> Self {
+        Self { v: VERSION, id, ok: None, ack: false, acked: false, warnings: Vec::new(), error: None }
+    }
+
+    pub(crate) fn ok(id: OperationId, value: Value, warnings: Vec<String>) -> Self {
+        Self { ok: Some(value), warnings, ..Self::empty(id) }
+    }
+
+    /// The same, to be acknowledged.
+    pub(crate) fn to_be_acknowledged(self) -> Self {
+        Self { ack: true, ..self }
+    }
+
+    pub(crate) fn acked(id: OperationId) -> Self {
+        Self { acked: true, ..Self::empty(id) }
+    }
+
+    pub(crate) fn error(id: OperationId, error: &Error) -> Self {
+        let failure = Failure {
+            kind: error.kind(),
+            effect: error.effect(),
+            message: one_line(&error.to_string()),
+            remedy: error.remedy().map(one_line),
+            causes: error.causes().map(|it| one_line(&it)).collect(),
+        };
+        Self { error: Some(failure), ..Self::empty(id) }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn protocol(message: &'static str) -> Error {
+    Error::new(ErrorKind::Protocol, message)
+}
+
+/// Reads one frame; `None` where the client closed before the first byte of it.
+pub(crate) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Frame>> {
+    let broken = |error: std::io::Error| protocol("a frame was cut off").caused_by(error);
+    let mut length = [0; 4];
+    match stream.read(&mut length[..1]).await {
+        Ok(0) => return Ok(None),
+        Ok(_) => {}
+        Err(error) => return Err(broken(error)),
+    }
+    stream.read_exact(&mut length[1..]).await.map_err(broken)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length == 0 || length > REQUEST_MAX {
+        return Err(protocol("a frame is empty or too long"));
+    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await.map_err(broken)?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| protocol("a frame cannot be understood").caused_by(error))
+}
+
+/// Writes one frame.
+pub(crate) async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), answer: &Answer) -> Result<()> {
+    let mut bytes =
+        serde_json::to_vec(answer).map_err(|error| protocol("cannot write an answer").caused_by(error))?;
+    if bytes.len() > ANSWER_MAX {
+        let error = Error::new(ErrorKind::LimitReached, "the answer is larger than the protocol allows");
+        bytes = serde_json::to_vec(&Answer::error(answer.id, &error))
+            .map_err(|error| protocol("cannot write an answer").caused_by(error))?;
+    }
+    let length = u32::try_from(bytes.len()).map_err(|_| protocol("an answer is too long"))?;
+    let mut frame = length.to_be_bytes().to_vec();
+    frame.extend(bytes);
+    stream.write_all(&frame).await.map_err(|error| protocol("the client is gone").caused_by(error))
+}

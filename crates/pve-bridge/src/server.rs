@@ -1,0 +1,161 @@
+//! Connections of the plugin: one operation each, answered in time, undone where nobody took the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use san_core::{Deadline, Error, ErrorKind, OperationId, Result};
+use san_engine::{Node, Outcome, Ticket};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::methods::{self, Reply, Running};
+use crate::protocol::{Answer, Frame, VERSION, read_frame, write_frame};
+use crate::storage::Storages;
+
+/// A client has so long to say what it wants, and to confirm an answer.
+const SPEAK: Duration = Duration::from_secs(10);
+/// No caller waits longer than this.
+const LONGEST: Duration = Duration::from_secs(600);
+/// For undoing an addition nobody confirmed.
+const CLEAN_UP: Duration = Duration::from_secs(30);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) node: Arc<Node>,
+    pub(crate) storages: Storages,
+}
+
+/// Serves one connection to its end. A client that speaks nonsense is cut off.
+pub(crate) async fn serve(service: &Service, stream: UnixStream) {
+    let (reader, writer) = stream.into_split();
+    let mut connection = Connection { reader, writer };
+    if let Err(error) = connection.serve(service).await {
+        tracing::debug!(error = %error.chain(), "a connection ended early");
+    }
+}
+
+struct Connection {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+}
+
+impl Connection {
+    async fn serve(&mut self, service: &Service) -> Result<()> {
+        let Some(frame) = self.read(SPEAK).await? else { return Ok(()) };
+        if frame.v != VERSION {
+            let message = format!("this daemon speaks version {VERSION} of the protocol, not {}", frame.v);
+            let error = Error::new(ErrorKind::Unsupported, message)
+                .with_remedy("restart PVE's daemons after an upgrade");
+            return self.write(&Answer::error(frame.id, &error)).await;
+        }
+        if frame.ack {
+            return self.late_acknowledgement(service, frame.id).await;
+        }
+        let patience = Duration::from_millis(frame.timeout_ms.unwrap_or(10_000)).min(LONGEST);
+        let deadline = Deadline::after(patience);
+        let task = frame.caller.as_ref().and_then(|it| it.task.as_deref());
+        let pid = frame.caller.as_ref().and_then(|it| it.pid);
+        tracing::debug!(operation = %frame.id, method = frame.method, task, pid, "request");
+        match methods::call(&service.node, &service.storages, &frame, deadline).await {
+            Err(error) => self.write(&Answer::error(frame.id, &error)).await,
+            Ok(Reply::Value(value)) => self.write(&Answer::ok(frame.id, value, Vec::new())).await,
+            Ok(Reply::Added(storage)) => {
+                let answer = Answer::ok(frame.id, json!({}), Vec::new()).to_be_acknowledged();
+                let taken = self.write(&answer).await.is_ok() && self.reads_acknowledgement(frame.id).await;
+                if taken {
+                    return self.write(&Answer::acked(frame.id)).await;
+                }
+                let cx = service.node.cx(Deadline::after(CLEAN_UP), frame.id);
+                service.storages.remove(&cx, &storage).await
+            }
+            Ok(Reply::Operation(running)) => self.operation(&frame, *running, deadline).await,
+        }
+    }
+
+    async fn operation(&mut self, frame: &Frame, running: Running, deadline: Deadline) -> Result<()> {
+        let mut result = self.wait(&running.ticket, deadline).await?;
+        let mut again = None;
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Cancelled
+            && frame.resend
+        {
+            // The daemon that began it died, and recovery undid it: the request is as good as new.
+            again = running.again(deadline);
+            if let Some(ticket) = &again {
+                result = self.wait(ticket, deadline).await?;
+            }
+        }
+        let ticket = again.as_ref().unwrap_or(&running.ticket);
+        let done = match result {
+            Err(error) => return self.write(&Answer::error(frame.id, &error)).await,
+            Ok(done) => done,
+        };
+        let needs_acknowledgement = done.needs_acknowledgement() && ticket.id() == frame.id;
+        let (value, warnings) = methods::outcome(done);
+        let answer = Answer::ok(frame.id, value, warnings);
+        if !needs_acknowledgement {
+            return self.write(&answer).await;
+        }
+        if self.write(&answer.to_be_acknowledged()).await.is_ok()
+            && self.reads_acknowledgement(frame.id).await
+        {
+            return match ticket.acknowledge(Deadline::after(SPEAK)).await {
+                Ok(()) => self.write(&Answer::acked(frame.id)).await,
+                Err(error) => self.write(&Answer::error(frame.id, &error)).await,
+            };
+        }
+        ticket.refuse();
+        Ok(())
+    }
+
+    /// Waits for an operation as long as its caller is there. A caller that goes away has refused what would have to be
+    /// acknowledged; everything else goes on without it.
+    async fn wait(&mut self, ticket: &Ticket, deadline: Deadline) -> Result<Result<Outcome>> {
+        let mut byte = [0; 1];
+        tokio::select! {
+            biased;
+            result = ticket.wait(deadline) => Ok(result),
+            // Nothing may be said before the answer: a byte is as good as a closed connection.
+            _ = self.reader.read(&mut byte) => {
+                ticket.refuse();
+                Err(Error::new(ErrorKind::Cancelled, "the caller went away"))
+            }
+        }
+    }
+
+    async fn late_acknowledgement(&mut self, service: &Service, id: OperationId) -> Result<()> {
+        let answer = match service.node.find(id) {
+            Some(ticket) => match ticket.acknowledge(Deadline::after(SPEAK)).await {
+                Ok(()) => Answer::acked(id),
+                Err(error) => Answer::error(id, &error),
+            },
+            None => {
+                let error =
+                    Error::new(ErrorKind::NotFound, format!("operation {id} is not known (any more)"));
+                Answer::error(id, &error.with_effect(san_core::EffectState::Unknown))
+            }
+        };
+        self.write(&answer).await
+    }
+
+    async fn reads_acknowledgement(&mut self, id: OperationId) -> bool {
+        matches!(self.read(SPEAK).await, Ok(Some(frame)) if frame.ack && frame.id == id && frame.v == VERSION)
+    }
+
+    async fn read(&mut self, patience: Duration) -> Result<Option<Frame>> {
+        match tokio::time::timeout(patience, read_frame(&mut self.reader)).await {
+            Ok(frame) => frame,
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "the client says nothing")),
+        }
+    }
+
+    async fn write(&mut self, answer: &Answer) -> Result<()> {
+        match tokio::time::timeout(SPEAK, write_frame(&mut self.writer, answer)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "the client does not read")),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The storages this node serves: made from their options, their secrets and what the array said of itself last time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use san_core::{
+    Array, ArrayProfile, Cx, Deadline, Error, ErrorKind, OperationId, Result, Transport, TransportKind,
+};
+use san_engine::{Cluster, Folder, Node, San, SanConfig};
+use san_ontap::Ontap;
+use san_rest::{Client, Credentials};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use crate::names::check_storage_id;
+use crate::options::Options;
+use crate::protocol::StorageRef;
+use crate::secrets::SecretFiles;
+use crate::wires::Wires;
+
+/// What of a storage is kept on this node, so that its disks can be served while the array is down.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    options: BTreeMap<String, Value>,
+    profile: ArrayProfile,
+}
+
+const KEPT: &str = "storage";
+
+/// One storage, ready for work.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub(crate) san: San,
+    options: Options,
+    /// Operations that could not be ended yet.
+    pub(crate) open: AtomicUsize,
+}
+
+/// Clients are shared by all storages of one array and account: one budget, one circuit breaker.
+type ClientKey = (String, String);
+
+/// All storages of this node.
+#[derive(Debug)]
+pub(crate) struct Storages {
+    node: Arc<Node>,
+    cluster: Arc<dyn Cluster>,
+    wires: Arc<dyn Wires>,
+    secrets: SecretFiles,
+    state: Folder,
+    transport: Arc<dyn Transport>,
+    known: tokio::sync::Mutex<HashMap<String, Arc<Storage>>>,
+    clients: Mutex<HashMap<ClientKey, Client>>,
+}
+
+impl Storages {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        cluster: Arc<dyn Cluster>,
+        wires: Arc<dyn Wires>,
+        secrets: SecretFiles,
+        state: Folder,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
+        Self {
+            node,
+            cluster,
+            wires,
+            secrets,
+            state,
+            transport,
+            known: tokio::sync::Mutex::default(),
+            clients: Mutex::default(),
+        }
+    }
+
+    /// The storages that are ready now.
+    pub(crate) async fn ready(&self) -> Vec<Arc<Storage>> {
+        self.known.lock().await.values().cloned().collect()
+    }
+
+    /// Makes ready what this node served before, so that open operations are ended without waiting for PVE.
+    pub(crate) async fn restore(&self, cx: &Cx) -> Result<()> {
+        for id in self.state.names().await? {
+            let kept = match self.state.below(&id).read::<Kept>(KEPT).await {
+                Ok(Some(kept)) => kept,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(storage = %id, error = %error.chain(), "a storage's file cannot be understood");
+                    continue;
+                }
+            };
+            if let Err(error) = self.get(cx, &StorageRef { id: id.clone(), options: kept.options }).await {
+                tracing::error!(storage = %id, error = %error.chain(), "a storage is not ready");
+            }
+        }
+        Ok(())
+    }
+
+    /// The storage of a request, made ready if it is not, or anew if its options changed.
+    pub(crate) async fn get(&self, cx: &Cx, of: &StorageRef) -> Result<Arc<Storage>> {
+        check_storage_id(&of.id)?;
+        let options = Options::parse(&of.options).map_err(|error| error.on(&of.id))?;
+        let mut known = self.known.lock().await;
+        if let Some(storage) = known.get(&of.id).filter(|it| it.options == options) {
+            return Ok(Arc::clone(storage));
+        }
+        let kept: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
+        let client = self.client(&of.id, &options)?;
+        let array = match kept {
+            Some(kept) if same_array(&kept.options, &of.options) => {
+                Ontap::from_profile(client, options.ontap.clone(), kept.profile)?
+            }
+            // Other options may mean another array: it has to say so itself.
+            Some(kept) => {
+                let array = Ontap::connect(cx, client, options.ontap.clone()).await?;
+                require_same(&kept.profile, array.profile())?;
+                array
+            }
+            None => Ontap::connect(cx, client, options.ontap.clone()).await?,
+        };
+        let storage = self.make(cx, of, options, array).await?;
+        known.insert(of.id.clone(), Arc::clone(&storage));
+        Ok(storage)
+    }
+
+    async fn make(&self, cx: &Cx, of: &StorageRef, options: Options, array: Ontap) -> Result<Arc<Storage>> {
+        let kept = Kept { options: only_ours(&of.options), profile: array.profile().clone() };
+        self.state.below(&of.id).write(cx, KEPT, &kept).await?;
+        let san = San::new(
+            &self.node,
+            SanConfig {
+                space: of.id.clone(),
+                array: Arc::new(array),
+                transport: TransportKind::Iscsi,
+                cluster: Arc::clone(&self.cluster),
+            },
+        )?;
+        let storage = Arc::new(Storage { san, options, open: AtomicUsize::new(0) });
+        let starting = Arc::clone(&storage);
+        // Whatever an earlier run left open is ended beside the work that does not concern it.
+        self.node.run(async move {
+            starting.take_up().await;
+            starting.refresh().await;
+        });
+        Ok(storage)
+    }
+
+    /// A new storage: everything is asked of the array before anything is stored.
+    pub(crate) async fn add(&self, cx: &Cx, of: &StorageRef, password: &SecretString) -> Result<()> {
+        check_storage_id(&of.id)?;
+        let options = Options::parse(&of.options).map_err(|error| error.on(&of.id))?;
+        let mut problems: Vec<Error> = Vec::new();
+        let array =
+            self.connect_with(cx, &options, password).await.map_err(|error| problems.push(error)).ok();
+        problems.extend(self.transport.initiators(cx).await.err());
+        let Some(array) = array.filter(|_| problems.is_empty()) else { return Err(all_of(problems)) };
+        self.secrets.write(cx, &of.id, password).await?;
+        self.forget(&of.id).await;
+        let client = self.client(&of.id, &options)?;
+        let array = Ontap::from_profile(client, options.ontap.clone(), array.profile().clone())?;
+        let storage = self.make(cx, of, options, array).await?;
+        self.known.lock().await.insert(of.id.clone(), storage);
+        Ok(())
+    }
+
+    /// Changed options or secrets: nothing is changed unless all of it is right, and it is still the same array.
+    pub(crate) async fn update(
+        &self,
+        cx: &Cx,
+        of: &StorageRef,
+        new: &StorageRef,
+        password: Option<&SecretString>,
+    ) -> Result<()> {
+        let options = Options::parse(&new.options).map_err(|error| error.on(&of.id))?;
+        let stored;
+        let valid = match password {
+            Some(password) => password,
+            None => {
+                stored = self.secrets.read(&of.id).await?.ok_or_else(|| {
+                    Error::new(ErrorKind::Unauthenticated, "there is no password for it").on(&of.id)
+                })?;
+                &stored
+            }
+        };
+        let array = self.connect_with(cx, &options, valid).await?;
+        let kept: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
+        if let Some(kept) = kept {
+            require_same(&kept.profile, array.profile())?;
+        }
+        if let Some(password) = password {
+            self.secrets.write(cx, &of.id, password).await?;
+        }
+        self.forget(&of.id).await;
+        Ok(())
+    }
+
+    /// The storage is not configured any more: what this node keeps of it goes; its volumes stay on the array.
+    pub(crate) async fn remove(&self, cx: &Cx, of: &StorageRef) -> Result<()> {
+        check_storage_id(&of.id)?;
+        if let Ok(storage) = self.get(cx, of).await {
+            storage.detach_all(cx, &of.id).await?;
+        }
+        self.forget(&of.id).await;
+        self.secrets.remove(cx, &of.id).await?;
+        self.state.below(&of.id).remove(cx, KEPT).await?;
+        Ok(())
+    }
+
+    async fn connect_with(&self, cx: &Cx, options: &Options, password: &SecretString) -> Result<Ontap> {
+        let credentials = Credentials { username: options.username.clone(), password: password.clone() };
+        let client = san_ontap::client(self.wires.wire(&options.endpoint)?, Arc::new(credentials));
+        Ontap::connect(cx, client, options.ontap.clone()).await
+    }
+
+    fn client(&self, storage: &str, options: &Options) -> Result<Client> {
+        let key = (format!("{:?}", options.endpoint), format!("{}\n{storage}", options.username));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        let credentials = Arc::new(self.secrets.source(storage, &options.username));
+        let client = san_ontap::client(self.wires.wire(&options.endpoint)?, credentials);
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+
+    /// Makes the next request build the storage and its client anew.
+    async fn forget(&self, id: &str) {
+        self.known.lock().await.remove(id);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|(_, user), _| user.split_once('\n').is_none_or(|(_, storage)| storage != id));
+    }
+}
+
+impl Storage {
+    /// Ends what can be ended of the operations earlier runs left open.
+    pub(crate) async fn take_up(&self) {
+        match self.san.start().await {
+            Ok(open) => self.open.store(open, Ordering::Relaxed),
+            Err(error) => {
+                self.open.store(1, Ordering::Relaxed);
+                tracing::error!(storage = %self.san.space(), error = %error.chain(), "open operations could not be taken up");
+            }
+        }
+    }
+
+    /// Asks the array for its room; PVE's polls are answered from what this remembers.
+    pub(crate) async fn refresh(&self) {
+        let cx = self.san.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
+        if let Err(error) = self.san.refresh_status(&cx).await {
+            tracing::warn!(storage = %self.san.space(), error = %error.chain(), "the array did not tell its room");
+        }
+    }
+
+    async fn detach_all(&self, cx: &Cx, id: &str) -> Result<()> {
+        for record in self.san.attached().await? {
+            let object = record.owner.object().to_owned();
+            let request = san_engine::Request::Detach { object };
+            let ticket = self.san.submit(OperationId::random(), request, cx.deadline());
+            ticket.wait(cx.deadline()).await.map_err(|error| {
+                Error::wrap(error, "a volume of it is attached on this node")
+                    .on(id)
+                    .with_remedy("stop what uses it first")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn only_ours(options: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    options
+        .iter()
+        .filter(|(key, _)| key.starts_with("sanbridge-"))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// Whether two sections name the same array and tenant in the same words.
+fn same_array(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> bool {
+    ["sanbridge-address", "sanbridge-svm", "sanbridge-array"].iter().all(|key| old.get(*key) == new.get(*key))
+}
+
+fn require_same(old: &ArrayProfile, new: &ArrayProfile) -> Result<()> {
+    if old.serial == new.serial {
+        return Ok(());
+    }
+    let message = format!("the new settings lead to {}, and its volumes are on {}", new.name, old.name);
+    Err(Error::new(ErrorKind::Conflict, message)
+        .with_remedy("add the other array or SVM as a storage of its own"))
+}
+
+fn all_of(mut problems: Vec<Error>) -> Error {
+    if problems.len() == 1 {
+        return problems.remove(0);
+    }
+    let kind = problems.first().map_or(ErrorKind::Internal, Error::kind);
+    let texts: Vec<String> = problems.iter().map(|it| it.chain().to_string()).collect();
+    let remedies: Vec<&str> = problems.iter().filter_map(Error::remedy).collect();
+    let error = Error::new(kind, texts.join("; ")).with_effect(san_core::EffectState::None);
+    if remedies.is_empty() { error } else { error.with_remedy(remedies.join("; ")) }
+}
