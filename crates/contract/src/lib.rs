@@ -1,3 +1,5 @@
 //! Suites that every Array, Transport and DeviceManager passes, and the audit.
 
 pub mod array;
+pub mod device;
+pub mod transport;
