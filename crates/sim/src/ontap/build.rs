@@ -61,7 +61,6 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         igroups: BTreeMap::new(),
         maps: BTreeMap::new(),
         jobs: Jobs::default(),
-        creating: BTreeSet::new(),
         recovery_queue: BTreeSet::new(),
         overrides: Overrides::default(),
         ids,

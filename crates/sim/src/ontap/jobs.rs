@@ -21,6 +21,8 @@ pub(crate) struct Jobs {
     all: BTreeMap<Uuid, Job>,
     /// Jobs that will end, in the order in which they do.
     waiting: BTreeSet<(Duration, u64, Uuid)>,
+    /// Jobs that have not ended.
+    running: BTreeSet<Uuid>,
     order: u64,
     /// Set while a request is carried out that a fault rule picked.
     pub(crate) fate: Option<JobFate>,
@@ -49,6 +51,8 @@ pub(crate) struct Job {
     work: Option<Work>,
     result: Option<Result<(), ApiError>>,
     visible: bool,
+    /// The name (SVM, volume) that nobody else may take until it ends.
+    claim: Option<(usize, String)>,
 }
 
 impl fmt::Debug for Job {
@@ -76,6 +80,7 @@ impl State {
             work: Some(work),
             result: None,
             visible: true,
+            claim: None,
         };
         match fate {
             None => {}
@@ -89,6 +94,7 @@ impl State {
         if let Some(end) = job.end {
             self.jobs.waiting.insert((end, self.jobs.order, uuid));
         }
+        self.jobs.running.insert(uuid);
         self.jobs.all.insert(uuid, job);
         uuid
     }
@@ -99,11 +105,14 @@ impl State {
         while let Some(entry) = self.jobs.waiting.first().copied().filter(|(end, ..)| *end <= now) {
             self.jobs.waiting.remove(&entry);
             let (end, _, uuid) = entry;
+            self.jobs.running.remove(&uuid);
             self.now = end.max(self.now);
-            let work = self.jobs.all.get_mut(&uuid).and_then(|job| job.work.take());
+            let job = self.jobs.all.get_mut(&uuid);
+            let work = job.and_then(|job| job.work.take());
             let result = work.map_or(Ok(()), |work| work(self));
             if let Some(job) = self.jobs.all.get_mut(&uuid) {
                 job.result = Some(result);
+                job.claim = None;
             }
         }
         self.now = now;
@@ -112,6 +121,19 @@ impl State {
 }
 
 impl Jobs {
+    /// Keeps a name for a job as long as it runs.
+    pub(crate) fn claim(&mut self, uuid: Uuid, svm: usize, name: String) {
+        if let Some(job) = self.all.get_mut(&uuid) {
+            job.claim = Some((svm, name));
+        }
+    }
+
+    /// Whether a running job keeps this name.
+    pub(crate) fn is_claimed(&self, svm: usize, name: &str) -> bool {
+        let running = self.running.iter().filter_map(|job| self.all.get(job));
+        running.filter_map(|job| job.claim.as_ref()).any(|(of, claimed)| *of == svm && claimed == name)
+    }
+
     /// When the job ends; `None` if it never does.
     pub(crate) fn end_of(&self, uuid: Uuid) -> Option<Duration> {
         self.all.get(&uuid)?.end
@@ -122,9 +144,9 @@ impl Jobs {
         self.all.get(&uuid)?.result.as_ref()
     }
 
-    /// Whether any job is waiting for its end.
+    /// How many jobs have not ended.
     pub(crate) fn running(&self) -> usize {
-        self.all.values().filter(|job| job.result.is_none()).count()
+        self.running.len()
     }
 }
 

@@ -38,8 +38,6 @@ pub(crate) struct State {
     /// By (LUN, igroup).
     pub(crate) maps: BTreeMap<(Uuid, Uuid), u16>,
     pub(crate) jobs: Jobs,
-    /// Names (SVM, volume) whose creation is accepted but not finished.
-    pub(crate) creating: BTreeSet<(usize, String)>,
     /// Volumes in the recovery queue, by the time at which they are purged.
     pub(crate) recovery_queue: BTreeSet<(Duration, Uuid)>,
     pub(crate) overrides: Overrides,

@@ -29,15 +29,15 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, ApiError> 
     let (volume, parent) = plan(state, call, svm)?;
     let uuid = volume.uuid;
     let path = format!("/api/storage/volumes/{uuid}");
-    if !state.creating.insert((svm, volume.name.clone())) {
+    if state.jobs.is_claimed(svm, &volume.name) {
         let message = format!("a volume \"{}\" is being created", volume.name);
         return Err(VOLUME_IN_CREATION.error(message).target("name"));
     }
-    let work = move |state: &mut State| {
-        state.creating.remove(&(svm, volume.name.clone()));
-        add(state, volume, parent)
-    };
-    Ok(accepted(state.start_job(call, "/api/storage/volumes", Some(svm), Box::new(work)), Some(path)))
+    let name = volume.name.clone();
+    let work = move |state: &mut State| add(state, volume, parent);
+    let job = state.start_job(call, "/api/storage/volumes", Some(svm), Box::new(work));
+    state.jobs.claim(job, svm, name);
+    Ok(accepted(job, Some(path)))
 }
 
 /// The SVM a POST is for: from the body, or from the tunnelling header.

@@ -2,12 +2,16 @@
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use san_sim::ontap::{OntapConfig, OntapSim, Version};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) const OLD: Version = Version::new(9, 12, 1);
 pub(crate) const NEW: Version = Version::new(9, 16, 1);
+
+/// Operators of the query language that a URI may not hold as they are.
+const OPERATORS: &AsciiSet = &CONTROLS.add(b'|').add(b'<').add(b'>').add(b' ').add(b'"');
 
 /// The array and its data folder.
 pub(crate) struct Rig {
@@ -50,7 +54,7 @@ impl Rig {
         let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let mut request = Request::new(bytes);
         *request.method_mut() = method;
-        *request.uri_mut() = format!("/api{target}").parse().unwrap();
+        *request.uri_mut() = format!("/api{}", utf8_percent_encode(target, OPERATORS)).parse().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
