@@ -51,7 +51,9 @@ impl Api {
     /// Reads one object that must exist.
     pub(crate) async fn get<T: DeserializeOwned>(&self, cx: &Cx, request: &Request) -> Result<T> {
         let answer = self.0.send(cx, request).await?;
-        if answer.status.is_success() { answer.json() } else { Err(of_answer(&answer)) }
+        let read = if answer.status.is_success() { answer.json() } else { Err(of_answer(&answer)) };
+        // Reading leaves nothing behind, whatever the answer was.
+        read.map_err(|error| error.with_effect(EffectState::None))
     }
 
     /// Reads one object by its key; `None` only where ONTAP says that this entry does not exist.
@@ -110,7 +112,7 @@ impl Api {
             if let Some(failure) = changed.error {
                 return Err(of_failure(None, failure));
             }
-            // Only 202 means that work goes on; a finished job is mentioned in other answers too.
+            // Only 202 means that work goes on; jobs that have ended are mentioned in other answers too.
             if answer.status == http::StatusCode::ACCEPTED {
                 let jobs: Vec<_> = changed.job.into_iter().chain(changed.jobs).collect();
                 if jobs.is_empty() {
@@ -120,10 +122,6 @@ impl Api {
                     ));
                 }
                 for job in jobs {
-                    self.wait_for(cx, &job.uuid).await?;
-                }
-            } else {
-                for job in changed.jobs {
                     self.wait_for(cx, &job.uuid).await?;
                 }
             }
@@ -137,6 +135,41 @@ impl Api {
             request = request.continued_at(&next.href, ROOT)?;
         }
         Err(Error::new(ErrorKind::Protocol, "the array's change by query has no end"))
+    }
+}
+
+/// What became of a change whose answer may have been lost.
+#[derive(Debug)]
+pub(crate) enum Settled<T, S> {
+    /// ONTAP answered.
+    Answered(Done<T>),
+    /// It did not, and a look shows the change done.
+    Seen(S),
+}
+
+impl Api {
+    /// Carries out a change. Where its answer is lost, `look` tells whether it is done: `Some` if so; if not, the
+    /// change is sent once more.
+    pub(crate) async fn settle<T, S, F>(
+        &self,
+        cx: &Cx,
+        request: &Request,
+        look: impl Fn() -> F,
+    ) -> Result<Settled<T, S>>
+    where
+        T: DeserializeOwned,
+        F: Future<Output = Result<Option<S>>>,
+    {
+        let error = match self.change(cx, request).await {
+            Err(error) if error.effect() == EffectState::Unknown => error,
+            other => return other.map(Settled::Answered),
+        };
+        match look().await {
+            Ok(Some(it)) => Ok(Settled::Seen(it)),
+            Ok(None) => self.change(cx, request).await.map(Settled::Answered),
+            // A look that cannot be had leaves the first error standing; one that contradicts the request says more.
+            Err(looked) => Err(if looked.is_passing() { error } else { looked }),
+        }
     }
 }
 

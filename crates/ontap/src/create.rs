@@ -216,12 +216,12 @@ impl Ontap {
     }
 }
 
-/// Waits before a creation is looked at or tried again.
+/// Waits before a creation is looked at or tried again; their end is the deadline.
 fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(2))
-        .with_max_times(20)
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
         .with_jitter()
         .build()
 }

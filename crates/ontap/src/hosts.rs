@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use san_core::{Cx, EffectState, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, Result};
+use san_core::{Cx, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, Result};
 use san_rest::{Replay, Request};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::array::Ontap;
+use crate::client::Settled;
 use crate::convert::inconsistent;
 use crate::error::{code, is};
 use crate::wire;
@@ -84,30 +85,24 @@ impl Ontap {
             "comment": igroup_comment(spec),
             "initiators": wanted.iter().map(|it| json!({ "name": it })).collect::<Vec<_>>(),
         }))?;
-        let error = match self.api.change::<wire::Igroup>(cx, &request).await {
-            Ok(done) => {
-                let found = match done.records.into_iter().next() {
-                    Some(it) => Some(it),
-                    None => self.igroup_named(cx, &name).await?,
-                };
-                let it = found.filter(|it| it.name == name);
-                let it =
-                    it.ok_or_else(|| inconsistent("the array does not show the igroup it has just created"))?;
-                return Ok(Ensured::Created(access(&it)?));
-            }
-            Err(error) => error,
+        let outcome = self.api.settle(cx, &request, || self.igroup_named(cx, &name)).await;
+        let found = match outcome {
+            Ok(Settled::Answered(done)) => match done.records.into_iter().next() {
+                Some(it) => it,
+                None => self.igroup_named(cx, &name).await?.ok_or_else(not_shown)?,
+            },
+            Ok(Settled::Seen(it)) => it,
+            // Another storage of this node was faster.
+            Err(error) if is(&error, code::IGROUP_EXISTS) => match self.igroup_named(cx, &name).await? {
+                Some(it) => return self.complete(cx, spec, &wanted, &it).await,
+                None => return Err(error),
+            },
+            Err(error) => return Err(error),
         };
-        let exists = is(&error, code::IGROUP_EXISTS);
-        if !exists && error.effect() == EffectState::None {
-            return Err(error);
+        if found.name != name {
+            return Err(inconsistent("the array answered about another igroup"));
         }
-        match self.igroup_named(cx, &name).await {
-            Ok(Some(found)) => {
-                let host = self.complete(cx, spec, &wanted, &found).await?.into_inner();
-                Ok(if exists { Ensured::Already(host) } else { Ensured::Created(host) })
-            }
-            _ => Err(error),
-        }
+        Ok(Ensured::Created(access(&found)?))
     }
 
     /// An initiator in two igroups is allowed by ONTAP as long as no LUN is mapped through both, but then LUNs appear on
@@ -189,6 +184,10 @@ impl Ontap {
             Err(error) => Err(error),
         }
     }
+}
+
+fn not_shown() -> Error {
+    inconsistent("the array does not show the igroup it has just created")
 }
 
 fn access(igroup: &wire::Igroup) -> Result<HostAccess> {

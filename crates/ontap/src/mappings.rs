@@ -1,12 +1,11 @@
 //! Mapping a LUN to an igroup under a number of our choice, and taking the mapping away.
 
-use san_core::{
-    ArrayId, Cx, EffectState, Ensured, Error, ErrorKind, HostAccess, Lun, LunChoice, Mapping, Result, Volume,
-};
+use san_core::{ArrayId, Cx, Ensured, Error, ErrorKind, HostAccess, Lun, LunChoice, Mapping, Result, Volume};
 use san_rest::Request;
 use serde_json::json;
 
 use crate::array::Ontap;
+use crate::client::Settled;
 use crate::convert::{Key, inconsistent, is_uuid, lun_number};
 use crate::error::{code, is, is_lun_number_taken};
 use crate::wire;
@@ -71,22 +70,13 @@ impl Ontap {
             "igroup": { "uuid": host.id },
             "logical_unit_number": number,
         }))?;
-        let error = match self.api.change::<wire::LunMap>(cx, &request).await {
-            Ok(done) => return mapped_as_asked(done.records.first(), lun, host, number),
-            Err(error) => error,
-        };
-        if is(&error, code::ALREADY_MAPPED) {
-            return Ok(Attempt::AlreadyMapped);
+        match self.api.settle(cx, &request, || self.lun_map(cx, lun, &host.id)).await {
+            Ok(Settled::Answered(done)) => mapped_as_asked(done.records.first(), lun, host, number),
+            Ok(Settled::Seen(it)) => Ok(Attempt::Mapped(lun_number(it.logical_unit_number)?)),
+            Err(error) if is(&error, code::ALREADY_MAPPED) => Ok(Attempt::AlreadyMapped),
+            Err(error) if is_lun_number_taken(&error) => Ok(Attempt::NumberTaken),
+            Err(error) => Err(error),
         }
-        if is_lun_number_taken(&error) {
-            return Ok(Attempt::NumberTaken);
-        }
-        if error.effect() == EffectState::Unknown
-            && let Ok(Some(found)) = self.lun_map(cx, lun, host).await
-        {
-            return Ok(Attempt::Mapped(lun_number(found.logical_unit_number)?));
-        }
-        Err(error)
     }
 
     pub(crate) async fn unmap(&self, cx: &Cx, volume: &ArrayId, host: &ArrayId) -> Result<bool> {
@@ -96,16 +86,10 @@ impl Ontap {
             return Err(Error::new(ErrorKind::InvalidInput, "it is not a key this backend made").on(host));
         }
         let request = Request::delete(ITEM, &[&lun, host.as_str()]);
-        match self.api.change::<serde_json::Value>(cx, &request).await {
+        let gone = || async { Ok(self.lun_map(cx, &lun, host).await?.is_none().then_some(())) };
+        match self.api.settle::<serde_json::Value, _, _>(cx, &request, gone).await {
             Ok(_) => Ok(true),
             Err(error) if is(&error, code::NOT_MAPPED) || is(&error, code::NO_ENTRY) => Ok(false),
-            Err(error) if error.effect() == EffectState::Unknown => {
-                let host = HostAccess { id: host.clone(), name: String::new() };
-                match self.lun_map(cx, &lun, &host).await {
-                    Ok(None) => Ok(true),
-                    _ => Err(error),
-                }
-            }
             Err(error) => Err(error),
         }
     }
@@ -123,7 +107,7 @@ impl Ontap {
     }
 
     async fn read_mapping_of(&self, cx: &Cx, lun: &str, host: &HostAccess) -> Result<Option<Mapping>> {
-        let Some(found) = self.lun_map(cx, lun, host).await? else { return Ok(None) };
+        let Some(found) = self.lun_map(cx, lun, &host.id).await? else { return Ok(None) };
         let number = lun_number(found.logical_unit_number)?;
         let nodes: Vec<String> = found.reporting_nodes.into_iter().filter_map(|it| it.name).collect();
         if nodes.is_empty() {
@@ -133,10 +117,10 @@ impl Ontap {
         Ok(Some(Mapping { host: host.clone(), lun: number, ports }))
     }
 
-    async fn lun_map(&self, cx: &Cx, lun: &str, host: &HostAccess) -> Result<Option<wire::LunMap>> {
+    async fn lun_map(&self, cx: &Cx, lun: &str, host: &ArrayId) -> Result<Option<wire::LunMap>> {
         let request = Request::get(COLLECTION, &[])
             .query("lun.uuid", lun)
-            .query("igroup.uuid", &host.id)
+            .query("igroup.uuid", host)
             .query("fields", FIELDS);
         let found: Option<wire::LunMap> = self.api.find_one(cx, request).await?;
         match found {
@@ -148,8 +132,8 @@ impl Ontap {
     }
 }
 
-fn is_about(map: &wire::LunMap, lun: &str, host: &HostAccess) -> bool {
-    map.lun.uuid.as_deref() == Some(lun) && map.igroup.uuid.as_deref() == Some(host.id.as_str())
+fn is_about(map: &wire::LunMap, lun: &str, host: &ArrayId) -> bool {
+    map.lun.uuid.as_deref() == Some(lun) && map.igroup.uuid.as_deref() == Some(host.as_str())
 }
 
 fn mapped_as_asked(
@@ -161,7 +145,7 @@ fn mapped_as_asked(
     match record {
         // Created without a record: the request itself named the number.
         None => Ok(Attempt::Mapped(number)),
-        Some(it) if is_about(it, lun, host) => Ok(Attempt::Mapped(lun_number(it.logical_unit_number)?)),
+        Some(it) if is_about(it, lun, &host.id) => Ok(Attempt::Mapped(lun_number(it.logical_unit_number)?)),
         Some(_) => Err(inconsistent("the array answered about another mapping")),
     }
 }

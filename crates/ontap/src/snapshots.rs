@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::array::Ontap;
-use crate::client::patiently;
+use crate::client::{Settled, patiently};
 use crate::convert::{Key, LUN_NAME, inconsistent, time};
 use crate::error::{code, is};
 use crate::wire;
@@ -69,50 +69,33 @@ impl Ontap {
         let request = Request::post(COLLECTION, &[&key.flexvol])
             .query("return_records", true)
             .json(&json!({ "name": name, "comment": comment }))?;
-        // Sent again at most once: only where a look proves that the first did nothing.
-        let mut error = match self.api.change::<wire::Snapshot>(cx, &patiently(cx, request.clone())).await {
-            Ok(done) => return self.taken(cx, &key, &name, done.records).await,
-            Err(error) => error,
+        let request = patiently(cx, request);
+        let outcome = self.api.settle(cx, &request, || self.own_snapshot(cx, &key, &name)).await;
+        let found = match outcome {
+            Ok(Settled::Seen(it)) => Some(it),
+            Ok(Settled::Answered(done)) => match done.records.iter().find_map(ours) {
+                Some(it) => Some(it?),
+                None => self.own_snapshot(cx, &key, &name).await?,
+            },
+            Err(error) if is(&error, code::SNAPSHOT_EXISTS) => {
+                return match self.own_snapshot(cx, &key, &name).await? {
+                    Some(it) => Ok(vec![it]),
+                    None => Err(error),
+                };
+            }
+            Err(error) => return Err(error),
         };
-        if let Some(found) = self.made_before(cx, &key, &name, &error).await? {
-            return Ok(vec![found]);
-        }
-        if error.effect() == EffectState::Unknown {
-            match self.api.change::<wire::Snapshot>(cx, &patiently(cx, request)).await {
-                Ok(done) => return self.taken(cx, &key, &name, done.records).await,
-                Err(again) => error = again,
-            }
-            if let Some(found) = self.made_before(cx, &key, &name, &error).await? {
-                return Ok(vec![found]);
-            }
-        }
-        Err(error)
+        let it =
+            found.ok_or_else(|| inconsistent("the array does not show the snapshot it has just taken"))?;
+        Ok(vec![it])
     }
 
-    async fn taken(
-        &self,
-        cx: &Cx,
-        key: &Key,
-        name: &str,
-        records: Vec<wire::Snapshot>,
-    ) -> Result<Vec<Snapshot>> {
-        let found = match records.into_iter().next() {
-            Some(it) => Some(it),
-            None => self.snapshot_named(cx, key, name).await?,
-        };
-        let found = found.filter(|it| it.name == name && claim_of(it) == Some(cx.operation()));
-        let it = found.as_ref().and_then(ours).transpose()?;
-        it.map(|it| vec![it])
-            .ok_or_else(|| inconsistent("the array does not show the snapshot it has just taken"))
-    }
-
-    /// After a failure: the snapshot, if this operation made it after all. `None`: there is none, or the look failed.
-    async fn made_before(&self, cx: &Cx, key: &Key, name: &str, error: &Error) -> Result<Option<Snapshot>> {
-        let exists = is(error, code::SNAPSHOT_EXISTS);
-        if !exists && error.effect() == EffectState::None {
-            return Ok(None);
-        }
-        let Ok(Some(found)) = self.snapshot_named(cx, key, name).await else { return Ok(None) };
+    /// The snapshot of this name, if this operation took it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where somebody else did.
+    async fn own_snapshot(&self, cx: &Cx, key: &Key, name: &str) -> Result<Option<Snapshot>> {
+        let Some(found) = self.snapshot_named(cx, key, name).await? else { return Ok(None) };
         if claim_of(&found) != Some(cx.operation()) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
@@ -154,8 +137,11 @@ impl Ontap {
         let name = array_name(name);
         let request =
             Request::delete(COLLECTION, &[&key.flexvol]).query("name", &name).query("comment", "*sanbridge*");
-        match self.api.change::<serde_json::Value>(cx, &patiently(cx, request)).await {
-            Ok(done) => match done.touched {
+        let request = patiently(cx, request);
+        let gone = || async { Ok(self.snapshot_named(cx, &key, &name).await?.is_none().then_some(())) };
+        match self.api.settle::<serde_json::Value, _, _>(cx, &request, gone).await {
+            Ok(Settled::Seen(())) => Ok(true),
+            Ok(Settled::Answered(done)) => match done.touched {
                 Some(count) => Ok(count > 0),
                 // Whether it is gone can be seen; whether this call did it was not said.
                 None => self.gone(cx, &key, &name).await,
@@ -163,12 +149,6 @@ impl Ontap {
             Err(error) if is(&error, code::NO_ENTRY) || is(&error, code::SNAPSHOT_MISSING) => Ok(false),
             Err(error) if is(&error, code::SNAPSHOT_BUSY) => {
                 Err(self.name_owners(cx, &key, &name, error).await)
-            }
-            Err(error) if error.effect() == EffectState::Unknown => {
-                match self.snapshot_named(cx, &key, &name).await {
-                    Ok(None) => Ok(true),
-                    _ => Err(error),
-                }
             }
             Err(error) => Err(error),
         }

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use san_core::{
-    ByteSize, Capacity, Cx, DeleteMode, EffectState, Error, ErrorKind, Result, Volume, VolumeKey,
-};
+use san_core::{ByteSize, Capacity, Cx, DeleteMode, Error, ErrorKind, Result, Volume, VolumeKey};
 use san_rest::{Replay, Request};
 use serde_json::json;
 
@@ -100,18 +98,13 @@ impl Ontap {
             DeleteMode::Recoverable => request,
             DeleteMode::Immediate => request.query("force", true),
         };
-        let outcome = self.api.change::<serde_json::Value>(cx, &patiently(cx, request)).await;
+        let request = patiently(cx, request);
+        let gone = || async { Ok(self.flexvol(cx, &key.flexvol).await?.is_none().then_some(())) };
+        let outcome = self.api.settle::<serde_json::Value, _, _>(cx, &request, gone).await;
         key.lun.iter().for_each(|it| self.forget_lun_node(it));
         match outcome {
             Ok(_) => Ok(true),
             Err(error) if is(&error, code::NO_ENTRY) => Ok(false),
-            Err(error) if error.effect() == EffectState::Unknown => {
-                // The answer is lost, the outcome is not.
-                match self.flexvol(cx, &key.flexvol).await {
-                    Ok(None) => Ok(true),
-                    _ => Err(error),
-                }
-            }
             Err(error) => Err(error),
         }
     }
