@@ -1,5 +1,9 @@
 //! Tests of the simulator through its public interface.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+mod host_formats;
+mod host_rig;
 mod ontap_faults;
 mod ontap_https;
 mod ontap_lifecycle;

@@ -1,0 +1,286 @@
+//! device-mapper: maps with their tables, their folders in sysfs, and what they do with I/O.
+
+use std::collections::BTreeMap;
+
+use san_core::DeviceNumber;
+
+use super::formats::{self, lay_out};
+use super::log::LogKind;
+use super::machine::Machine;
+use super::scsi::{Address, Disk, LegState};
+use super::tree::{Action, Device};
+
+/// device-mapper's major number.
+pub(crate) const MAJOR: u32 = 253;
+
+/// What a map is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MapKind {
+    /// A multipath map.
+    Multipath { wwid: String, vendor: String, product: String, revision: String },
+    /// A linear map over another: a partition (kpartx), a logical volume, an encrypted device.
+    Over(u32),
+}
+
+/// One path of a multipath table.
+#[derive(Debug, Clone)]
+pub(crate) struct MapPath {
+    pub(crate) leg: Address,
+    /// The SCSI device it was loaded with, not whatever came after it at that address.
+    pub(crate) serial: u64,
+    pub(crate) disk: Disk,
+    pub(crate) has_failed: bool,
+    pub(crate) priority: u32,
+}
+
+/// One map.
+#[derive(Debug)]
+pub(crate) struct Map {
+    pub(crate) minor: u32,
+    pub(crate) serial: u64,
+    pub(crate) diskseq: u64,
+    pub(crate) name: String,
+    pub(crate) uuid: String,
+    pub(crate) kind: MapKind,
+    pub(crate) sectors: u64,
+    pub(crate) is_suspended: bool,
+    pub(crate) queues: bool,
+    pub(crate) paths: Vec<MapPath>,
+    pub(crate) faults: u32,
+    pub(crate) loads: u32,
+    /// Whether any I/O went through: the kernel has chosen a group.
+    pub(crate) was_used: bool,
+    /// A udev worker has it open.
+    pub(crate) has_worker: bool,
+    /// Checks since the last path failed.
+    pub(crate) checks_failed: u32,
+    /// `disablequeueing` was said and not taken back.
+    pub(crate) queueing_disabled: bool,
+}
+
+impl Map {
+    pub(crate) fn number(&self) -> DeviceNumber {
+        DeviceNumber { major: MAJOR, minor: self.minor }
+    }
+
+    pub(crate) fn wwid(&self) -> Option<&str> {
+        match &self.kind {
+            MapKind::Multipath { wwid, .. } => Some(wwid),
+            MapKind::Over(_) => None,
+        }
+    }
+}
+
+/// All maps of a node.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceMapper {
+    pub(crate) maps: BTreeMap<u32, Map>,
+}
+
+impl DeviceMapper {
+    /// The index of every disk that a table refers to, whether or not the disk is still there.
+    pub(crate) fn disks_held(&self) -> Vec<u32> {
+        self.maps.values().flat_map(|it| it.paths.iter().map(|path| path.disk.index)).collect()
+    }
+
+    /// By name, UUID or `dm-N`, as multipathd's commands do.
+    pub(crate) fn find(&self, text: &str) -> Option<&Map> {
+        self.maps.values().find(|it| {
+            it.wwid().is_some()
+                && (it.name == text || it.wwid() == Some(text) || format!("dm-{}", it.minor) == text)
+        })
+    }
+
+    /// Maps stacked on this one.
+    pub(crate) fn over(&self, minor: u32) -> Vec<u32> {
+        self.maps.values().filter(|it| it.kind == MapKind::Over(minor)).map(|it| it.minor).collect()
+    }
+}
+
+impl Machine {
+    /// Makes a map and its device; the name in `/dev/mapper` comes from udev later.
+    pub(crate) fn create_map(
+        &mut self,
+        name: &str,
+        uuid: &str,
+        kind: MapKind,
+        sectors: u64,
+        paths: Vec<MapPath>,
+    ) -> u32 {
+        let minor = (0..).find(|it| !self.dm.maps.contains_key(it)).unwrap_or_default();
+        let (serial, diskseq) = (self.serial(), self.scsi.next_diskseq());
+        let queues = matches!(kind, MapKind::Multipath { .. })
+            && self.spec.multipath.no_path_retry != super::settings::NoPathRetry::Fail;
+        let map = Map {
+            minor,
+            serial,
+            diskseq,
+            name: name.to_owned(),
+            uuid: uuid.to_owned(),
+            kind,
+            sectors,
+            is_suspended: false,
+            queues,
+            paths: Vec::new(),
+            faults: 0,
+            loads: 0,
+            was_used: false,
+            has_worker: false,
+            checks_failed: 0,
+            queueing_disabled: false,
+        };
+        self.map_into_sysfs(&map);
+        let keys = super::scsi::block_keys(&format!("dm-{minor}"), map.number(), diskseq);
+        self.dm.maps.insert(minor, map);
+        self.uevent("add", &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
+        self.note(LogKind::Event, format!("map {name} is dm-{minor}"));
+        self.load_table(minor, paths);
+        minor
+    }
+
+    fn map_into_sysfs(&mut self, map: &Map) {
+        let minor = map.minor;
+        let folder = format!("/sys/devices/virtual/block/dm-{minor}");
+        let number = map.number();
+        let uevent = format!(
+            "MAJOR={MAJOR}\nMINOR={minor}\nDEVNAME=dm-{minor}\nDEVTYPE=disk\nDISKSEQ={}",
+            map.diskseq
+        );
+        let values = [
+            ("dev", number.to_string()),
+            ("size", map.sectors.to_string()),
+            ("diskseq", map.diskseq.to_string()),
+            ("dm/name", map.name.clone()),
+            ("dm/uuid", map.uuid.clone()),
+        ];
+        lay_out(&mut self.tree, &folder, formats::BLOCK_DM, &values);
+        let tree = &mut self.tree;
+        tree.put_attr(&format!("{folder}/uevent"), Some(uevent.into_bytes()), Some(Action::MapEvent(minor)));
+        tree.put_link(&format!("{folder}/bdi"), &format!("../../bdi/{number}"));
+        tree.put_link(&format!("{folder}/subsystem"), "../../../../class/block");
+        tree.make_dir(&format!("{folder}/holders"));
+        tree.make_dir(&format!("{folder}/slaves"));
+        tree.put_link(&format!("/sys/block/dm-{minor}"), &format!("../devices/virtual/block/dm-{minor}"));
+        tree.put_node(&format!("/dev/dm-{minor}"), Device::Block(number));
+        if let MapKind::Over(below) = map.kind {
+            tree.put_link(
+                &format!("/sys/devices/virtual/block/dm-{below}/holders/dm-{minor}"),
+                &format!("../../dm-{minor}"),
+            );
+            tree.put_link(&format!("{folder}/slaves/dm-{below}"), &format!("../../dm-{below}"));
+        }
+    }
+
+    /// Loads a table with these paths in place of the present one.
+    pub(crate) fn load_table(&mut self, minor: u32, paths: Vec<MapPath>) {
+        let Some(map) = self.dm.maps.get_mut(&minor) else { return };
+        let old = std::mem::replace(&mut map.paths, paths);
+        map.loads += 1;
+        let new = map.paths.clone();
+        let slaves = format!("/sys/devices/virtual/block/dm-{minor}/slaves");
+        for path in &old {
+            self.tree.remove(&format!("{slaves}/{}", path.disk.name));
+            if let Some(folder) = self.disk_folder(path) {
+                self.tree.remove(&format!("/sys{folder}/holders/dm-{minor}"));
+            }
+        }
+        for path in &new {
+            let Some(folder) = self.disk_folder(path) else { continue };
+            let target = folder.strip_prefix("/devices").unwrap_or(&folder);
+            self.tree.put_link(&format!("{slaves}/{}", path.disk.name), &format!("../../../..{target}"));
+            self.tree.put_link(
+                &format!("/sys{folder}/holders/dm-{minor}"),
+                &format!("../../../../../../../../virtual/block/dm-{minor}"),
+            );
+            // multipathd shortens the replacement timeout of sessions it uses (fast_io_fail_tmo).
+            if let Some(session) = self.iscsi.on_host(path.leg.host) {
+                let sid = session.sid;
+                let attribute = format!(
+                    "/sys/devices/platform/host{}/session{sid}/iscsi_session/session{sid}/recovery_tmo",
+                    path.leg.host
+                );
+                self.tree.set(&attribute, "5");
+            }
+        }
+        self.free_workers();
+        self.map_event(minor, "change");
+    }
+
+    fn disk_folder(&self, path: &MapPath) -> Option<String> {
+        self.scsi.legs.get(&path.leg).filter(|it| it.serial == path.serial)?.disk_path()
+    }
+
+    /// Changes a map's size.
+    pub(crate) fn size_map(&mut self, minor: u32, sectors: u64) {
+        let Some(map) = self.dm.maps.get_mut(&minor) else { return };
+        map.sectors = sectors;
+        map.loads += 1;
+        let name = map.name.clone();
+        self.tree.set(&format!("/sys/devices/virtual/block/dm-{minor}/size"), sectors.to_string());
+        if let Some(plane) = self.plane.clone() {
+            plane.grown(&self.spec.name, &name);
+        }
+        self.map_event(minor, "change");
+    }
+
+    /// Removes a map nobody uses.
+    pub(crate) fn remove_map(&mut self, minor: u32) {
+        for child in self.dm.over(minor) {
+            self.remove_map(child);
+        }
+        // Its table goes first, so that the legs are free.
+        let Some(map) = self.dm.maps.get(&minor) else { return };
+        let folders: Vec<String> = map.paths.iter().filter_map(|it| self.disk_folder(it)).collect();
+        let keys = super::scsi::block_keys(&format!("dm-{minor}"), map.number(), map.diskseq);
+        let (name, number, kind) = (map.name.clone(), map.number(), map.kind.clone());
+        for folder in folders {
+            self.tree.remove(&format!("/sys{folder}/holders/dm-{minor}"));
+        }
+        if let MapKind::Over(below) = kind {
+            self.tree.remove(&format!("/sys/devices/virtual/block/dm-{below}/holders/dm-{minor}"));
+        }
+        self.dm.maps.remove(&minor);
+        self.cache.forget(number);
+        self.tree.remove(&format!("/sys/block/dm-{minor}"));
+        self.tree.remove(&format!("/sys/devices/virtual/block/dm-{minor}"));
+        self.tree.remove(&format!("/dev/dm-{minor}"));
+        self.udev_forgets_map(minor);
+        if let Some(plane) = self.plane.clone() {
+            plane.removed(&self.spec.name, &name);
+        }
+        self.uevent("remove", &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
+        self.note(LogKind::Event, format!("map {name} (dm-{minor}) removed"));
+    }
+
+    /// The SCSI device of a path, if it is still the one the table was loaded with.
+    pub(crate) fn path_state(&self, path: &MapPath) -> Option<LegState> {
+        self.scsi.legs.get(&path.leg).filter(|it| it.serial == path.serial).map(|it| it.state)
+    }
+
+    /// The paths of a map in the order in which the kernel tries them.
+    pub(crate) fn paths_by_priority(&self, minor: u32) -> Vec<MapPath> {
+        let mut paths = self.dm.maps.get(&minor).map(|it| it.paths.clone()).unwrap_or_default();
+        paths.sort_by_key(|it| std::cmp::Reverse(it.priority));
+        paths
+    }
+
+    /// Fails or reinstates one path of a map.
+    pub(crate) fn mark_path(&mut self, minor: u32, leg: Address, has_failed: bool) {
+        let Some(map) = self.dm.maps.get_mut(&minor) else { return };
+        let Some(path) = map.paths.iter_mut().find(|it| it.leg == leg) else { return };
+        if path.has_failed == has_failed {
+            return;
+        }
+        path.has_failed = has_failed;
+        if has_failed {
+            map.faults += 1;
+        }
+        let name = path.disk.name.clone();
+        let word = if has_failed { "failed" } else { "reinstated" };
+        self.note(LogKind::Event, format!("dm-{minor}: path {name} {word}"));
+        self.touch();
+        if !has_failed {
+            self.free_workers();
+        }
+    }
+}

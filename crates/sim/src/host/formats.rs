@@ -1,0 +1,40 @@
+//! The recorded attribute lists of sysfs folders, and how they are laid out in the tree.
+
+use super::tree::{Action, Tree};
+
+pub(crate) const ISCSI_SESSION: &str = include_str!("formats/iscsi_session.txt");
+pub(crate) const ISCSI_CONNECTION: &str = include_str!("formats/iscsi_connection.txt");
+pub(crate) const ISCSI_HOST: &str = include_str!("formats/iscsi_host.txt");
+pub(crate) const SCSI_HOST: &str = include_str!("formats/scsi_host.txt");
+pub(crate) const SCSI_DEVICE: &str = include_str!("formats/scsi_device.txt");
+pub(crate) const BLOCK_SD: &str = include_str!("formats/block_sd.txt");
+pub(crate) const BLOCK_DM: &str = include_str!("formats/block_dm.txt");
+
+/// Attributes that can be written on Linux and only keep their value here.
+const STORED: [&str; 6] =
+    ["recovery_tmo", "timeout", "eh_timeout", "queue_depth", "queue/scheduler", "queue/max_sectors_kb"];
+
+/// Lays out a recorded folder; `values` replaces what differs from the recording.
+pub(crate) fn lay_out(tree: &mut Tree, folder: &str, recorded: &str, values: &[(&str, String)]) {
+    for line in recorded.lines().filter(|it| !it.starts_with('#')) {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        let value = match values.iter().find(|(it, _)| *it == name) {
+            Some((_, value)) => value.clone().into_bytes(),
+            None => decode(value.strip_prefix(' ').unwrap_or(value)),
+        };
+        let write = STORED.contains(&name).then_some(Action::Store);
+        tree.put_attr(&format!("{folder}/{name}"), Some(value), write);
+    }
+}
+
+/// A value as the recordings write it: `hex:` before bytes, `\n` for a line break.
+fn decode(value: &str) -> Vec<u8> {
+    match value.strip_prefix("hex:") {
+        Some(hex) => {
+            let digits: Vec<u8> =
+                hex.bytes().filter_map(|it| char::from(it).to_digit(16)).map(|it| it as u8).collect();
+            digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect()
+        }
+        None => value.replace("\\n", "\n").into_bytes(),
+    }
+}

@@ -1,0 +1,109 @@
+//! multipathd's JSON, byte for byte as it prints it: nothing is escaped.
+
+use super::dm::{Map, MapKind, MapPath};
+use super::machine::Machine;
+use super::multipathd_commands::{device_state, lun_hex};
+
+const HEAD: &str = "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n";
+
+impl Machine {
+    pub(crate) fn show_maps_json(&self) -> String {
+        let maps: Vec<String> =
+            self.dm.maps.values().filter(|it| it.wwid().is_some()).map(|it| self.map_json(it)).collect();
+        format!("{HEAD}   \"maps\": [{}]\n}}\n", maps.join(","))
+    }
+
+    pub(crate) fn show_map_json(&self, name: &str) -> Option<String> {
+        Some(format!("{HEAD}   \"map\":{}\n}}\n", self.map_json(self.dm.find(name)?)))
+    }
+
+    fn map_json(&self, map: &Map) -> String {
+        let MapKind::Multipath { wwid, vendor, product, revision } = &map.kind else { return String::new() };
+        let active = map.paths.iter().filter(|it| !it.has_failed).count();
+        let mut text = String::from("{\n");
+        let mut line = |name: &str, value: &str| text.push_str(&format!("      \"{name}\" : {value},\n"));
+        let quoted = |value: &str| format!("\"{value}\"");
+        line("name", &quoted(&map.name));
+        line("uuid", &quoted(wwid));
+        line("sysfs", &quoted(&format!("dm-{}", map.minor)));
+        line("failback", "\"immediate\"");
+        line("queueing", &quoted(&self.queueing_text(map.minor)));
+        line("paths", &active.to_string());
+        line("write_prot", "\"rw\"");
+        line("dm_st", if map.is_suspended { "\"suspend\"" } else { "\"active\"" });
+        line("features", &quoted(self.features(map.minor)));
+        line("hwhandler", "\"1 alua\"");
+        line("action", "\"\"");
+        line("path_faults", &map.faults.to_string());
+        line("vend", &quoted(vendor));
+        line("prod", &quoted(product));
+        line("rev", &quoted(revision));
+        line("switch_grp", "0");
+        line("map_loads", &map.loads.to_string());
+        line("total_q_time", "0");
+        line("q_timeouts", "0");
+        let groups: Vec<String> =
+            self.groups(map).iter().enumerate().map(|(at, paths)| self.group_json(map, at, paths)).collect();
+        text.push_str(&format!("      \"path_groups\": [{}]\n   }}", groups.join(",")));
+        text
+    }
+
+    /// Paths of one priority are one group, the best first; a group without a usable path comes last.
+    fn groups<'a>(&self, map: &'a Map) -> Vec<Vec<&'a MapPath>> {
+        let mut groups: Vec<Vec<&MapPath>> = Vec::new();
+        for path in &map.paths {
+            match groups.iter_mut().find(|it| it.first().is_some_and(|one| one.priority == path.priority)) {
+                Some(group) => group.push(path),
+                None => groups.push(vec![path]),
+            }
+        }
+        groups.sort_by_key(|it| {
+            let own = it.first().map_or(0, |one| one.priority);
+            (std::cmp::Reverse(group_priority(it)), std::cmp::Reverse(own))
+        });
+        groups
+    }
+
+    fn group_json(&self, map: &Map, at: usize, paths: &[&MapPath]) -> String {
+        let state = if at == 0 && map.was_used { "active" } else { "enabled" };
+        let mut text = String::from("{\n");
+        text.push_str("         \"selector\" : \"service-time 0\",\n");
+        text.push_str(&format!("         \"pri\" : {},\n", group_priority(paths)));
+        text.push_str(&format!("         \"dm_st\" : \"{state}\",\n"));
+        text.push_str("         \"marginal_st\" : \"normal\",\n");
+        text.push_str(&format!("         \"group\" : {},\n", at + 1));
+        let paths: Vec<String> = paths.iter().map(|it| self.path_json(it)).collect();
+        text.push_str(&format!("         \"paths\": [{}]\n      }}", paths.join(",")));
+        text
+    }
+
+    fn path_json(&self, path: &MapPath) -> String {
+        let state = self.path_state(path).map_or("undef", |it| device_state(it.text()));
+        let target =
+            self.iscsi.on_host(path.leg.host).map_or_else(|| "[undef]".to_owned(), |it| it.target.clone());
+        let ready = self.multipathd.paths.get(&path.leg).is_some_and(|it| it.is_ready);
+        let mut text = String::from("{\n");
+        let mut line =
+            |name: &str, value: &str| text.push_str(&format!("            \"{name}\" : {value},\n"));
+        let quoted = |value: &str| format!("\"{value}\"");
+        line("dev", &quoted(&path.disk.name));
+        line("dev_t", &quoted(&path.disk.number.to_string()));
+        line("dm_st", if path.has_failed { "\"failed\"" } else { "\"active\"" });
+        line("dev_st", &quoted(state));
+        line("chk_st", if ready { "\"ready\"" } else { "\"faulty\"" });
+        line("checker", "\"tur\"");
+        line("pri", &path.priority.to_string());
+        line("host_wwnn", "\"[undef]\"");
+        line("target_wwnn", &quoted(&target));
+        line("host_wwpn", "\"[undef]\"");
+        line("target_wwpn", "\"[undef]\"");
+        line("host_adapter", &quoted(&self.adapter(path.leg)));
+        line("lun_hex", &quoted(&lun_hex(path.leg.lun)));
+        text.push_str("            \"marginal_st\" : \"normal\"\n         }");
+        text
+    }
+}
+
+fn group_priority(paths: &[&MapPath]) -> u32 {
+    paths.iter().filter(|it| !it.has_failed).map(|it| it.priority).max().unwrap_or(0)
+}

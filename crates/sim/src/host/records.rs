@@ -1,0 +1,178 @@
+//! open-iscsi's node records: files of `name = value` lines below its folder.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::iscsi::ScanMode;
+use super::machine::Machine;
+use super::settings::Release;
+
+const TEMPLATE: &str = include_str!("formats/node_record.txt");
+const EMPTY: &str = "<empty>";
+
+/// One record, all values in the order in which iscsiadm prints them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    values: Vec<(String, String)>,
+}
+
+impl Record {
+    /// A record as `-o new` makes it.
+    pub(crate) fn new(
+        release: Release,
+        target: &str,
+        portal: SocketAddr,
+        group: Option<u16>,
+        iface: &str,
+    ) -> Self {
+        let mut record = Self::defaults(release);
+        record.put("node.name", target);
+        record.put("node.tpgt", &group.map_or_else(|| "-1".to_owned(), |it| it.to_string()));
+        record.put("iface.iscsi_ifacename", iface);
+        record.put("node.discovery_address", EMPTY);
+        record.put("node.discovery_port", "0");
+        record.put("node.discovery_type", "static");
+        record.put("node.conn[0].address", &portal.ip().to_string());
+        record.put("node.conn[0].port", &portal.port().to_string());
+        record
+    }
+
+    fn defaults(release: Release) -> Self {
+        let lines = TEMPLATE.lines().filter(|it| !it.starts_with('#'));
+        let values = lines.filter_map(|it| it.split_once(" = "));
+        let mut record =
+            Self { values: values.map(|(name, value)| (name.to_owned(), value.to_owned())).collect() };
+        if release == Release::Debian12 {
+            record.put("node.session.xmit_thread_priority", "-20");
+            record.values.retain(|(name, _)| name != "node.session.conn_reopen_log_freq");
+        }
+        record
+    }
+
+    fn parse(release: Release, text: &str) -> Self {
+        let mut record = Self::defaults(release);
+        for (_, value) in &mut record.values {
+            EMPTY.clone_into(value);
+        }
+        for (name, value) in text.lines().filter_map(|it| it.split_once(" = ")) {
+            record.put(name, value);
+        }
+        record
+    }
+
+    /// The value of a name; empty where it has none.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.values
+            .iter()
+            .find(|(it, _)| it == name)
+            .map_or("", |(_, value)| if value == EMPTY { "" } else { value })
+    }
+
+    /// Sets a value; `false` where there is no such name.
+    pub(crate) fn put(&mut self, name: &str, value: &str) -> bool {
+        let found = self.values.iter_mut().find(|(it, _)| it == name);
+        if let Some((_, old)) = found {
+            value.clone_into(old);
+            true
+        } else {
+            false
+        }
+    }
+
+    pub(crate) fn target(&self) -> &str {
+        self.get("node.name")
+    }
+
+    pub(crate) fn iface(&self) -> &str {
+        self.get("iface.iscsi_ifacename")
+    }
+
+    pub(crate) fn group(&self) -> Option<u16> {
+        self.get("node.tpgt").parse().ok()
+    }
+
+    pub(crate) fn portal(&self) -> SocketAddr {
+        let address = self.get("node.conn[0].address").parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        SocketAddr::new(address, self.get("node.conn[0].port").parse().unwrap_or(3260))
+    }
+
+    pub(crate) fn scan(&self) -> ScanMode {
+        if self.get("node.session.scan") == "manual" { ScanMode::Manual } else { ScanMode::Auto }
+    }
+
+    pub(crate) fn seconds(&self, name: &str) -> Duration {
+        Duration::from_secs(self.get(name).parse().unwrap_or(0))
+    }
+
+    /// How long a login to a portal that does not answer takes.
+    pub(crate) fn login_patience(&self) -> Duration {
+        let tries = self.get("node.session.initial_login_retry_max").parse::<u32>().unwrap_or(1).max(1);
+        self.seconds("node.conn[0].timeo.login_timeout") * tries
+    }
+
+    /// As `-o show` prints it.
+    pub(crate) fn show(&self, release: Release) -> String {
+        self.print(release, |value| Some(value), "********")
+    }
+
+    fn stored(&self, release: Release) -> String {
+        let password = self.get("node.session.auth.password").to_owned();
+        self.print(release, |value| (value != EMPTY).then_some(value), &password)
+    }
+
+    fn print<'a>(
+        &'a self,
+        release: Release,
+        keep: impl Fn(&'a str) -> Option<&'a str>,
+        password: &str,
+    ) -> String {
+        let mut text = format!("# BEGIN RECORD {}\n", release.open_iscsi());
+        for (name, value) in &self.values {
+            let Some(value) = keep(value) else { continue };
+            let is_secret = name.ends_with(".password") && value != EMPTY;
+            text.push_str(&format!("{name} = {}\n", if is_secret { password } else { value }));
+        }
+        text.push_str("# END RECORD\n");
+        text
+    }
+
+    fn path(&self, release: Release) -> String {
+        let portal = self.portal();
+        format!(
+            "{}/{}/{},{},{}/{}",
+            release.records(),
+            self.target(),
+            portal.ip(),
+            portal.port(),
+            self.get("node.tpgt"),
+            self.iface()
+        )
+    }
+}
+
+impl Machine {
+    /// All records, in the order of their paths.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let release = self.spec.release;
+        let files = self.tree.files_below(release.records());
+        files.iter().map(|it| Record::parse(release, &self.tree.text(it))).collect()
+    }
+
+    pub(crate) fn save_record(&mut self, record: &Record) {
+        let release = self.spec.release;
+        self.tree.put_file(&record.path(release), record.stored(release));
+    }
+
+    pub(crate) fn delete_record(&mut self, record: &Record) {
+        let path = record.path(self.spec.release);
+        self.tree.remove(&path);
+        // Folders that hold nothing any more go too.
+        let portal = path.rsplit_once('/').map_or("", |it| it.0);
+        let target = portal.rsplit_once('/').map_or("", |it| it.0);
+        for folder in [portal, target] {
+            if matches!(self.tree.list(folder), Ok(Some(names)) if names.is_empty()) {
+                self.tree.remove(folder);
+            }
+        }
+    }
+}

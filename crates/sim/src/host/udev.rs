@@ -1,0 +1,234 @@
+//! udev: its data base below `/run/udev/data`, its links below `/dev`, and its workers, which can be late or stuck.
+
+use super::dm::MapKind;
+use super::inquiry;
+use super::log::LogKind;
+use super::machine::{Event, Machine};
+use super::scsi::{Address, Leg};
+
+/// Whether systemd-udevd runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Daemon {
+    #[default]
+    Running,
+    Stopped,
+}
+
+/// udev.
+#[derive(Debug, Default)]
+pub(crate) struct Udev {
+    pub(crate) daemon: Daemon,
+    /// Events that came while it was stopped.
+    waiting: Vec<Event>,
+    /// Workers that opened a map which serves nothing.
+    stuck: Vec<(u32, u64)>,
+}
+
+impl Udev {
+    pub(crate) fn crash(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether anything is not yet worked off.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.stuck.is_empty()
+    }
+
+    /// Maps on which a worker hangs.
+    pub(crate) fn stuck(&self) -> impl Iterator<Item = u32> {
+        self.stuck.iter().map(|(minor, _)| *minor)
+    }
+}
+
+impl Machine {
+    pub(crate) fn stop_udev(&mut self) {
+        self.udev.daemon = Daemon::Stopped;
+        self.note(LogKind::Event, "udev stopped");
+        self.touch();
+    }
+
+    pub(crate) fn start_udev(&mut self) {
+        self.udev.daemon = Daemon::Running;
+        self.note(LogKind::Event, "udev started");
+        for event in std::mem::take(&mut self.udev.waiting) {
+            self.later(self.spec.timing.udev, event);
+        }
+        self.touch();
+    }
+
+    /// `/run/udev/queue` is there for as long as udev has work.
+    pub(crate) fn show_queue(&mut self) {
+        if self.udev.is_idle() && !self.has_udev_event() {
+            self.tree.remove("/run/udev/queue");
+        } else {
+            self.tree.put_file("/run/udev/queue", "");
+        }
+    }
+
+    /// udev finishes an event of a disk: it believes what sysfs has cached.
+    pub(crate) fn udev_disk(&mut self, address: Address, serial: u64) {
+        if self.udev.daemon == Daemon::Stopped {
+            self.udev.waiting.push(Event::UdevDisk { leg: address, serial });
+            return;
+        }
+        let Some(leg) = self.scsi.legs.get(&address) else { return };
+        let Some(session) = self.iscsi.on_host(address.host) else { return };
+        let Some(disk) = leg.disk.clone().filter(|_| leg.serial == serial) else { return };
+        let name = format!("ip-{}-iscsi-{}-lun-{}", session.portal, session.target, address.lun);
+        let links = links_of(leg, &name);
+        let record = self.disk_record(leg, &name, &links);
+        self.tree.put_file(&format!("/run/udev/data/b{}", disk.number), record);
+        for link in &links {
+            let path = format!("/dev/{link}");
+            // A map's links have the higher priority.
+            let taken = self.link_target(&path).is_some_and(|it| it.contains("/dm-"));
+            if !taken {
+                self.tree.put_link(&path, &format!("../../{}", disk.name));
+            }
+        }
+        self.note(LogKind::Event, format!("udev recorded {}", disk.name));
+        self.path_event(address);
+        self.touch();
+    }
+
+    fn disk_record(&self, leg: &Leg, path: &str, links: &[String]) -> String {
+        let naa = inquiry::hex(&leg.naa);
+        let underscored = |text: &str| text.trim().replace(' ', "_");
+        let mut record: String = links.iter().map(|it| format!("S:{it}\n")).collect();
+        record.push_str(&format!("I:{}\n", self.micros()));
+        let properties = [
+            ("SCSI_TPGS", "1".to_owned()),
+            ("SCSI_TYPE", "disk".to_owned()),
+            ("SCSI_VENDOR", underscored(&leg.vendor)),
+            ("SCSI_MODEL", underscored(&leg.product)),
+            ("SCSI_REVISION", leg.revision.clone()),
+            ("ID_SCSI", "1".to_owned()),
+            ("ID_SCSI_INQUIRY", "1".to_owned()),
+            ("SCSI_IDENT_SERIAL", String::from_utf8_lossy(&leg.unit_serial).into_owned()),
+            ("SCSI_IDENT_LUN_NAA_REGEXT", naa.clone()),
+            ("ID_VENDOR", underscored(&leg.vendor)),
+            ("ID_MODEL", underscored(&leg.product)),
+            ("ID_REVISION", leg.revision.clone()),
+            ("ID_TYPE", "disk".to_owned()),
+            ("ID_WWN_WITH_EXTENSION", format!("0x{naa}")),
+            ("ID_WWN", format!("0x{}", &naa[..16])),
+            ("ID_BUS", "scsi".to_owned()),
+            ("ID_SERIAL", leg.wwid()),
+            ("ID_SERIAL_SHORT", naa),
+            ("DM_MULTIPATH_DEVICE_PATH", if self.is_claimed(leg) { "1" } else { "0" }.to_owned()),
+            ("ID_PATH", path.to_owned()),
+        ];
+        for (key, value) in properties {
+            record.push_str(&format!("E:{key}={value}\n"));
+        }
+        record.push_str("G:systemd\nQ:systemd\nV:1\n");
+        record
+    }
+
+    /// A deleted disk's record and links go.
+    pub(crate) fn udev_forgets(&mut self, leg: &Leg) {
+        let Some(disk) = &leg.disk else { return };
+        self.tree.remove(&format!("/run/udev/data/b{}", disk.number));
+        let own = format!("../../{}", disk.name);
+        for (link, target) in self.tree.links_below("/dev/disk") {
+            if target == own {
+                self.tree.remove(&link);
+            }
+        }
+    }
+
+    /// An event of a map: a worker opens it, and has it open until it is done.
+    pub(crate) fn map_event(&mut self, minor: u32, action: &str) {
+        let Some(map) = self.dm.maps.get_mut(&minor) else { return };
+        let keys = super::scsi::block_keys(&format!("dm-{minor}"), map.number(), map.diskseq);
+        let serial = map.serial;
+        map.has_worker = self.udev.daemon == Daemon::Running;
+        self.uevent(action, &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
+        self.later(self.spec.timing.udev_map, Event::UdevMap { minor, serial });
+    }
+
+    /// udev finishes an event of a map, unless it hangs in it.
+    pub(crate) fn udev_map(&mut self, minor: u32, serial: u64) {
+        if self.udev.daemon == Daemon::Stopped {
+            self.udev.waiting.push(Event::UdevMap { minor, serial });
+            return;
+        }
+        let Some(number) = self.dm.maps.get(&minor).filter(|it| it.serial == serial).map(|it| it.number())
+        else {
+            return;
+        };
+        if self.would_hang(number) {
+            self.note(LogKind::Event, format!("a udev worker hangs on dm-{minor}"));
+            self.udev.stuck.push((minor, serial));
+            return;
+        }
+        let Some(map) = self.dm.maps.get_mut(&minor) else { return };
+        map.has_worker = false;
+        let (name, uuid) = (map.name.clone(), map.uuid.clone());
+        let mut links = vec![format!("mapper/{name}")];
+        if let MapKind::Multipath { wwid, .. } = &map.kind {
+            let digits = wwid.get(1..).unwrap_or_default();
+            links.push(format!("disk/by-id/wwn-0x{digits}"));
+            links.push(format!("disk/by-id/scsi-{wwid}"));
+        }
+        links.push(format!("disk/by-id/dm-name-{name}"));
+        links.push(format!("disk/by-id/dm-uuid-{uuid}"));
+        for link in &links {
+            let up = "../".repeat(link.matches('/').count());
+            self.tree.put_link(&format!("/dev/{link}"), &format!("{up}dm-{minor}"));
+        }
+        let mut record: String = links.iter().map(|it| format!("S:{it}\n")).collect();
+        record.push_str(&format!("L:50\nI:{}\n", self.micros()));
+        for (key, value) in [
+            ("DM_UDEV_PRIMARY_SOURCE_FLAG", "1"),
+            ("DM_ACTIVATION", "1"),
+            ("DM_NAME", &name),
+            ("DM_UUID", &uuid),
+            ("MPATH_DEVICE_READY", "1"),
+        ] {
+            record.push_str(&format!("E:{key}={value}\n"));
+        }
+        record.push_str("G:systemd\nQ:systemd\nV:1\n");
+        self.tree.put_file(&format!("/run/udev/data/b{number}"), record);
+        self.note(LogKind::Event, format!("udev recorded dm-{minor} ({name})"));
+        self.touch();
+    }
+
+    /// Workers that hung get on once the map serves or fails.
+    pub(crate) fn free_workers(&mut self) {
+        for (minor, serial) in std::mem::take(&mut self.udev.stuck) {
+            self.udev_map(minor, serial);
+        }
+    }
+
+    /// A removed map's record and links go.
+    pub(crate) fn udev_forgets_map(&mut self, minor: u32) {
+        self.tree.remove(&format!("/run/udev/data/b{}:{minor}", super::dm::MAJOR));
+        for folder in ["/dev/disk", "/dev/mapper"] {
+            for (link, target) in self.tree.links_below(folder) {
+                if target.rsplit('/').next() == Some(&format!("dm-{minor}")) {
+                    self.tree.remove(&link);
+                }
+            }
+        }
+    }
+
+    fn micros(&self) -> u128 {
+        self.now.saturating_duration_since(self.began).as_micros()
+    }
+
+    fn link_target(&self, path: &str) -> Option<&str> {
+        match self.tree.entry(path) {
+            Some(super::tree::Entry::Link(target)) => Some(target),
+            _ => None,
+        }
+    }
+}
+
+fn links_of(leg: &Leg, path: &str) -> Vec<String> {
+    vec![
+        format!("disk/by-id/scsi-{}", leg.wwid()),
+        format!("disk/by-path/{path}"),
+        format!("disk/by-id/wwn-0x{}", inquiry::hex(&leg.naa)),
+    ]
+}
