@@ -272,13 +272,12 @@ where
         async move {
             let (parts, body) = request.into_parts();
             let body = Limited::new(body, BODY_MAX).collect().await;
-            let response = match body {
-                Ok(body) => control(&Request::from_parts(parts, body.to_bytes())),
-                Err(_) => {
-                    let mut response = Response::new(Bytes::new());
-                    *response.status_mut() = http::StatusCode::PAYLOAD_TOO_LARGE;
-                    response
-                }
+            let response = if let Ok(body) = body {
+                control(&Request::from_parts(parts, body.to_bytes()))
+            } else {
+                let mut response = Response::new(Bytes::new());
+                *response.status_mut() = http::StatusCode::PAYLOAD_TOO_LARGE;
+                response
             };
             Ok::<_, Infallible>(response.map(Full::new))
         }

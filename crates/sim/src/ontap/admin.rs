@@ -251,7 +251,9 @@ impl OntapSim {
             let svm = state.svm_index(svm)?;
             let uuid = super::luns::volume_for(state, svm, name)?;
             let luns: BTreeSet<Uuid> = state.volumes[&uuid].luns.clone();
-            luns.into_iter().for_each(|lun| state.unmap_all(lun));
+            for lun in luns {
+                state.unmap_all(lun);
+            }
             state.purge_volume(uuid)
         })
     }

@@ -36,7 +36,7 @@ impl Row {
     }
 
     /// A record whose path is not simply the collection's and its key.
-    pub(crate) fn at(path: String, keys: Vec<String>, value: Value) -> Self {
+    pub(crate) fn at(path: &str, keys: Vec<String>, value: Value) -> Self {
         Self { keys, path: format!("/api{path}"), value }
     }
 

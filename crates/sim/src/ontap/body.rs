@@ -172,7 +172,9 @@ fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
             members.iter().for_each(|(name, value)| leaves(value, inner(name), found));
         }
         Value::Array(items) if items.iter().any(Value::is_object) => {
-            items.iter().for_each(|item| leaves(item, path.clone(), found));
+            for item in items {
+                leaves(item, path.clone(), found);
+            }
         }
         _ if path.is_empty() => {}
         _ => found.push(path),

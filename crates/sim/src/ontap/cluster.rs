@@ -8,6 +8,7 @@ use super::error::ApiError;
 use super::model::{Node, State};
 
 /// GET /cluster.
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn cluster(state: &State, _: &Call) -> Result<Vec<Row>, ApiError> {
     let value = json!({
         "name": state.cluster.name,
@@ -43,6 +44,7 @@ pub(crate) fn node_ref(node: &Node) -> Value {
 }
 
 /// GET /cluster/nodes[/{uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn nodes(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let row = |node: &Node| {
         let partners: Vec<Value> = node.partner.iter().map(|at| node_ref(&state.nodes[*at])).collect();
@@ -71,6 +73,7 @@ pub(crate) fn nodes(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
 }
 
 /// GET /svm/svms[/{uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn svms(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let indices = (0..state.svms.len()).filter(|at| is_asked_for(call, state.svms[*at].uuid));
     Ok(indices.map(|at| svm(state, at)).collect())
@@ -111,6 +114,7 @@ fn svm(state: &State, at: usize) -> Row {
 }
 
 /// GET /storage/aggregates[/{uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn aggregates(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let indices = (0..state.aggregates.len()).filter(|at| is_asked_for(call, state.aggregates[*at].uuid));
     Ok(indices.map(|at| aggregate(state, at)).collect())

@@ -111,11 +111,8 @@ fn quoted(text: &str) -> Option<&str> {
 pub(crate) fn collect<'a>(value: &'a Value, path: &str, found: &mut Vec<&'a Value>) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| collect(item, path, found)),
-        _ if path.is_empty() => {
-            if !value.is_null() {
-                found.push(value);
-            }
-        }
+        Value::Null => {}
+        _ if path.is_empty() => found.push(value),
         Value::Object(members) => {
             let (head, rest) = path.split_once('.').unwrap_or((path, ""));
             if let Some(member) = members.get(head) {

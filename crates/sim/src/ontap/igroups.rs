@@ -22,11 +22,12 @@ const OS_TYPES: &[&str] =
     &["aix", "hpux", "hyper_v", "linux", "netware", "openvms", "solaris", "vmware", "windows", "xen"];
 
 /// GET /protocols/san/igroups[/{uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let asked = |igroup: &&Igroup| call.keys.first().is_none_or(|key| *key == igroup.uuid.to_string());
     let names = call.params.exact("name");
-    let named = |it: &&Igroup| names.as_ref().is_none_or(|names| names.contains(&it.name.as_str()));
-    Ok(state.igroups.values().filter(asked).filter(named).map(|igroup| row(state, igroup)).collect())
+    let wanted = |it: &&Igroup| names.as_ref().is_none_or(|names| names.contains(&it.name.as_str()));
+    Ok(state.igroups.values().filter(asked).filter(wanted).map(|igroup| row(state, igroup)).collect())
 }
 
 fn row(state: &State, igroup: &Igroup) -> Row {

@@ -151,6 +151,7 @@ impl Jobs {
 }
 
 /// GET /cluster/jobs and GET /cluster/jobs/{uuid}.
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let visible = state.jobs.all.values().filter(|job| job.visible);
     let named = visible.filter(|job| call.keys.first().is_none_or(|key| *key == job.uuid.to_string()));

@@ -1,5 +1,7 @@
 //! /storage/luns: read, change, delete. Creation is in `lun_create.rs`.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -26,6 +28,7 @@ pub(crate) const COMMENT_MAX: usize = 254;
 const SIZE_MIN: u64 = 4096;
 
 /// GET /storage/luns[/{uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     if let Some(key) = call.keys.first() {
         let found = Uuid::parse_str(key).ok().and_then(|uuid| state.live_lun(uuid));
@@ -102,7 +105,10 @@ fn status(state: &State, lun: &Lun, volume: &Volume) -> &'static str {
 
 /// Lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// PATCH /storage/luns/{uuid}: always synchronous.
@@ -126,7 +132,7 @@ pub(crate) fn modify(state: &mut State, call: &Call) -> Result<Reply, ApiError> 
     unit.reserved = body.flag("space.guarantee.requested")?.unwrap_or(unit.reserved);
     unit.unmap = body.flag("space.scsi_thin_provisioning_support_enabled")?.unwrap_or(unit.unmap);
     if let Some(source) = source {
-        overwrite(state, uuid, unit, source)?;
+        overwrite(state, uuid, unit, &source)?;
     } else {
         state.lun_mut(uuid)?.unit = unit;
     }
@@ -214,7 +220,7 @@ fn split_source(path: &str) -> Option<(&str, &str)> {
 
 /// Overwrites a LUN from a source in its own volume. Size, comment and operating system come from the source; uuid,
 /// serial number, name, class, state and maps stay.
-fn overwrite(state: &mut State, lun: Uuid, kept: Unit, source: Source) -> Result<(), ApiError> {
+fn overwrite(state: &mut State, lun: Uuid, kept: Unit, source: &Source) -> Result<(), ApiError> {
     let place = state.lun_mut(lun)?;
     if place.volume != source.volume {
         return Err(LUN_CLONE_ELSEWHERE.error("source and target of a LUN clone must be in one volume"));

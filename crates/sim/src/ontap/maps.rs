@@ -17,6 +17,7 @@ use super::model::{Igroup, Lun, State, Volume};
 use super::volume_create::svm_of;
 
 /// GET /protocols/san/lun-maps[/{lun.uuid}/{igroup.uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let luns = call.params.exact("lun.uuid");
     let igroups = call.params.exact("igroup.uuid");

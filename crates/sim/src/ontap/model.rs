@@ -95,6 +95,7 @@ pub(crate) struct Interface {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of its own in the API")]
 pub(crate) struct Volume {
     pub(crate) uuid: Uuid,
     pub(crate) name: String,
@@ -181,6 +182,7 @@ pub(crate) struct Lun {
 
 /// What of a LUN a snapshot holds and a restore brings back.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of its own in the API")]
 pub(crate) struct Unit {
     /// Path below the volume.
     pub(crate) name: String,

@@ -10,6 +10,7 @@ use super::model::{Interface, State, Svm};
 use crate::target::Reachability;
 
 /// GET /protocols/san/iscsi/services[/{svm.uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn iscsi_services(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let row = |svm: &Svm| {
         let service = svm.iscsi.as_ref()?;
@@ -25,6 +26,7 @@ pub(crate) fn iscsi_services(state: &State, call: &Call) -> Result<Vec<Row>, Api
 }
 
 /// GET /network/ip/interfaces[/{uuid}].
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn interfaces(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let asked = |it: &&Interface| call.keys.first().is_none_or(|key| *key == it.uuid.to_string());
     Ok(state.interfaces.iter().filter(asked).map(|it| interface(state, it)).collect())

@@ -157,7 +157,7 @@ impl OntapSim {
             Some(Instead::Cut(cut)) => return Err(*cut),
             Some(Instead::Silence) => std::future::pending().await,
             Some(Instead::Error(error, retry)) => {
-                let mut response = self.respond(&Answer::error(error));
+                let mut response = Self::respond(&Answer::error(error));
                 if let Some(seconds) = retry {
                     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
                 }
@@ -175,7 +175,7 @@ impl OntapSim {
         if answer.status == StatusCode::NO_CONTENT {
             answer.body = serde_json::Value::Null;
         }
-        let mut response = self.respond(&answer);
+        let mut response = Self::respond(&answer);
         if answer.status == StatusCode::UNAUTHORIZED {
             let realm = HeaderValue::from_static("Basic realm=\"Default\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
@@ -226,7 +226,7 @@ impl OntapSim {
         }
     }
 
-    fn respond(&self, answer: &Answer) -> Response<Bytes> {
+    fn respond(answer: &Answer) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(answer.body.to_string()));
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();

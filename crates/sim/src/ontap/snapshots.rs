@@ -90,11 +90,11 @@ fn row(state: &State, volume: &Volume, snapshot: &Snapshot, pinned: &BTreeSet<Uu
         "version_uuid": snapshot.version_uuid,
         "provenance_volume": { "uuid": volume.uuid },
         "reclaimable_space": size,
-        "delta": { "size_consumed": size, "time_elapsed": format!("PT{}S", (state.now - snapshot.created).as_secs()) },
+        "delta": { "size_consumed": size, "time_elapsed": format!("PT{}S", state.now.saturating_sub(snapshot.created).as_secs()) },
     });
     let keys = vec![volume.uuid.to_string(), snapshot.uuid.to_string()];
     let path = format!("/storage/volumes/{}/snapshots/{}", volume.uuid, snapshot.uuid);
-    Row::at(path, keys, value)
+    Row::at(&path, keys, value)
 }
 
 /// POST: a snapshot of one volume.

@@ -155,10 +155,10 @@ struct Parent {
 
 fn parent(state: &State, svm: usize, body: &Body) -> Result<Option<Parent>, ApiError> {
     if body.flag("clone.is_flexclone")? != Some(true) {
-        return match body.has("clone.parent_volume") {
-            true => Err(ApiError::bad_value("false", "clone.is_flexclone")),
-            false => Ok(None),
-        };
+        if body.has("clone.parent_volume") {
+            return Err(ApiError::bad_value("false", "clone.is_flexclone"));
+        }
+        return Ok(None);
     }
     let (name, uuid) = (body.text("clone.parent_volume.name")?, body.text("clone.parent_volume.uuid")?);
     let fits = |volume: &&Volume| {
@@ -207,12 +207,11 @@ fn add(state: &mut State, mut volume: Volume, parent: Option<Parent>) -> Result<
 /// LUNs come along with the clone: same place below the volume, new uuid and serial number, not mapped.
 fn add_clone(state: &mut State, volume: &mut Volume, parent: &Parent) -> Result<(), ApiError> {
     let missing = || CLONE_PARENT_MISSING.error("the parent of the clone is gone");
-    let snapshot = match parent.snapshot {
-        Some(snapshot) => snapshot,
-        None => {
-            let name = format!("clone_{}.{}", volume.name, state.ids.digits(6));
-            snapshots::take(state, parent.volume, name, &Body::default())?
-        }
+    let snapshot = if let Some(snapshot) = parent.snapshot {
+        snapshot
+    } else {
+        let name = format!("clone_{}.{}", volume.name, state.ids.digits(6));
+        snapshots::take(state, parent.volume, name, &Body::default())?
     };
     let original = state.live_volume(parent.volume).ok_or_else(missing)?;
     let images = original.snapshots.iter().find(|it| it.uuid == snapshot).ok_or_else(missing)?.images.clone();

@@ -28,6 +28,7 @@ pub(crate) const COMMENT_MAX: usize = 1023;
 const POLICIES: &[&str] = &["none", "default", "default-1weekly"];
 
 /// GET /storage/volumes[/{uuid}]. Volumes in the recovery queue are not shown.
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let parents: BTreeSet<Uuid> =
         state.volumes.values().filter_map(|volume| volume.clone.map(|clone| clone.volume)).collect();
@@ -88,7 +89,7 @@ fn space(state: &State, volume: &Volume) -> Value {
         "available": state.volume_available(volume),
         "used": used,
         "percent_used": used / (volume.size / 100).max(1),
-        "max_size": state.volume_max(),
+        "max_size": format!("{}TB", state.volume_max() / super::config::TIB),
         "fractional_reserve": volume.fractional_reserve,
         "snapshot": {
             "used": state.snapshots_used(volume),
@@ -172,10 +173,8 @@ fn apply(state: &State, volume: &mut Volume, body: &Body) -> Result<(), ApiError
     if let Some(kind) = body.word("guarantee.type", &["volume", "none"])? {
         volume.thick = kind == "volume";
     }
-    if body.flag("clone.split_initiated")? == Some(true) {
-        if volume.clone.take().is_none() {
-            return Err(NOT_SUPPORTED.error(format!("volume \"{}\" is not a clone", volume.name)));
-        }
+    if body.flag("clone.split_initiated")? == Some(true) && volume.clone.take().is_none() {
+        return Err(NOT_SUPPORTED.error(format!("volume \"{}\" is not a clone", volume.name)));
     }
     settings(state, volume, body)
 }

@@ -245,7 +245,7 @@ async fn serial_numbers_outlive_renaming_and_sizing() {
         (said.text("/name").as_str(), said.text("/serial_number")),
         ("/vol/w/renamed", serial.clone())
     );
-    let encoded: String = serial.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = percent_encoding::utf8_percent_encode(&serial, percent_encoding::NON_ALPHANUMERIC);
     assert_eq!(rig.get(&format!("/storage/luns?serial_number={encoded}")).await.count(), 1);
 }
 

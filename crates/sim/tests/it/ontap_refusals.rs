@@ -10,12 +10,10 @@ const IQN: &str = "iqn.1993-08.org.debian:01:abc";
 
 /// A body with one field changed.
 fn with(mut body: Value, pointer: &str, value: Value) -> Value {
-    match body.pointer_mut(pointer) {
-        Some(place) => *place = value,
-        None => {
-            let (parent, name) = pointer.rsplit_once('/').unwrap();
-            body.pointer_mut(parent).unwrap()[name] = value;
-        }
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    match (body.pointer_mut(parent).unwrap(), name.parse::<usize>()) {
+        (Value::Array(items), Ok(at)) => items[at] = value,
+        (parent, _) => parent[name] = value,
     }
     body
 }
