@@ -1,1 +1,5 @@
-//! End-to-end, crash and model suites, the demo and the bench.
+//! What the suites, the demo and the bench share: a simulated site of arrays and nodes with the real engine on each node.
+
+pub mod crash;
+pub mod ledger;
+pub mod site;

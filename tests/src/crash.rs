@@ -1,0 +1,1 @@
+//! Stops operations at effect boundaries.

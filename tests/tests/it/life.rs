@@ -1,0 +1,45 @@
+//! The core life of a disk, through the engine, on one site.
+
+use san_core::{ByteSize, SnapshotName};
+use san_engine::{Outcome, Tie};
+use sanbridge_tests::site::Site;
+
+const DISK: &str = "vm-100-disk-0";
+const SIZE: ByteSize = ByteSize::from_mib(8);
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_lives_and_leaves_nothing_behind() {
+    let site = Site::started(2).await.unwrap();
+    let before = site.audit();
+    let (one, two) = (site.node(0), site.node(1));
+    assert_eq!(one.create(DISK, SIZE).await.unwrap(), Outcome::Created { object: DISK.into(), size: SIZE });
+    site.guests.place(DISK, &one.name, Tie::Configured);
+    let path = one.attach(DISK).await.unwrap();
+    one.write(&path, 0, b"first").await.unwrap();
+
+    let snapshot: SnapshotName = "before".parse().unwrap();
+    one.snapshot(DISK, &snapshot).await.unwrap();
+    one.write(&path, 0, b"other").await.unwrap();
+    assert_eq!(
+        one.grow(DISK, ByteSize::from_mib(16)).await.unwrap(),
+        Outcome::Grown { size: ByteSize::from_mib(16) }
+    );
+    one.write(&path, (16 << 20) - 4, b"tail").await.unwrap();
+
+    // Live migration: both have it for a while, then the first lets go.
+    let there = two.attach(DISK).await.unwrap();
+    assert_eq!(there, path);
+    assert_eq!(two.read(&there, 0, 5).await.unwrap(), b"other");
+    site.guests.place(DISK, &two.name, Tie::Configured);
+    one.detach(DISK).await.unwrap();
+    assert_eq!(two.read(&there, (16 << 20) - 4, 4).await.unwrap(), b"tail");
+
+    two.detach(DISK).await.unwrap();
+    two.roll_back(DISK, &snapshot).await.unwrap();
+    let path = two.attach(DISK).await.unwrap();
+    assert_eq!(two.read(&path, 0, 5).await.unwrap(), b"first");
+    two.delete_snapshot(DISK, &snapshot).await.unwrap();
+    two.delete(DISK).await.unwrap();
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{findings}");
+}

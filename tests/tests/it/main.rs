@@ -1,0 +1,3 @@
+//! The suites over a whole simulated site.
+
+mod life;
