@@ -1,0 +1,5 @@
+//! Tests of the iSCSI transport on a simulated node.
+
+mod array;
+mod contract;
+mod records;

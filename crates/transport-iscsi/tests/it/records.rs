@@ -1,0 +1,121 @@
+//! What the transport leaves in open-iscsi's database, and in the records of others.
+
+use std::time::Duration;
+
+use san_contract::transport::TransportFixture as _;
+use san_core::{Cx, Deadline, Effects, ErrorKind, Initiator, OperationId, Transport as _};
+use san_sim::host::{LogKind, Release};
+
+use crate::contract::Fixture;
+
+fn cx() -> Cx {
+    Cx::new(Deadline::after(Duration::from_secs(60)), OperationId::random(), Effects::unobserved())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_login_takes_three_programs_and_one_after_a_reboot_one() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+    let first = fixture.programs();
+    assert_eq!(first.len(), 3 * ports.len(), "{first:#?}");
+    assert!(first.iter().any(|it| it.contains("node.session.scan -v manual")), "{first:#?}");
+    assert!(fixture.node.inventory().records.iter().all(|it| it.startup == "manual"));
+    fixture.node.crash();
+    fixture.node.boot();
+    fixture.node.forget_log();
+    fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+    let second = fixture.node.logged(LogKind::Program);
+    assert_eq!(second.len(), ports.len(), "{second:#?}");
+    assert!(second.iter().all(|it| it.ends_with("--login")), "{second:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_takes_our_records_along_and_keeps_those_of_others() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    fixture.join_by_other_means(&ports[0]);
+    fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+    fixture.iscsi.disconnect(&cx(), &ports).await.unwrap();
+    let records = fixture.node.inventory().records;
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0].startup, "automatic", "whose it is decides when it is used");
+}
+
+/// The record of somebody else whose session is gone: it is used, and its start stays as its owner wants it.
+#[tokio::test(start_paused = true)]
+async fn a_record_of_others_keeps_its_start() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    fixture.join_by_other_means(&ports[0]);
+    fixture.node.stop_iscsid();
+    fixture.node.crash();
+    fixture.node.partition("10.0.0.1:3260".parse().unwrap());
+    fixture.node.boot();
+    fixture.node.start_iscsid();
+    fixture.node.heal("10.0.0.1:3260".parse().unwrap());
+    let states = fixture.iscsi.connect(&cx(), &ports[..1]).await.unwrap();
+    assert!(states[0].status.is_up(), "{states:?}");
+    let records = fixture.node.inventory().records;
+    assert_eq!((records.len(), records[0].startup.as_str()), (1, "automatic"));
+    fixture.iscsi.disconnect(&cx(), &ports).await.unwrap();
+    assert_eq!(fixture.node.inventory().records.len(), 1, "the record is not ours to delete");
+}
+
+/// After a restart of ours nothing tells our sessions from others': all are left alone.
+#[tokio::test(start_paused = true)]
+async fn sessions_of_an_earlier_life_are_left_alone() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+    let again = san_transport_iscsi::Iscsi::new(
+        san_host::Guard::new(std::sync::Arc::new(fixture.node.clone())),
+        san_transport_iscsi::IscsiConfig::default(),
+    );
+    assert_eq!(again.disconnect(&cx(), &ports).await.unwrap(), 0);
+    assert_eq!(fixture.sessions(), ports.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_name_is_told_with_its_cure() {
+    let fixture = Fixture::on(Release::Debian13);
+    let file = std::path::Path::new("/etc/iscsi/initiatorname.iscsi");
+    let names = fixture.iscsi.initiators(&cx()).await.unwrap();
+    assert_eq!(names, [Initiator::Iscsi("iqn.1993-08.org.debian:01:pve1".parse().unwrap())]);
+    fixture.node.remove_file(file);
+    let error = fixture.iscsi.initiators(&cx()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.remedy().is_some_and(|it| it.contains("iscsid")));
+    fixture.node.put_file(file, b"InitiatorName=iqn.2000-01.a:1\nInitiatorName=iqn.2000-01.a:2\n");
+    assert_eq!(fixture.iscsi.initiators(&cx()).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+/// 31: the database is locked by a program that died; the cure is named within the bound.
+#[tokio::test(start_paused = true)]
+async fn a_locked_database_is_told_with_its_cure() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    fixture.node.refuse_logins("10.0.0.1:3260".parse().unwrap(), Some(6));
+    let start = tokio::time::Instant::now();
+    let states = fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(30));
+    let san_core::PortStatus::Failed(error) = &states[0].status else { panic!("{states:?}") };
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.remedy().is_some_and(|it| it.contains("lock.write")), "{error:?}");
+}
+
+/// 33: `iscsiadm` never ends; the helper is killed at its bound and the release with the defect named.
+#[tokio::test(start_paused = true)]
+async fn a_call_ends_by_its_deadline() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    fixture.node.set_timing(|it| it.login = Duration::from_secs(3600));
+    let start = tokio::time::Instant::now();
+    let states = fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    for state in states {
+        let san_core::PortStatus::Failed(error) = &state.status else { panic!("{state:?}") };
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(error.remedy().is_some_and(|it| it.contains("2.1.10")), "{error:?}");
+    }
+}
