@@ -85,19 +85,28 @@ impl Ontap {
         }
         let cluster: wire::ClusterId =
             self.api.get(cx, &Request::get("/api/cluster", &[]).query("fields", "uuid")).await?;
-        let svm: Option<wire::Svm> =
-            self.api.find_one(cx, crate::probe::svm_request(&self.config.svm)).await?;
-        if cluster.uuid != self.cluster || svm.as_ref().is_none_or(|it| it.uuid != self.svm) {
-            return Err(Error::new(
-                ErrorKind::IdentityMismatch,
-                format!("this is not the array and the SVM that were configured as {}", self.profile.name),
-            )
-            .with_remedy(
-                "check the management addresses; if the array was replaced on purpose, remove this storage and add it anew",
-            ));
+        if cluster.uuid != self.cluster {
+            return Err(self.mismatch());
         }
+        self.prove_svm(cx).await?;
         self.proved.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Asks whether our SVM is there. Nothing counts as absent without it: another array at the same address, or an
+    /// SVM that was made anew, knows none of our objects either.
+    pub(crate) async fn prove_svm(&self, cx: &Cx) -> Result<()> {
+        let found: Option<wire::Svm> =
+            self.api.find_one(cx, crate::probe::svm_request(&self.config.svm)).await?;
+        if found.is_some_and(|it| it.uuid == self.svm) { Ok(()) } else { Err(self.mismatch()) }
+    }
+
+    fn mismatch(&self) -> Error {
+        let message =
+            format!("this is not the array and the SVM that were configured as {}", self.profile.name);
+        Error::new(ErrorKind::IdentityMismatch, message).with_remedy(
+            "check the management addresses; if the array was replaced on purpose, remove this storage and add it anew",
+        )
     }
 
     /// Checks that a record belongs to our SVM; answers that were asked for it always say so.

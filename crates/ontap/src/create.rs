@@ -151,7 +151,7 @@ impl Ontap {
                 Ok(done) => {
                     let found = match done.records.into_iter().next() {
                         Some(it) => Some(it),
-                        None => self.lun_of(cx, &spec.name, &flexvol.uuid).await?,
+                        None => self.lun_at(cx, &spec.name).await?,
                     };
                     let it = found
                         .ok_or_else(|| inconsistent("the array does not show the LUN it has just created"))?;
@@ -164,7 +164,7 @@ impl Ontap {
                 return Err(error);
             }
             // The FlexVol is ours by its claim, so a LUN of this name in it is ours as well.
-            let Ok(found) = self.lun_of(cx, &spec.name, &flexvol.uuid).await else { return Err(error) };
+            let Ok(found) = self.lun_at(cx, &spec.name).await else { return Err(error) };
             match found {
                 Some(it) => return self.check_lun(spec, flexvol, Made { it, now: !exists }),
                 None => pause(cx, &mut pauses).await?,

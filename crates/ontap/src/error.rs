@@ -235,6 +235,8 @@ fn kind_of_text(text: &str) -> Option<ErrorKind> {
         Some(ErrorKind::OutOfSpace)
     } else if holds(&["maximum number", "limit reached"]) {
         Some(ErrorKind::LimitReached)
+    } else if holds(&["not running", "is stopped"]) {
+        Some(ErrorKind::Unavailable)
     } else {
         None
     }

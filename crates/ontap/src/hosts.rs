@@ -73,8 +73,9 @@ impl Ontap {
     pub(crate) async fn prepare_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>> {
         let wanted = names(&spec.initiators)?;
         let name = igroup_name(spec);
-        self.refuse_foreign_igroups(cx, &name, &wanted).await?;
-        if let Some(found) = self.igroup_named(cx, &name).await? {
+        let ((), found) =
+            tokio::try_join!(self.refuse_foreign_igroups(cx, &name, &wanted), self.igroup_named(cx, &name))?;
+        if let Some(found) = found {
             return self.complete(cx, spec, &wanted, &found).await;
         }
         let request = Request::post(COLLECTION, &[]).query("return_records", true).json(&json!({

@@ -25,8 +25,8 @@ impl Ontap {
     }
 
     async fn look_up_name(&self, cx: &Cx, name: &VolumeName) -> Result<Option<Volume>> {
-        let Some(flexvol) = self.flexvol_named(cx, name).await? else { return Ok(None) };
-        let lun = self.lun_of(cx, name, &flexvol.uuid).await?;
+        let (flexvol, lun) = tokio::try_join!(self.flexvol_named(cx, name), self.lun_at(cx, name))?;
+        let Some(flexvol) = flexvol else { return Ok(None) };
         whole(&flexvol, lun.as_ref()).map(Some)
     }
 
@@ -43,7 +43,7 @@ impl Ontap {
         }
         // The LUN is gone or never was. The volume is absent only when its FlexVol is gone too.
         let Some(flexvol) = self.flexvol(cx, &key.flexvol).await? else { return Ok(None) };
-        let lun = self.lun_of(cx, &flexvol.name.parse()?, &flexvol.uuid).await?;
+        let lun = self.lun_at(cx, &flexvol.name.parse()?).await?;
         whole(&flexvol, lun.as_ref()).map(Some)
     }
 
@@ -53,27 +53,31 @@ impl Ontap {
             .query("name", name)
             .query("svm.uuid", &self.svm)
             .query("fields", VOLUME_FIELDS);
-        let found: Option<wire::Volume> = self.api.find_one(cx, request).await?;
-        if let Some(it) = &found {
-            self.check_svm(&it.svm)?;
-            if it.name != name.as_str() {
-                return Err(inconsistent("the array answered about another volume"));
-            }
+        let Some(it) = self.api.find_one::<wire::Volume>(cx, request).await? else {
+            self.prove_svm(cx).await?;
+            return Ok(None);
+        };
+        self.check_svm(&it.svm)?;
+        if it.name == name.as_str() {
+            Ok(Some(it))
+        } else {
+            Err(inconsistent("the array answered about another volume"))
         }
-        Ok(found)
     }
 
     /// The FlexVol with this UUID.
     pub(crate) async fn flexvol(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Volume>> {
         let request = Request::get("/api/storage/volumes/{}", &[uuid]).query("fields", VOLUME_FIELDS);
-        let found: Option<wire::Volume> = self.api.find(cx, &request).await?;
-        if let Some(it) = &found {
-            self.check_svm(&it.svm)?;
-            if it.uuid != uuid {
-                return Err(inconsistent("the array answered about another volume"));
-            }
+        let Some(it) = self.api.find::<wire::Volume>(cx, &request).await? else {
+            self.prove_svm(cx).await?;
+            return Ok(None);
+        };
+        self.check_svm(&it.svm)?;
+        if it.uuid == uuid {
+            Ok(Some(it))
+        } else {
+            Err(inconsistent("the array answered about another volume"))
         }
-        Ok(found)
     }
 
     /// The LUN with this UUID, with its mappings.
@@ -91,31 +95,27 @@ impl Ontap {
         Ok(found)
     }
 
-    /// The LUN of this FlexVol, with its mappings.
-    pub(crate) async fn lun_of(
-        &self,
-        cx: &Cx,
-        name: &VolumeName,
-        flexvol: &str,
-    ) -> Result<Option<wire::Lun>> {
+    /// The LUN of the FlexVol of this name, with its mappings. `None` proves nothing about the FlexVol.
+    pub(crate) async fn lun_at(&self, cx: &Cx, name: &VolumeName) -> Result<Option<wire::Lun>> {
         let path = lun_path(name);
         let request = Request::get("/api/storage/luns", &[])
             .query("name", &path)
             .query("svm.uuid", &self.svm)
             .query("fields", LUN_AND_MAPS);
-        let found: Option<wire::Lun> = self.api.find_one(cx, request).await?;
-        if let Some(it) = &found {
-            self.check_svm(&it.svm)?;
-            if it.name != path || it.location.volume.uuid.as_deref() != Some(flexvol) {
-                return Err(inconsistent("the array answered about another LUN"));
-            }
-            self.keep_lun_node(it);
+        let Some(it) = self.api.find_one::<wire::Lun>(cx, request).await? else { return Ok(None) };
+        self.check_svm(&it.svm)?;
+        if it.name != path {
+            return Err(inconsistent("the array answered about another LUN"));
         }
-        Ok(found)
+        self.keep_lun_node(&it);
+        Ok(Some(it))
     }
 }
 
 fn whole(flexvol: &wire::Volume, lun: Option<&wire::Lun>) -> Result<Volume> {
+    if lun.is_some_and(|it| it.location.volume.uuid.as_deref() != Some(&flexvol.uuid)) {
+        return Err(inconsistent("a volume and its LUN disagree about belonging together"));
+    }
     let mut volume = convert::volume(flexvol, lun)?;
     volume.mapped = Some(match lun {
         Some(lun) => mapped(lun)?,

@@ -1,5 +1,7 @@
 //! Mapping a LUN to an igroup under a number of our choice, and taking the mapping away.
 
+use std::collections::BTreeSet;
+
 use san_core::{ArrayId, Cx, Ensured, Error, ErrorKind, HostAccess, Lun, LunChoice, Mapping, Result, Volume};
 use san_rest::Request;
 use serde_json::json;
@@ -36,8 +38,14 @@ impl Ontap {
         if choice.0.iter().any(|it| *it > highest) {
             return Err(Error::new(ErrorKind::InvalidInput, format!("LUN numbers end at {highest}")));
         }
+        let mut taken = None;
         for &number in &choice.0 {
+            if taken.as_ref().is_some_and(|it: &BTreeSet<u16>| it.contains(&number.number())) {
+                continue;
+            }
             match self.try_number(cx, lun, host, number).await? {
+                // One collision may be a race; the whole list spares the others.
+                Attempt::NumberTaken if taken.is_none() => taken = Some(self.taken_numbers(cx, host).await?),
                 Attempt::NumberTaken => {}
                 Attempt::Mapped(number) => {
                     let ports = match self.lun_node(lun) {
@@ -89,7 +97,10 @@ impl Ontap {
         let gone = || async { Ok(self.lun_map(cx, &lun, host).await?.is_none().then_some(())) };
         match self.api.settle::<serde_json::Value, _, _>(cx, &request, gone).await {
             Ok(_) => Ok(true),
-            Err(error) if is(&error, code::NOT_MAPPED) || is(&error, code::NO_ENTRY) => Ok(false),
+            Err(error) if is(&error, code::NOT_MAPPED) || is(&error, code::NO_ENTRY) => {
+                self.prove_svm(cx).await?;
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -122,13 +133,24 @@ impl Ontap {
             .query("lun.uuid", lun)
             .query("igroup.uuid", host)
             .query("fields", FIELDS);
-        let found: Option<wire::LunMap> = self.api.find_one(cx, request).await?;
-        match found {
-            Some(it) if !is_about(&it, lun, host) => {
-                Err(inconsistent("the array answered about another mapping"))
-            }
-            other => Ok(other),
+        let Some(it) = self.api.find_one::<wire::LunMap>(cx, request).await? else {
+            self.prove_svm(cx).await?;
+            return Ok(None);
+        };
+        if is_about(&it, lun, host) {
+            Ok(Some(it))
+        } else {
+            Err(inconsistent("the array answered about another mapping"))
         }
+    }
+
+    /// The numbers that LUNs have in an igroup now.
+    async fn taken_numbers(&self, cx: &Cx, host: &HostAccess) -> Result<BTreeSet<u16>> {
+        let request = Request::get(COLLECTION, &[])
+            .query("igroup.uuid", &host.id)
+            .query("fields", "lun.uuid,igroup.uuid,logical_unit_number");
+        let all: Vec<wire::LunMap> = self.api.list(cx, request).await?;
+        Ok(all.into_iter().map(|it| it.logical_unit_number).collect())
     }
 }
 

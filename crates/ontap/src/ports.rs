@@ -111,7 +111,9 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
         .query("svm.uuid", svm)
         .query("services", "data_iscsi")
         .query("fields", "name,enabled,state,ip.address,location.node.name");
-    let interfaces: Vec<wire::Interface> = api.list(cx, request).await?;
+    let nodes = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
+    let (interfaces, nodes) =
+        tokio::try_join!(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes))?;
     let mut all = Vec::new();
     for it in interfaces {
         if it.enabled == Some(false) || it.state.as_deref() != Some("up") {
@@ -123,8 +125,6 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
         let portal = SocketAddr::new(address, ISCSI_PORT);
         all.push(TargetPort::Iscsi { portal, target: target.clone(), node: it.location.node.name });
     }
-    let request = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
-    let nodes: Vec<wire::Node> = api.list(cx, request).await?;
     let partners = nodes
         .into_iter()
         .filter_map(|node| Some((node.name, node.ha.partners.into_iter().next()?.name?)))

@@ -146,7 +146,10 @@ impl Ontap {
                 // Whether it is gone can be seen; whether this call did it was not said.
                 None => self.gone(cx, &key, &name).await,
             },
-            Err(error) if is(&error, code::NO_ENTRY) || is(&error, code::SNAPSHOT_MISSING) => Ok(false),
+            Err(error) if is(&error, code::NO_ENTRY) || is(&error, code::SNAPSHOT_MISSING) => {
+                self.prove_svm(cx).await?;
+                Ok(false)
+            }
             Err(error) if is(&error, code::SNAPSHOT_BUSY) => {
                 Err(self.name_owners(cx, &key, &name, error).await)
             }

@@ -18,11 +18,14 @@ use crate::wire;
 const NAMED_AT_ONCE: usize = 50;
 
 impl Ontap {
-    /// All volumes whose names begin with `prefix`. The two lists are read one after the other, so objects that come
-    /// and go meanwhile show in one of them only: those are looked at again, and only then judged.
+    /// All volumes whose names begin with `prefix`. Volumes and LUNs are two lists, so objects that come and go
+    /// meanwhile show in one of them only: those are looked at again, and only then judged.
     pub(crate) async fn list_volumes(&self, cx: &Cx, prefix: &str) -> Result<Vec<Volume>> {
-        let mut flexvols = self.flexvols(cx, prefix).await?;
-        let mut luns = self.luns(cx, Filter::Prefix(prefix)).await?;
+        let (mut flexvols, mut luns) =
+            tokio::try_join!(self.flexvols(cx, prefix), self.luns(cx, Filter::Prefix(prefix)))?;
+        if flexvols.is_empty() {
+            self.prove_svm(cx).await?;
+        }
         if luns.keys().any(|it| !flexvols.contains_key(it)) {
             flexvols.extend(self.flexvols(cx, prefix).await?);
         }
@@ -104,7 +107,10 @@ impl Ontap {
         key.lun.iter().for_each(|it| self.forget_lun_node(it));
         match outcome {
             Ok(_) => Ok(true),
-            Err(error) if is(&error, code::NO_ENTRY) => Ok(false),
+            Err(error) if is(&error, code::NO_ENTRY) => {
+                self.prove_svm(cx).await?;
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

@@ -52,12 +52,12 @@ async fn each_verb_keeps_its_budget() {
         let sent = requests!(it, array.resize(&cx, &volume, SIZE.times(2)));
         assert_eq!(sent, "PATCH /storage/luns/{uuid}\nPATCH /storage/volumes/{uuid}\n");
 
-        let set = SnapshotSet { volumes: vec![volume.clone()], name: "one".parse().unwrap() };
-        let sent = requests!(it, array.snapshot(&cx, &set));
+        let snapshot = SnapshotSet { volumes: vec![volume.clone()], name: "one".parse().unwrap() };
+        let sent = requests!(it, array.snapshot(&cx, &snapshot));
         assert_eq!(sent, "POST /storage/volumes/{volume.uuid}/snapshots\n");
-        let sent = requests!(it, array.rollback(&cx, &volume, &set.name));
+        let sent = requests!(it, array.rollback(&cx, &volume, &snapshot.name));
         assert_eq!(sent, "PATCH /storage/luns/{uuid}\n");
-        let sent = requests!(it, array.ensure_no_snapshot(&cx, &volume, &set.name));
+        let sent = requests!(it, array.ensure_no_snapshot(&cx, &volume, &snapshot.name));
         assert_eq!(sent, "DELETE /storage/volumes/{volume.uuid}/snapshots\n");
 
         let query = VolumeQuery { prefix: "sb__pve__san1__".into() };

@@ -148,6 +148,28 @@ async fn another_array_behind_the_address_is_refused_for_everything() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_array_replaced_while_we_run_makes_nothing_absent() {
+    let it = Fixture::new(NEW).await;
+    let volume = it.made("vm-100-disk-0").await;
+    let host = it.host().await;
+    it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap();
+    it.sim.destroy_volume("svm1", volume.name.as_str()).unwrap();
+    it.sim.replace_array(99);
+    let query = san_core::VolumeQuery { prefix: "sb__".into() };
+    let failures: Vec<Result<()>> = vec![
+        it.array.volumes(&cx(), &query).await.map(drop),
+        it.array.volume(&cx(), &san_core::VolumeKey::Name(volume.name.clone())).await.map(drop),
+        it.array.volume(&cx(), &san_core::VolumeKey::Id(volume.id.clone())).await.map(drop),
+        it.array.mapping(&cx(), &volume, &host).await.map(drop),
+        it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.map(drop),
+        it.array.ensure_no_volume(&cx(), &volume, san_core::DeleteMode::Immediate).await.map(drop),
+    ];
+    for it in failures {
+        assert_eq!(it.unwrap_err().kind(), ErrorKind::IdentityMismatch);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_profile_of_something_else_is_refused() {
     let it = Fixture::new(NEW).await;
     let mut profile = it.array.profile().clone();
