@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use san_core::{Cx, EffectState, Error, ErrorKind, Result};
-use san_rest::{Client, CredentialSource, Request, Wire};
+use san_rest::{Client, CredentialSource, Replay, Request, Wire};
 use serde::de::DeserializeOwned;
 
 use crate::error::{code, is, of_answer, of_failure};
@@ -170,6 +170,16 @@ impl Api {
             // A look that cannot be had leaves the first error standing; one that contradicts the request says more.
             Err(looked) => Err(if looked.is_passing() { error } else { looked }),
         }
+    }
+}
+
+impl Api {
+    /// Carries out a change that comes out the same however often it is done: once more where its answer was lost or
+    /// cannot be read.
+    pub(crate) async fn insist(&self, cx: &Cx, request: Request) -> Result<()> {
+        let request = request.replay(Replay::Safe);
+        let undecided = || async { Ok(None::<()>) };
+        self.settle::<serde_json::Value, _, _>(cx, &request, undecided).await.map(drop)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use san_core::{Cx, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, Result};
-use san_rest::{Replay, Request};
+use san_rest::Request;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -177,10 +177,9 @@ impl Ontap {
             return Ok(Ensured::Already(access(found)?));
         }
         let request = Request::post("/api/protocols/san/igroups/{}/initiators", &[&found.uuid])
-            .replay(Replay::Safe)
             .json(&json!({ "records": missing }))?;
-        match self.api.change::<serde_json::Value>(cx, &request).await {
-            Ok(_) => Ok(Ensured::Created(access(found)?)),
+        match self.api.insist(cx, request).await {
+            Ok(()) => Ok(Ensured::Created(access(found)?)),
             Err(error) if is(&error, code::INITIATOR_PRESENT) => Ok(Ensured::Already(access(found)?)),
             Err(error) => Err(error),
         }

@@ -6,7 +6,7 @@
 use san_core::{
     Cx, EffectState, Error, ErrorKind, OperationId, Result, Snapshot, SnapshotName, SnapshotSet, Volume,
 };
-use san_rest::{Replay, Request};
+use san_rest::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -181,9 +181,8 @@ impl Ontap {
         let key = Key::parse(&volume.id)?;
         let source = format!("/vol/{}/.snapshot/{}/{LUN_NAME}", volume.name, array_name(name));
         let request = Request::patch("/api/storage/luns/{}", &[key.lun()?])
-            .replay(Replay::Safe)
             .json(&json!({ "clone": { "source": { "name": source } } }))?;
-        let outcome = self.api.change::<serde_json::Value>(cx, &patiently(cx, request)).await;
+        let outcome = self.api.insist(cx, patiently(cx, request)).await;
         let Err(error) = outcome else { return Ok(()) };
         if error.effect() == EffectState::None
             && let Ok(None) = self.snapshot_named(cx, &key, &array_name(name)).await

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use san_core::{ByteSize, Capacity, Cx, DeleteMode, Error, ErrorKind, Result, Volume, VolumeKey};
-use san_rest::{Replay, Request};
+use san_rest::Request;
 use serde_json::json;
 
 use crate::array::Ontap;
@@ -126,14 +126,12 @@ impl Ontap {
         }
         let maximum = flexvol_maximum(&self.profile, size);
         let roomier = Request::patch("/api/storage/volumes/{}", &[&key.flexvol])
-            .replay(Replay::Safe)
             .json(&json!({ "autosize": { "mode": "grow", "maximum": maximum.bytes() } }))?;
-        self.api.change::<serde_json::Value>(cx, &patiently(cx, roomier)).await?;
+        self.api.insist(cx, patiently(cx, roomier)).await?;
         let larger = Request::patch("/api/storage/luns/{}", &[lun])
-            .replay(Replay::Safe)
             .json(&json!({ "space": { "size": size.bytes() } }))?;
-        match self.api.change::<serde_json::Value>(cx, &larger).await {
-            Ok(_) => Ok(size),
+        match self.api.insist(cx, larger).await {
+            Ok(()) => Ok(size),
             Err(error) if is(&error, code::SAME_SIZE) => Ok(size),
             Err(error) => Err(error),
         }

@@ -98,3 +98,17 @@ async fn a_hundred_parallel_creations_cost_two_requests_each() {
     assert_eq!(tasks.join_all().await.len(), 100);
     assert_eq!(it.sim.requests(mark).len(), 200);
 }
+
+#[tokio::test]
+async fn a_life_of_requests_is_one_connection() {
+    let it = Fixture::over_https(NEW).await;
+    let volume = it.made("vm-100-disk-0").await;
+    let host = it.host().await;
+    it.array.ensure_mapped(&cx(), &volume, &host, &lun_choice(&[1])).await.unwrap();
+    it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap();
+    it.array.ensure_no_volume(&cx(), &volume, DeleteMode::Immediate).await.unwrap();
+    let server = it.server.as_ref().unwrap();
+    // Two requests are sent side by side where neither needs the other's answer.
+    assert!(server.handshakes() <= 2, "{}", server.handshakes());
+    assert!(it.sim.requests(san_sim::ontap::Mark::START).len() > 10);
+}

@@ -1,5 +1,5 @@
-//! The contract, for the oldest and the newest release that is served, with work that ends at once and work that
-//! outlasts the request.
+//! The contract, for the oldest and the newest release that is served, with work that ends at once and work that takes
+//! a while, in process and over HTTPS.
 
 mod release_9_12_1 {
     use crate::fixture::{Fixture, OLD};
@@ -16,4 +16,9 @@ mod with_jobs {
 
     use crate::fixture::{Fixture, NEW};
     san_contract::array_contract!(Fixture::with(NEW, |it| it.pace.job = Duration::from_millis(30)));
+}
+
+mod over_https {
+    use crate::fixture::{Fixture, NEW};
+    san_contract::array_contract!(Fixture::over_https(NEW));
 }

@@ -46,48 +46,51 @@ fn assert_error(error: &Error, kind: ErrorKind, effect: EffectState) {
 /// The life of a disk, with `fault` striking every changing request once. All of it must come out as without the fault.
 async fn life_with(fault: &Fault) {
     for version in [OLD, NEW] {
-        let it = Fixture::new(version).await;
-        let changes = [
-            ("POST", VOLUMES),
-            ("POST", LUNS),
-            ("POST", IGROUPS),
-            ("POST", INITIATORS),
-            ("POST", MAPS),
-            ("PATCH", VOLUME),
-            ("PATCH", LUN),
-            ("POST", SNAPSHOTS),
-            ("DELETE", SNAPSHOTS),
-            ("DELETE", MAP),
-            ("DELETE", VOLUME),
-        ];
-        for (method, path) in changes {
-            it.inject(method, path, fault.clone());
-        }
-        let array = &it.array;
-        let made = array.ensure_volume(&cx(), &spec("vm-100-disk-0")).await.unwrap();
-        assert!(made.changed());
-        let volume = made.into_inner();
-        let host = array.ensure_host(&cx(), &host_spec()).await.unwrap();
-        assert!(host.changed());
-        let host = host.into_inner();
-        let mut two = host_spec();
-        two.initiators.push(Initiator::Iscsi("iqn.2010-10.org.example:node1-b".parse().unwrap()));
-        array.ensure_host(&cx(), &two).await.unwrap();
-        let mapping = array.ensure_mapped(&cx(), &volume, &host, &lun_choice(&[3])).await.unwrap();
-        assert!(mapping.changed());
-        assert_eq!(array.resize(&cx(), &volume, SIZE.times(2)).await.unwrap(), SIZE.times(2));
-        it.write(&volume, b"first").await;
-        assert_eq!(array.snapshot(&cx(), &set(&volume)).await.unwrap().len(), 1);
-        it.write(&volume, b"after").await;
-        it.inject("PATCH", LUN, fault.clone());
-        array.rollback(&cx(), &volume, &name()).await.unwrap();
-        assert_eq!(it.read(&volume, 5).await, b"first");
-        assert!(array.ensure_no_snapshot(&cx(), &volume, &name()).await.unwrap());
-        assert!(array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap());
-        assert!(array.ensure_no_volume(&cx(), &volume, DeleteMode::Immediate).await.unwrap());
-        assert!(it.sim.volumes().iter().all(|it| !it.comment.contains("sanbridge")));
-        assert!(it.sim.maps().is_empty());
+        life_on(&Fixture::new(version).await, fault).await;
     }
+}
+
+async fn life_on(it: &Fixture, fault: &Fault) {
+    let changes = [
+        ("POST", VOLUMES),
+        ("POST", LUNS),
+        ("POST", IGROUPS),
+        ("POST", INITIATORS),
+        ("POST", MAPS),
+        ("PATCH", VOLUME),
+        ("PATCH", LUN),
+        ("POST", SNAPSHOTS),
+        ("DELETE", SNAPSHOTS),
+        ("DELETE", MAP),
+        ("DELETE", VOLUME),
+    ];
+    for (method, path) in changes {
+        it.inject(method, path, fault.clone());
+    }
+    let array = &it.array;
+    let made = array.ensure_volume(&cx(), &spec("vm-100-disk-0")).await.unwrap();
+    assert!(made.changed());
+    let volume = made.into_inner();
+    let host = array.ensure_host(&cx(), &host_spec()).await.unwrap();
+    assert!(host.changed());
+    let host = host.into_inner();
+    let mut two = host_spec();
+    two.initiators.push(Initiator::Iscsi("iqn.2010-10.org.example:node1-b".parse().unwrap()));
+    array.ensure_host(&cx(), &two).await.unwrap();
+    let mapping = array.ensure_mapped(&cx(), &volume, &host, &lun_choice(&[3])).await.unwrap();
+    assert!(mapping.changed());
+    assert_eq!(array.resize(&cx(), &volume, SIZE.times(2)).await.unwrap(), SIZE.times(2));
+    it.write(&volume, b"first").await;
+    assert_eq!(array.snapshot(&cx(), &set(&volume)).await.unwrap().len(), 1);
+    it.write(&volume, b"after").await;
+    it.inject("PATCH", LUN, fault.clone());
+    array.rollback(&cx(), &volume, &name()).await.unwrap();
+    assert_eq!(it.read(&volume, 5).await, b"first");
+    assert!(array.ensure_no_snapshot(&cx(), &volume, &name()).await.unwrap());
+    assert!(array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap());
+    assert!(array.ensure_no_volume(&cx(), &volume, DeleteMode::Immediate).await.unwrap());
+    assert!(it.sim.volumes().iter().all(|it| !it.comment.contains("sanbridge")));
+    assert!(it.sim.maps().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,6 +106,22 @@ async fn a_request_lost_on_its_way_is_sent_again() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_connection_is_tried_again() {
     life_with(&Fault::Refuse).await;
+}
+
+#[tokio::test]
+async fn the_same_holds_over_a_real_connection() {
+    for fault in [Fault::LoseAnswer, Fault::ResetBefore, Fault::Truncated] {
+        life_on(&Fixture::over_https(NEW).await, &fault).await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_was_closed_is_no_failure() {
+    let it = Fixture::over_https(NEW).await;
+    for number in 0..3 {
+        it.server.as_ref().unwrap().cut_connections();
+        it.made(&format!("vm-100-disk-{number}")).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

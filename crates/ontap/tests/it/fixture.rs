@@ -11,8 +11,9 @@ use san_core::{
     OperationId, Owner, TransportKind, Volume, VolumeSpec,
 };
 use san_ontap::{Ontap, OntapConfig};
-use san_rest::{Client, Credentials, Wire};
+use san_rest::{Client, Credentials, Endpoint, HttpsWire, Trust, Wire};
 use san_sim::ontap::{Fault, OntapConfig as SimConfig, OntapSim, Rule, Times, Version, When};
+use san_sim::server::HttpsServer;
 
 pub(crate) const SVM: &str = "svm1";
 pub(crate) const OLD: Version = Version::new(9, 12, 1);
@@ -22,6 +23,7 @@ pub(crate) const SIZE: ByteSize = ByteSize::from_mib(8);
 pub(crate) struct Fixture {
     pub(crate) sim: OntapSim,
     pub(crate) array: Ontap,
+    pub(crate) server: Option<HttpsServer>,
     // Removed with the fixture.
     _data: tempfile::TempDir,
 }
@@ -33,6 +35,32 @@ impl Fixture {
 
     /// A fixture whose simulated array `change` made different from the usual one.
     pub(crate) async fn with(version: Version, change: impl FnOnce(&mut SimConfig)) -> Self {
+        let (data, sim) = Self::sim(version, change);
+        let array = Ontap::connect(&cx(), client(&sim), ontap_config()).await.unwrap();
+        Self { sim, array, server: None, _data: data }
+    }
+
+    /// A fixture that is reached over TCP and TLS.
+    pub(crate) async fn over_https(version: Version) -> Self {
+        let (data, sim) = Self::sim(version, |_| {});
+        let names = ["127.0.0.1".to_owned()];
+        let server =
+            HttpsServer::start(Arc::new(sim.clone()), ([127, 0, 0, 1], 0).into(), &names).await.unwrap();
+        let authority = data.path().join("authority.pem");
+        std::fs::write(&authority, server.certificate_pem()).unwrap();
+        let endpoint = Endpoint {
+            addresses: vec![server.address().to_string().parse().unwrap()],
+            trust: Trust::AuthorityFile(authority),
+        };
+        let client = san_ontap::client(
+            Arc::new(HttpsWire::new(&endpoint).unwrap()),
+            Arc::new(credentials("netapp1!")),
+        );
+        let array = Ontap::connect(&cx(), client, ontap_config()).await.unwrap();
+        Self { sim, array, server: Some(server), _data: data }
+    }
+
+    fn sim(version: Version, change: impl FnOnce(&mut SimConfig)) -> (tempfile::TempDir, OntapSim) {
         let data = tempfile::tempdir().unwrap();
         let mut config = SimConfig::new(version, data.path());
         change(&mut config);
@@ -41,8 +69,7 @@ impl Fixture {
         sim.add_volume(SVM, "foreign_db", 1 << 30, "made by hand").unwrap();
         sim.add_lun(SVM, "/vol/foreign_db/lun0", 1 << 20, "").unwrap();
         sim.add_igroup(SVM, "foreign_hosts", &["iqn.2001-04.com.example:db"]).unwrap();
-        let array = Ontap::connect(&cx(), client(&sim), ontap_config()).await.unwrap();
-        Self { sim, array, _data: data }
+        (data, sim)
     }
 
     pub(crate) fn inject(&self, method: &str, path: &str, fault: Fault) {
@@ -72,8 +99,11 @@ pub(crate) fn client(sim: &OntapSim) -> Client {
 }
 
 pub(crate) fn client_as(sim: &OntapSim, password: &str) -> Client {
-    let credentials = Credentials { username: "admin".into(), password: password.into() };
-    san_ontap::client(Arc::new(sim.clone()) as Arc<dyn Wire>, Arc::new(credentials))
+    san_ontap::client(Arc::new(sim.clone()) as Arc<dyn Wire>, Arc::new(credentials(password)))
+}
+
+fn credentials(password: &str) -> Credentials {
+    Credentials { username: "admin".into(), password: password.into() }
 }
 
 pub(crate) fn ontap_config() -> OntapConfig {
