@@ -81,8 +81,11 @@ pub trait DeviceFixture: Send + Sync {
     /// Uses the device until the answer is dropped.
     fn take_into_use(&self, device: &Path, how: Use) -> Box<dyn Send>;
 
-    /// Makes an unused partition's map on the device of volume `n`.
-    fn partition(&self, n: u8);
+    /// Makes an unused partition's map on the device of volume `n`; done when the system has looked at it.
+    fn partition(&self, n: u8) -> impl Future<Output = ()> + Send;
+
+    /// Whether the multipath daemon makes maps of whatever appears, without being asked.
+    fn maps_come_by_themselves(&self) -> bool;
 
     /// Removes the map of volume `n` by other means.
     fn remove_map(&self, n: u8) -> impl Future<Output = ()> + Send;
@@ -409,7 +412,10 @@ pub async fn an_empty_identity_is_refused(fixture: &impl DeviceFixture) {
         let error = fixture.manager().attach(&cx(), &expect, &fixture.routes()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::IdentityMismatch, "{error:?}");
     }
-    assert_empty(fixture);
+    // A daemon that takes every path holds them for the volumes it believes in.
+    if !fixture.maps_come_by_themselves() {
+        assert_empty(fixture);
+    }
 }
 
 /// 7: one port shows another volume at the address.
@@ -448,7 +454,9 @@ pub async fn another_size_than_the_array_says_is_refused(fixture: &impl DeviceFi
     let wanted = Expected { size: ByteSize::from_mib(32), ..expect(fixture, 1, 5) };
     let error = fixture.manager().attach(&cx(), &wanted, &fixture.routes()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
-    assert_eq!(fixture.maps(), [""; 0]);
+    assert!(fixture.maps_come_by_themselves() || fixture.maps().is_empty());
+    detach(fixture, 1, 5).await;
+    assert_empty(fixture);
 }
 
 /// 18.
@@ -633,7 +641,7 @@ pub async fn everybody_who_uses_it_is_named_and_stops_a_retire(fixture: &impl De
 /// 61, 74: a partition's map that nobody uses goes with the map.
 pub async fn an_unused_partition_does_not_count(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
-    fixture.partition(1);
+    fixture.partition(1).await;
     assert_eq!(fixture.manager().usage(&cx(), &device).await.unwrap(), Usage::Idle);
     detach(fixture, 1, 5).await;
     assert_empty(fixture);

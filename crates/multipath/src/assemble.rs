@@ -73,7 +73,8 @@ impl Multipath {
                 return Err(Error::new(ErrorKind::Unavailable, message).on(wwid));
             }
         }
-        if !was_complete {
+        // A map that multipathd made by itself just now is complete and not yet linked.
+        if !was_complete || !self.is_linked(cx, wwid, &map).await? {
             self.await_link(cx, wwid, &map).await?;
             let proof = self.guard.read_block(cx, &link_of(wwid), 0, PROOF, self.config.map).await;
             let proof = proof.map_err(|it| Error::wrap(it, "the new map does not serve").on(wwid))?;
@@ -169,15 +170,16 @@ impl Multipath {
 
     /// Waits until udev has linked the map under its name for people and for us.
     async fn await_link(&self, cx: &Cx, wwid: &Wwid, map: &Map) -> Result<()> {
-        let link = link_of(wwid);
         let bounded = cx.at_most(self.config.udev);
         let waiting = self.guard.wait_for(&bounded, "waiting for udev", PAUSE, || async {
-            let target = self.guard.read_link(&bounded, &link).await?;
-            let is_it =
-                target.as_deref().and_then(Path::file_name).is_some_and(|it| it == map.kernel.as_str());
-            Ok(is_it.then_some(()))
+            Ok(self.is_linked(&bounded, wwid, map).await?.then_some(()))
         });
         waiting.await.map_err(|it| blame_udev(it).on(wwid))
+    }
+
+    async fn is_linked(&self, cx: &Cx, wwid: &Wwid, map: &Map) -> Result<bool> {
+        let target = self.guard.read_link(cx, &link_of(wwid)).await?;
+        Ok(target.as_deref().and_then(Path::file_name).is_some_and(|it| it == map.kernel.as_str()))
     }
 
     /// The map once it has the right size and serves. One left suspended by a failed change is resumed.

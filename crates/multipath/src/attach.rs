@@ -144,7 +144,10 @@ impl Multipath {
         };
         // Leave the address as it was found.
         if is_own && error.kind() == ErrorKind::IdentityMismatch {
-            self.delete(cx, leg.hctl).await?;
+            // Unless multipathd has taken it for somebody's path meanwhile.
+            if self.look(cx, leg.hctl).await?.is_some_and(|it| it.holders.is_empty()) {
+                self.delete(cx, leg.hctl).await?;
+            }
         } else if leg.state == State::Offline {
             self.set_state(cx, leg.hctl, &State::Offline).await?;
         }
@@ -169,7 +172,7 @@ impl Multipath {
         }
         let bounded = cx.at_most(ANSWER);
         let settled = self.guard.wait_for(&bounded, "waiting for the unit", ANSWER_PAUSE, || async {
-            Ok(match self.prove(&bounded, leg, &expect.identity).await {
+            Ok(match self.prove(cx, leg, &expect.identity).await {
                 Proof::Unknown(error) if error.kind() != ErrorKind::Timeout => None,
                 other => Some(other),
             })

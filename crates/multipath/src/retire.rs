@@ -74,11 +74,18 @@ impl Multipath {
         }
         addresses.sort_unstable();
         addresses.dedup();
-        let found = join_all(addresses.into_iter().map(|it| self.candidate(cx, &known.identity, it))).await;
+        let found =
+            join_all(addresses.into_iter().map(|it| self.candidate(cx, &known.identity, map, it))).await;
         Ok(found.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    async fn candidate(&self, cx: &Cx, identity: &Identity, hctl: Hctl) -> Result<Option<Candidate>> {
+    async fn candidate(
+        &self,
+        cx: &Cx,
+        identity: &Identity,
+        map: Option<&Map>,
+        hctl: Hctl,
+    ) -> Result<Option<Candidate>> {
         let Some(leg) = self.look(cx, hctl).await? else { return Ok(None) };
         let candidate = |is_ours, answers| Ok(Some(Candidate { leg: leg.clone(), is_ours, answers }));
         if leg.state == State::Running {
@@ -95,6 +102,10 @@ impl Multipath {
         match self.remembered(cx, hctl, identity).await? {
             Proof::Ours => candidate(true, false),
             Proof::Other(_) => candidate(false, false),
+            // A unit without an identity at the address the array gave us, that nobody else holds.
+            Proof::Unknown(_) if leg.holders.iter().all(|it| map.is_some_and(|map| map.kernel == *it)) => {
+                candidate(true, false)
+            }
             Proof::Unknown(error) => {
                 Err(Error::wrap(error, "a leg at a recorded address cannot be recognised")
                     .with_effect(EffectState::None)
