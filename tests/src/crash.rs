@@ -1,1 +1,202 @@
-//! Stops operations at effect boundaries.
+//! Stops operations at effect boundaries, exactly as a killed process would, and lets the next run end them.
+
+use std::fmt;
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use san_contract::audit::{Audit, Findings};
+use san_core::{Effect, EffectObserver, Effects, OperationId, Result};
+use san_engine::Request;
+use tokio::sync::Notify;
+
+use crate::site::{Site, call};
+
+/// Which side of an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// It has not happened.
+    Before,
+    /// It is done and nobody has seen the answer.
+    After,
+}
+
+/// Lets effects pass and counts them; at the chosen boundary nothing goes on any more.
+#[derive(Debug)]
+pub struct Stopper {
+    at: Option<(usize, Side)>,
+    passed: Mutex<Vec<String>>,
+    is_dead: AtomicBool,
+    stopped: Notify,
+}
+
+impl Stopper {
+    /// Stops at the effect number `at`, counted from 0; `None` only counts.
+    pub fn new(at: Option<(usize, Side)>) -> Arc<Self> {
+        Arc::new(Self {
+            at,
+            passed: Mutex::default(),
+            is_dead: AtomicBool::new(false),
+            stopped: Notify::new(),
+        })
+    }
+
+    /// The seam with this observer.
+    pub fn effects(self: &Arc<Self>) -> Effects {
+        Effects::observed(Arc::clone(self) as Arc<dyn EffectObserver>)
+    }
+
+    /// The effects that have begun, in words.
+    pub fn passed(&self) -> Vec<String> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the boundary is reached.
+    pub async fn reached(&self) {
+        self.stopped.notified().await;
+    }
+
+    /// Nothing goes on where the process died here, or has died meanwhile in another task.
+    async fn die_if(&self, here: bool) -> Result<()> {
+        if here {
+            self.is_dead.store(true, Ordering::SeqCst);
+            self.stopped.notify_one();
+        }
+        if self.is_dead.load(Ordering::SeqCst) { pending().await } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl EffectObserver for Stopper {
+    async fn before(&self, effect: &Effect) -> Result<()> {
+        let number = {
+            let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+            passed.push(effect.to_string());
+            passed.len() - 1
+        };
+        self.die_if(self.at == Some((number, Side::Before))).await
+    }
+
+    async fn after(&self, effect: &Effect) -> Result<()> {
+        // Effects run side by side, so that the chosen one is known by what it is.
+        let here = match self.at {
+            Some((at, Side::After)) => self.passed().get(at) == Some(&effect.to_string()),
+            _ => false,
+        };
+        self.die_if(here).await
+    }
+}
+
+/// One boundary of one operation, for messages.
+#[derive(Debug, Clone)]
+pub struct Boundary {
+    /// The number of the effect.
+    pub number: usize,
+    /// Which side of it.
+    pub side: Side,
+    /// The effect in words.
+    pub effect: String,
+}
+
+impl fmt::Display for Boundary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} effect {} ({})", self.side, self.number, self.effect)
+    }
+}
+
+/// An operation to be stopped everywhere, on the first node of a fresh site.
+#[async_trait]
+pub trait Scenario: fmt::Debug + Sync {
+    /// A word for it.
+    fn name(&self) -> &'static str;
+
+    /// What is there before it begins; the engine of every node runs.
+    async fn prepare(&self, site: &Site) -> Result<()>;
+
+    /// The operation.
+    fn request(&self) -> Request;
+
+    /// What must hold after the recovery, beyond "finished or undone".
+    async fn verify(&self, site: &Site) -> Result<()>;
+
+    /// Takes everything away again, as a user would. Runs against the recovered world.
+    async fn clean_up(&self, site: &Site) -> Result<()>;
+}
+
+/// Everything that went wrong at one boundary.
+pub type Report = Vec<String>;
+
+/// The effects of an undisturbed run.
+pub async fn effects_of(scenario: &dyn Scenario) -> Result<Vec<String>> {
+    let mut site = Site::started(2).await?;
+    scenario.prepare(&site).await?;
+    let stopper = Stopper::new(None);
+    site.kill(0);
+    site.start(0, stopper.effects()).await?;
+    let skip = stopper.passed().len();
+    call(site.node(0).san(), OperationId::random(), scenario.request()).await?;
+    Ok(stopper.passed().split_off(skip))
+}
+
+/// Stops the operation at one boundary, lets the next run of the node end it, and takes stock.
+pub async fn stop_at(scenario: &dyn Scenario, boundary: &Boundary) -> Result<Report> {
+    let mut site = Site::started(2).await?;
+    let empty = site.audit();
+    scenario.prepare(&site).await?;
+    let before = site.audit();
+    let stopper = Stopper::new(Some((boundary.number, boundary.side)));
+    // The engine starts unobserved: what start itself does is not the operation.
+    let array = Arc::new(site.connect(stopper.effects()).await?);
+    site.kill(0);
+    site.start_with(0, stopper.effects(), array).await?;
+    let ran = call(site.node(0).san(), OperationId::random(), scenario.request());
+    tokio::select! {
+        biased;
+        () = stopper.reached() => {}
+        _ = ran => return Ok(vec!["the boundary was never reached".to_owned()]),
+    }
+    site.kill(0);
+    let mut report = Report::new();
+    let open = site.start(0, Effects::unobserved()).await?;
+    if open > 0 {
+        let operations = site.node(0).san().open_operations().await?;
+        report.push(format!("the next run left {open} operations open: {operations:?}"));
+    }
+    finished_or_undone(scenario, &site, &before, &mut report).await?;
+    if let Err(error) = scenario.verify(&site).await {
+        report.push(format!("after the recovery: {error:?}"));
+    }
+    if let Err(error) = scenario.clean_up(&site).await {
+        report.push(format!("cleaning up: {error:?}"));
+    }
+    let Findings(findings) = site.audit().against(&empty);
+    report.extend(findings);
+    Ok(report)
+}
+
+/// The world must look as before the operation, or as after an undisturbed one.
+async fn finished_or_undone(
+    scenario: &dyn Scenario,
+    site: &Site,
+    before: &Audit,
+    report: &mut Report,
+) -> Result<()> {
+    let now = site.audit();
+    let undone = now.against(before);
+    if undone.is_empty() {
+        return Ok(());
+    }
+    let finished = now.against(&undisturbed(scenario).await?);
+    if !finished.is_empty() {
+        report.push(format!("neither undone:\n{undone}nor finished:\n{finished}"));
+    }
+    Ok(())
+}
+
+async fn undisturbed(scenario: &dyn Scenario) -> Result<Audit> {
+    let site = Site::started(2).await?;
+    scenario.prepare(&site).await?;
+    call(site.node(0).san(), OperationId::random(), scenario.request()).await?;
+    Ok(site.audit())
+}

@@ -1,11 +1,12 @@
 //! What plans need of a storage: look-ups with their proofs, mappings, routes, and the place where devices are published.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use san_core::{
-    ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, HostAccess, HostSpec, Lun, LunChoice,
-    MappedHost, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result, Route, TargetPort,
-    Usage, Volume, VolumeKey, VolumeName,
+    ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, Holder, HostAccess, HostSpec, Lun,
+    LunChoice, MappedHost, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result, Route,
+    TargetPort, Usage, Volume, VolumeKey, VolumeName,
 };
 
 use crate::cluster::{Binding, Cluster};
@@ -13,6 +14,9 @@ use crate::intent::Intents;
 use crate::node::Inner;
 use crate::record::{Attachment, Attachments};
 use crate::san::{RunningMark, San};
+
+/// How long a visitor of a device is waited for.
+const VISIT: Duration = Duration::from_secs(5);
 
 /// A mapping for another host, with the node of this cluster it stands for.
 pub(crate) type Other = (MappedHost, Option<NodeName>);
@@ -175,11 +179,31 @@ impl San {
         }
     }
 
+    /// Proves that nobody on this node uses a device. Short visits are waited for: udev opens every new device for a
+    /// moment, and QEMU closes its disks some time after it said that it would end.
     pub(crate) async fn require_idle(&self, cx: &Cx, owner: &Owner, device: &Device) -> Result<()> {
-        match self.devices().usage(cx, device).await? {
-            Usage::Idle => Ok(()),
-            Usage::InUse(holders) => {
-                let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+        let last = std::sync::Mutex::new(Vec::new());
+        let look = || async {
+            match self.devices().usage(cx, device).await? {
+                Usage::Idle => Ok(Some(true)),
+                Usage::InUse(holders) => {
+                    // Whoever mounts it or stacks something on it stays.
+                    let stays = holders.iter().any(|it| !matches!(it, Holder::Openers(_)));
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = holders;
+                    Ok(stays.then_some(false))
+                }
+            }
+        };
+        let visit = cx.at_most(VISIT);
+        let host = &self.shared().node.host;
+        let idle = host.wait_for(&visit, "waiting for its users to go", Duration::from_millis(250), look);
+        let idle = idle.await;
+        let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match idle {
+            Ok(true) => Ok(()),
+            Err(error) if error.kind() != ErrorKind::Timeout || last.is_empty() => Err(error),
+            _ => {
+                let holders: Vec<String> = last.iter().map(ToString::to_string).collect();
                 let message = format!("it is in use on node {}: {}", self.node_name(), holders.join(", "));
                 Err(Error::new(ErrorKind::InUse, message).on(owner.object()))
             }

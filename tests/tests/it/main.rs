@@ -1,3 +1,4 @@
 //! The suites over a whole simulated site.
 
+mod crash;
 mod life;
