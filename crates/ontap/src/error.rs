@@ -233,7 +233,7 @@ fn kind_of_text(text: &str) -> Option<ErrorKind> {
     let holds = |any: &[&str]| any.iter().any(|it| text.contains(it));
     if holds(&["not enough space", "no space", "insufficient space"]) {
         Some(ErrorKind::OutOfSpace)
-    } else if holds(&["maximum number", "limit reached"]) {
+    } else if holds(&["maximum number", "limit reached", "cannot have more"]) {
         Some(ErrorKind::LimitReached)
     } else if holds(&["not running", "is stopped"]) {
         Some(ErrorKind::Unavailable)

@@ -16,7 +16,8 @@ use crate::breaker::Breaker;
 use crate::stats::{Answered, RequestCount, Stats};
 use crate::{Answer, BodyLimit, Replay, Request, Wire, WireError};
 
-/// Requests under way to one array at a time: enough to hide latency, few enough to leave room for others.
+/// Changes under way to one array at a time, and as many reads: enough to hide latency, few enough to leave room for
+/// others. Changes may wait for jobs, so reads do not queue behind them.
 const CONCURRENCY: usize = 8;
 /// Repetitions of one request after its first failure.
 const REPETITIONS: usize = 3;
@@ -30,7 +31,8 @@ struct Shared {
     wire: Arc<dyn Wire>,
     headers: HeaderMap,
     login: Login,
-    budget: Semaphore,
+    changes: Semaphore,
+    reads: Semaphore,
     breaker: Breaker,
     stats: Stats,
 }
@@ -61,7 +63,8 @@ impl Client {
             wire,
             headers,
             login: Login::new(credentials),
-            budget: Semaphore::new(CONCURRENCY),
+            changes: Semaphore::new(CONCURRENCY),
+            reads: Semaphore::new(CONCURRENCY),
             breaker: Breaker::default(),
             stats: Stats::default(),
         }))
@@ -131,7 +134,8 @@ impl Client {
     /// effect seam.
     async fn send_once(&self, cx: &Cx, request: &Request, credentials: &Credentials) -> Result<Outcome> {
         cx.check("waiting to send a request")?;
-        let _permit = tokio::time::timeout_at(cx.deadline().instant(), self.0.budget.acquire())
+        let budget = if request.is_mutating() { &self.0.changes } else { &self.0.reads };
+        let _permit = tokio::time::timeout_at(cx.deadline().instant(), budget.acquire())
             .await
             .map_err(|_| {
                 Error::new(
@@ -273,7 +277,7 @@ fn judge_silence(request: &Request, error: WireError, allowed: Duration) -> Verd
         ),
         WireError::Lost(_) => again(Error::new(ErrorKind::Unavailable, "no answer came").caused_by(error)),
         WireError::TimedOut => {
-            again(Error::new(ErrorKind::Timeout, format!("no answer within {} s", allowed.as_secs())).caused_by(error))
+            again(Error::new(ErrorKind::Timeout, format!("no answer within {:.1} s", allowed.as_secs_f32())).caused_by(error))
         }
         WireError::TooLarge(_) => {
             Verdict::Fail(Error::new(ErrorKind::Protocol, "the answer is too large to be right").caused_by(error))

@@ -280,16 +280,17 @@ async fn the_budget_bounds_what_is_under_way() {
     let wire = Arc::new(Slow::default());
     let client = Client::new(Arc::clone(&wire) as Arc<dyn Wire>, Arc::new(credentials()), HeaderMap::new());
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..40 {
+    for request in (0..40).flat_map(|_| [get(), post()]) {
         let client = client.clone();
-        tasks.spawn(async move { client.send(&cx(60), &get()).await.map(|_| ()) });
+        tasks.spawn(async move { client.send(&cx(60), &request).await.map(|_| ()) });
     }
     while let Some(it) = tasks.join_next().await {
         it.unwrap().unwrap();
     }
-    assert_eq!(wire.0.lock().unwrap().1, 8);
-    let stats = client.stats();
-    assert_eq!((stats.len(), stats[0].path, stats[0].sent), (1, "/api/things/{}", 40));
+    // Eight reads and eight changes.
+    assert_eq!(wire.0.lock().unwrap().1, 16);
+    let counted: Vec<_> = client.stats().iter().map(|it| (it.method, it.path, it.sent)).collect();
+    assert_eq!(counted, [("POST", "/api/things", 40), ("GET", "/api/things/{}", 40)]);
 }
 
 #[tokio::test(start_paused = true)]
