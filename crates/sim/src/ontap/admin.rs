@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::lun_create;
 use super::luns::{hex, split_path};
-use super::model::{Autosize, Igroup, Initiator, State, Unit, Volume};
+use super::model::{Autosize, Igroup, Initiator, Lun, State, Unit, Volume};
 use super::overrides::Identity;
 use super::sim::OntapSim;
 use super::snapshots;
@@ -118,7 +118,7 @@ impl OntapSim {
     /// Every LUN of a live volume.
     pub fn luns(&self) -> Vec<LunInfo> {
         let state = self.state();
-        let info = |(lun, volume): (&super::model::Lun, &Volume)| LunInfo {
+        let info = |(lun, volume): (&Lun, &Volume)| LunInfo {
             uuid: lun.uuid,
             path: volume.path_of(&lun.unit.name),
             svm: state.svms[volume.svm].name.clone(),
@@ -180,7 +180,7 @@ impl OntapSim {
             super::volumes::check_name(state, svm, name)?;
             let volume = thin_volume(state, svm, name, size, comment);
             let uuid = volume.uuid;
-            state.volumes.insert(uuid, volume);
+            state.put_volume(volume);
             Ok(uuid)
         })
     }
@@ -191,18 +191,7 @@ impl OntapSim {
             let (volume, name) = split_path(path)?;
             let svm = state.svm_index(svm)?;
             let volume = super::luns::volume_for(state, svm, volume)?;
-            let unit = Unit {
-                name: name.to_owned(),
-                size,
-                os_type: "linux",
-                comment: comment.to_owned(),
-                class: "regular",
-                enabled: true,
-                auto_delete: false,
-                reserved: false,
-                unmap: true,
-                file: None,
-            };
+            let unit = thin_unit(name, size, comment);
             lun_create::add(state, volume, unit)
         })
     }
@@ -250,7 +239,7 @@ impl OntapSim {
         self.change(|state| {
             let svm = state.svm_index(svm)?;
             let uuid = super::luns::volume_for(state, svm, name)?;
-            let luns: BTreeSet<Uuid> = state.volumes[&uuid].luns.clone();
+            let luns = super::volumes::volume_of(state, uuid)?.luns.clone();
             for lun in luns {
                 state.unmap_all(lun);
             }
@@ -363,26 +352,11 @@ impl OntapSim {
             let svm = state.svm_index(svm)?;
             for at in 1..=count {
                 let mut volume = thin_volume(state, svm, &format!("{prefix}{at}"), size, "");
-                let unit = Unit {
-                    name: "lun0".to_owned(),
-                    size,
-                    os_type: "linux",
-                    comment: String::new(),
-                    class: "regular",
-                    enabled: true,
-                    auto_delete: false,
-                    reserved: false,
-                    unmap: true,
-                    file: None,
-                };
-                // Serial numbers are random enough not to be checked one by one here.
-                let (uuid, serial) = (state.ids.uuid(), state.ids.lun_serial());
+                let (uuid, serial) = (state.ids.uuid(), state.new_serial());
                 volume.luns.insert(uuid);
-                let (volume_uuid, created) = (volume.uuid, state.now);
-                let lun =
-                    super::model::Lun { uuid, volume: volume_uuid, serial, created, unit, failed: false };
-                state.luns.insert(uuid, lun);
-                state.volumes.insert(volume_uuid, volume);
+                let (of, created, unit) = (volume.uuid, state.now, thin_unit("lun0", size, ""));
+                state.luns.insert(uuid, Lun { uuid, volume: of, serial, created, unit, failed: false });
+                state.put_volume(volume);
             }
             Ok(())
         })
@@ -433,6 +407,22 @@ fn thin_volume(state: &mut State, svm: usize, name: &str, size: u64, comment: &s
         luns: BTreeSet::new(),
         snapshots: Vec::new(),
         deleted: None,
+        written: false,
+    }
+}
+
+fn thin_unit(name: &str, size: u64, comment: &str) -> Unit {
+    Unit {
+        name: name.to_owned(),
+        size,
+        os_type: "linux",
+        comment: comment.to_owned(),
+        class: "regular",
+        enabled: true,
+        auto_delete: false,
+        reserved: false,
+        unmap: true,
+        file: None,
     }
 }
 

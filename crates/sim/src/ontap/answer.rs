@@ -54,8 +54,21 @@ pub(crate) enum Reply {
     Created(Vec<String>),
     /// Work goes on in jobs.
     Accepted { jobs: Vec<Uuid>, created: Option<String> },
-    /// A PATCH or DELETE by query: how many records, which jobs, and where it goes on.
-    Query { count: usize, jobs: Vec<Uuid>, next: Option<String>, failure: Option<ApiError> },
+    /// A PATCH or DELETE by query.
+    Query(Swept),
+}
+
+/// How far a change by query came.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Records that were dealt with.
+    pub(crate) count: usize,
+    pub(crate) jobs: Vec<Uuid>,
+    /// The last of them, when there are more.
+    pub(crate) next: Option<String>,
+    pub(crate) failure: Option<ApiError>,
+    /// What was dealt with, if the client asked for it.
+    pub(crate) records: Option<Vec<Value>>,
 }
 
 /// How far a fault changes a list.

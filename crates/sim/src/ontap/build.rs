@@ -57,6 +57,8 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         svms,
         interfaces,
         volumes: BTreeMap::new(),
+        names: BTreeMap::new(),
+        serials: BTreeSet::new(),
         luns: BTreeMap::new(),
         igroups: BTreeMap::new(),
         maps: BTreeMap::new(),

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::answer::{self, ListFault, Reply, Row, job_object, show};
+use super::answer::{self, ListFault, Reply, Row, Swept, job_object, show};
 use super::body::Body;
 use super::call::{Call, Links, Params};
 use super::config::EmptyQuery;
@@ -53,7 +53,7 @@ pub(crate) struct Waiting {
     jobs: Vec<Uuid>,
     pub(crate) until: Duration,
     created: Option<String>,
-    by_query: Option<(usize, Option<String>)>,
+    by_query: Option<Swept>,
 }
 
 /// The request line and headers as they came.
@@ -146,8 +146,8 @@ fn conclude(state: &State, call: Call, reply: Reply) -> Result<Begun, ApiError> 
     let (jobs, created, by_query) = match reply {
         Reply::Done => return Ok(Begun::Answered(Answer::new(StatusCode::OK, json!({})))),
         Reply::Created(paths) => return Ok(Begun::Answered(created_answer(state, &call, &paths))),
-        Reply::Query { failure: Some(failure), .. } => return Err(failure),
-        Reply::Query { count, jobs, next, failure: None } => (jobs, None, Some((count, next))),
+        Reply::Query(Swept { failure: Some(failure), .. }) => return Err(failure),
+        Reply::Query(swept) => (swept.jobs.clone(), None, Some(swept)),
         Reply::Accepted { jobs, created } => (jobs, created, None),
     };
     let usual = if by_query.is_some() { QUERY_WINDOW } else { Duration::ZERO };
@@ -196,7 +196,7 @@ impl Waiting {
     fn finished(&self, state: &State) -> Answer {
         let mut body = self.body();
         let Some(path) = &self.created else {
-            let partly = self.by_query.as_ref().is_some_and(|(_, next)| next.is_some());
+            let partly = self.by_query.as_ref().is_some_and(|swept| swept.next.is_some());
             let status = if partly { StatusCode::ACCEPTED } else { StatusCode::OK };
             return Answer::new(status, body);
         };
@@ -208,12 +208,15 @@ impl Waiting {
 
     fn body(&self) -> Value {
         let jobs = self.job_objects();
-        let Some((count, next)) = &self.by_query else {
+        let Some(Swept { count, next, records, .. }) = &self.by_query else {
             return json!({ "job": jobs.into_iter().next() });
         };
         let mut body = json!({ "num_records": count });
         if !jobs.is_empty() {
             body["jobs"] = Value::Array(jobs);
+        }
+        if let Some(records) = records {
+            body["records"] = json!(records);
         }
         if let Some(next) = next {
             body["_links"] = json!({ "next": { "href": answer::next_href(&self.call, next) } });
@@ -285,28 +288,33 @@ fn by_query(state: &mut State, call: &Call) -> Result<Reply, ApiError> {
         return Err(ApiError::no_entry());
     }
     let total = rows.len();
-    let (mut done, mut jobs, mut last, mut failure) = (0, Vec::new(), String::new(), None);
+    let keys = answer::selection(state, call, Whole::Keys)?;
+    let (mut swept, mut last) = (Swept::default(), String::new());
+    swept.records = (call.params.return_records == Some(true)).then(Vec::new);
     let carry_on = call.params.continue_on_failure;
     for row in rows.into_iter().take(slice(state, call)) {
         last = row.keys.join("/");
-        let call = item_call(call, item, row.keys, call.method.clone());
-        state.jobs.queue_delay = state.pace.job * u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        let call = item_call(call, item, row.keys.clone(), call.method.clone());
+        if let Some(records) = &mut swept.records {
+            records.push(show(row, &keys, call.links));
+        }
+        state.jobs.queue_delay = state.pace.job * u32::try_from(swept.jobs.len()).unwrap_or(u32::MAX);
         let reply = change(state, &call);
         state.jobs.queue_delay = Duration::ZERO;
-        done += 1;
+        swept.count += 1;
         match reply {
-            Ok(Reply::Accepted { jobs: more, .. }) => jobs.extend(more),
+            Ok(Reply::Accepted { jobs, .. }) => swept.jobs.extend(jobs),
             Ok(_) => {}
             Err(error) => {
-                failure.get_or_insert(error);
+                swept.failure.get_or_insert(error);
                 if !carry_on {
                     break;
                 }
             }
         }
     }
-    let next = (done < total).then_some(last);
-    Ok(Reply::Query { count: done, jobs, next, failure })
+    swept.next = (swept.count < total).then_some(last);
+    Ok(Reply::Query(swept))
 }
 
 /// How many records fit into the time of one request.

@@ -12,6 +12,7 @@ use super::body::Body;
 use super::call::Call;
 use super::cluster::node_ref;
 use super::disk;
+use super::draft::{Draft, Wants};
 use super::error::{
     ApiError, LUN_CLONE_ELSEWHERE, LUN_DUPLICATE, LUN_IN_SNAPSHOT, LUN_MAPPED, LUN_MISSING, LUN_NAME_BAD,
     LUN_NAME_CHAR, LUN_NAME_LONG, LUN_NO_VOLUME, LUN_SAME_SIZE, LUN_SHRINK, LUN_SNAPSHOT_BY_NAME,
@@ -30,68 +31,81 @@ const SIZE_MIN: u64 = 4096;
 /// GET /storage/luns[/{uuid}].
 #[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
+    let wants = call.wants();
+    let show = |(lun, volume): (&Lun, &Volume)| row(state, lun, volume, &wants);
+    let by_uuid = |uuid: &str| Uuid::parse_str(uuid).ok().and_then(|uuid| state.live_lun(uuid));
     if let Some(key) = call.keys.first() {
-        let found = Uuid::parse_str(key).ok().and_then(|uuid| state.live_lun(uuid));
-        return Ok(found.map(|(lun, volume)| row(state, lun, volume)).into_iter().collect());
+        return Ok(by_uuid(key).map(show).into_iter().collect());
     }
-    let uuids = call.params.exact("uuid");
-    if let Some(uuids) = uuids {
-        let found = uuids.iter().filter_map(|uuid| state.live_lun(Uuid::parse_str(uuid).ok()?));
-        return Ok(found.map(|(lun, volume)| row(state, lun, volume)).collect());
+    if let Some(uuids) = call.params.exact("uuid") {
+        return Ok(uuids.into_iter().filter_map(by_uuid).map(show).collect());
     }
-    let names = call.params.exact("name");
-    let volumes = call.params.exact("location.volume.name");
-    let wanted = |(lun, volume): &(&Lun, &Volume)| {
-        names.as_ref().is_none_or(|names| names.contains(&volume.path_of(&lun.unit.name).as_str()))
-            && volumes.as_ref().is_none_or(|names| names.contains(&volume.name.as_str()))
-    };
-    Ok(state.live_luns().filter(wanted).map(|(lun, volume)| row(state, lun, volume)).collect())
+    if let Some(paths) = call.params.exact("name") {
+        let at = |svm: usize| paths.iter().filter_map(move |path| state.lun_at(svm, path));
+        let found = (0..state.svms.len()).flat_map(at).filter_map(|lun| state.live_lun(lun.uuid));
+        return Ok(found.map(show).collect());
+    }
+    if let Some(names) = call.params.exact("location.volume.name") {
+        let luns = state.volumes_named(&names).flat_map(|volume| &volume.luns);
+        return Ok(luns.filter_map(|uuid| state.live_lun(*uuid)).map(show).collect());
+    }
+    Ok(state.live_luns().map(show).collect())
 }
 
-fn row(state: &State, lun: &Lun, volume: &Volume) -> Row {
+fn row(state: &State, lun: &Lun, volume: &Volume, wants: &Wants) -> Row {
     let svm = &state.svms[volume.svm];
     let unit = &lun.unit;
-    let maps: Vec<Value> = state
-        .maps_of(lun.uuid)
-        .filter_map(|(igroup, number)| {
-            let igroup = state.igroups.get(&igroup)?;
-            Some(json!({
-                "logical_unit_number": number, "igroup": { "name": igroup.name, "uuid": igroup.uuid },
-            }))
+    let value = Draft::new(wants)
+        .set("uuid", || lun.uuid.to_string())
+        .set("name", || volume.path_of(&unit.name))
+        .set("svm", || json!({ "name": svm.name, "uuid": svm.uuid }))
+        .set("serial_number", || lun.serial.clone())
+        .set("serial_number_hex", || hex(lun.serial.as_bytes()))
+        .set("create_time", || state.stamp(lun.created))
+        .set("comment", || unit.comment.clone())
+        .set("enabled", || unit.enabled)
+        .set("os_type", || unit.os_type)
+        .set("class", || unit.class)
+        .set("auto_delete", || unit.auto_delete)
+        .set("status", || status_object(state, lun, volume))
+        .set("space", || {
+            json!({
+                "size": unit.size,
+                "used": State::unit_used(unit),
+                "guarantee": { "requested": unit.reserved, "reserved": unit.reserved && volume.thick },
+                "scsi_thin_provisioning_support_enabled": unit.unmap,
+            })
         })
-        .collect();
-    let value = json!({
-        "uuid": lun.uuid,
-        "name": volume.path_of(&unit.name),
-        "svm": { "name": svm.name, "uuid": svm.uuid },
-        "serial_number": lun.serial,
-        "serial_number_hex": hex(lun.serial.as_bytes()),
-        "create_time": state.stamp(lun.created),
-        "comment": unit.comment,
-        "enabled": unit.enabled,
-        "os_type": unit.os_type,
-        "class": unit.class,
-        "auto_delete": unit.auto_delete,
-        "status": {
-            "state": status(state, lun, volume),
-            "container_state": if volume.online { "online" } else { "volume_offline" },
-            "read_only": false,
-            "mapped": !maps.is_empty(),
-        },
-        "space": {
-            "size": unit.size,
-            "used": State::unit_used(unit),
-            "guarantee": { "requested": unit.reserved, "reserved": unit.reserved && volume.thick },
-            "scsi_thin_provisioning_support_enabled": unit.unmap,
-        },
-        "location": {
-            "logical_unit": unit.name,
-            "volume": { "name": volume.name, "uuid": volume.uuid },
-            "node": node_ref(&state.nodes[state.node_of(volume)]),
-        },
-        "lun_maps": (!maps.is_empty()).then_some(maps),
-    });
+        .set("location", || {
+            json!({
+                "logical_unit": unit.name,
+                "volume": { "name": volume.name, "uuid": volume.uuid },
+                "node": node_ref(&state.nodes[state.node_of(volume)]),
+            })
+        })
+        .set("lun_maps", || maps(state, lun))
+        .finish();
     Row::new("/storage/luns", vec![lun.uuid.to_string()], value)
+}
+
+/// `lun_maps` of a LUN; not set when it has none.
+fn maps(state: &State, lun: &Lun) -> Option<Vec<Value>> {
+    let map = |(igroup, number): (Uuid, u16)| {
+        let igroup = state.igroups.get(&igroup)?;
+        let igroup = json!({ "name": igroup.name, "uuid": igroup.uuid });
+        Some(json!({ "logical_unit_number": number, "igroup": igroup }))
+    };
+    let maps: Vec<Value> = state.maps_of(lun.uuid).filter_map(map).collect();
+    (!maps.is_empty()).then_some(maps)
+}
+
+fn status_object(state: &State, lun: &Lun, volume: &Volume) -> Value {
+    json!({
+        "state": status(state, lun, volume),
+        "container_state": if volume.online { "online" } else { "volume_offline" },
+        "read_only": false,
+        "mapped": state.maps_of(lun.uuid).next().is_some(),
+    })
 }
 
 /// The state of a LUN; a volume filled to the brim shows as a space error.
@@ -282,11 +296,11 @@ impl State {
         lun.unit.file.map_or(Ok(()), |file| disk::remove(&file)).map_err(|error| ApiError::data(&error))
     }
 
-    /// A serial number that no LUN has, nor had one in the recovery queue.
+    /// A serial number that no LUN has or ever had.
     pub(crate) fn new_serial(&mut self) -> String {
         loop {
             let serial = self.ids.lun_serial();
-            if self.luns.values().all(|lun| lun.serial != serial) {
+            if self.serials.insert(serial.clone()) {
                 return serial;
             }
         }

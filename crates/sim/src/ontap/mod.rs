@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod disk;
 mod dispatch;
+mod draft;
 mod error;
 mod faults;
 mod fields;

@@ -32,9 +32,14 @@ pub(crate) struct State {
     pub(crate) aggregates: Vec<Aggregate>,
     pub(crate) svms: Vec<Svm>,
     pub(crate) interfaces: Vec<Interface>,
+    /// Change through [`State::put_volume`] and [`State::take_volume`] only: they keep the index of names.
     pub(crate) volumes: BTreeMap<Uuid, Volume>,
+    /// Live volumes by name and SVM.
+    pub(crate) names: BTreeMap<(String, usize), Uuid>,
     pub(crate) luns: BTreeMap<Uuid, Lun>,
     pub(crate) igroups: BTreeMap<Uuid, Igroup>,
+    /// Every serial number given out so far.
+    pub(crate) serials: BTreeSet<String>,
     /// By (LUN, igroup).
     pub(crate) maps: BTreeMap<(Uuid, Uuid), u16>,
     pub(crate) jobs: Jobs,
@@ -119,6 +124,8 @@ pub(crate) struct Volume {
     pub(crate) snapshots: Vec<Snapshot>,
     /// When it went to the recovery queue.
     pub(crate) deleted: Option<Duration>,
+    /// Whether any LUN of it ever had bytes: until then nothing need be asked of the file system.
+    pub(crate) written: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -243,7 +250,31 @@ impl State {
     }
 
     pub(crate) fn volume_named(&self, svm: usize, name: &str) -> Option<&Volume> {
-        self.live_volumes().find(|volume| volume.svm == svm && volume.name == name)
+        self.volumes.get(self.names.get(&(name.to_owned(), svm))?)
+    }
+
+    /// The live volumes of these names in all SVMs.
+    pub(crate) fn volumes_named<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a Volume> {
+        let in_svm = move |svm| names.iter().filter_map(move |name| self.volume_named(svm, name));
+        (0..self.svms.len()).flat_map(in_svm)
+    }
+
+    /// Adds a volume, or puts it in place of what it was.
+    pub(crate) fn put_volume(&mut self, volume: Volume) {
+        self.take_volume(volume.uuid);
+        if volume.deleted.is_none() {
+            self.names.insert((volume.name.clone(), volume.svm), volume.uuid);
+        }
+        self.volumes.insert(volume.uuid, volume);
+    }
+
+    /// Takes a volume out; its LUNs are not touched.
+    pub(crate) fn take_volume(&mut self, uuid: Uuid) -> Option<Volume> {
+        let volume = self.volumes.remove(&uuid)?;
+        if volume.deleted.is_none() {
+            self.names.remove(&(volume.name.clone(), volume.svm));
+        }
+        Some(volume)
     }
 
     /// A volume that is known to exist.
@@ -300,6 +331,9 @@ impl State {
         }
         let file = self.store.create(lun.unit.size).map_err(|error| ApiError::data(&error))?;
         lun.unit.file = Some(file.clone());
+        if let Some(volume) = self.volumes.get_mut(&lun.volume) {
+            volume.written = true;
+        }
         Ok(file)
     }
 }

@@ -15,17 +15,20 @@ use super::error::{
 };
 use super::jobs::accepted;
 use super::model::{Image, Snapshot, State, Volume};
+use super::version::Version;
 use super::volumes::{COMMENT_MAX, volume_of};
 
 /// Longest SnapMirror label.
 const LABEL_MAX: usize = 31;
+/// From this release on `*` stands for every volume.
+const WILDCARD_PARENT: Version = Version::new(9, 11, 1);
 /// Names that the array keeps for itself.
 const RESERVED: &[&str] = &["active", "all", "filesystem"];
 
 /// GET of the snapshots of one volume, or of all with `*` in place of the volume.
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let volumes: Vec<&Volume> = match call.keys.first().map(String::as_str) {
-        Some("*") => {
+        Some("*") if state.version >= WILDCARD_PARENT => {
             let (names, uuids) = (call.params.exact("volume.name"), call.params.exact("volume.uuid"));
             let wanted = |volume: &&Volume| {
                 names.as_ref().is_none_or(|names| names.contains(&volume.name.as_str()))

@@ -17,6 +17,9 @@ impl State {
 
     /// Bytes in use in a volume, without its snapshots. Reserved LUNs count in full.
     pub(crate) fn volume_used(&self, volume: &Volume) -> u64 {
+        if !volume.written && !volume.thick {
+            return self.limits.volume_metadata;
+        }
         let luns = volume.luns.iter().filter_map(|uuid| self.luns.get(uuid));
         let bytes: u64 =
             luns.map(|lun| {
@@ -43,6 +46,9 @@ impl State {
 
     /// Bytes a volume takes from its aggregate.
     fn footprint(&self, volume: &Volume) -> u64 {
+        if !volume.written {
+            return if volume.thick { volume.size } else { self.limits.volume_metadata };
+        }
         let used = self.volume_used(volume) + self.snapshots_used(volume);
         if volume.thick { used.max(volume.size) } else { used }
     }
@@ -91,9 +97,7 @@ impl State {
 
     /// Lets volumes whose mode allows it grow when hosts have filled them beyond the threshold.
     pub(crate) fn autosize(&mut self) {
-        let growing = |volume: &&Volume| {
-            volume.autosize.mode != AutosizeMode::Off && volume.luns.iter().any(|lun| self.has_bytes(*lun))
-        };
+        let growing = |volume: &&Volume| volume.written && volume.autosize.mode != AutosizeMode::Off;
         let sizes: Vec<(Uuid, u64)> = self
             .live_volumes()
             .filter(growing)
@@ -111,10 +115,6 @@ impl State {
                 volume.size = size;
             }
         }
-    }
-
-    fn has_bytes(&self, lun: Uuid) -> bool {
-        self.luns.get(&lun).is_some_and(|lun| lun.unit.file.is_some())
     }
 }
 

@@ -106,6 +106,7 @@ fn plan(state: &mut State, call: &Call, svm: usize) -> Result<(Volume, Option<Pa
         luns: BTreeSet::new(),
         snapshots: Vec::new(),
         deleted: None,
+        written: false,
     };
     settings(state, &mut volume, body)?;
     Ok((volume, parent))
@@ -200,7 +201,7 @@ fn add(state: &mut State, mut volume: Volume, parent: Option<Parent>) -> Result<
     if let Some(parent) = parent {
         add_clone(state, &mut volume, &parent)?;
     }
-    state.volumes.insert(volume.uuid, volume);
+    state.put_volume(volume);
     Ok(())
 }
 
@@ -219,6 +220,7 @@ fn add_clone(state: &mut State, volume: &mut Volume, parent: &Parent) -> Result<
         let mut unit = image.unit;
         if let Some(file) = &unit.file {
             unit.file = Some(state.store.copy(file).map_err(|error| ApiError::data(&error))?);
+            volume.written = true;
         }
         let (uuid, serial) = (state.ids.uuid(), state.new_serial());
         volume.luns.insert(uuid);

@@ -12,6 +12,7 @@ use super::body::Body;
 use super::call::Call;
 use super::config::MappedDelete;
 use super::disk;
+use super::draft::{Draft, Wants};
 use super::error::{
     AUTOSIZE_ABOVE_SIZE, AUTOSIZE_BELOW_SIZE, AUTOSIZE_BOUNDS, AUTOSIZE_THRESHOLDS, ApiError, FIELDS_EXCLUDE,
     NOT_SUPPORTED, RESERVE_TOO_LARGE, SNAPSHOT_POLICY_MISSING, VOLUME_BUSY, VOLUME_DUPLICATE,
@@ -30,56 +31,63 @@ const POLICIES: &[&str] = &["none", "default", "default-1weekly"];
 /// GET /storage/volumes[/{uuid}]. Volumes in the recovery queue are not shown.
 #[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
-    let parents: BTreeSet<Uuid> =
-        state.volumes.values().filter_map(|volume| volume.clone.map(|clone| clone.volume)).collect();
+    let wants = call.wants();
+    let clones = state.volumes.values().filter(|_| wants.has("clone")).filter_map(|volume| volume.clone);
+    let parents: BTreeSet<Uuid> = clones.map(|clone| clone.volume).collect();
+    let show = |volume: &Volume| row(state, volume, &parents, &wants);
+    let by_uuid = |uuid: &str| Uuid::parse_str(uuid).ok().and_then(|uuid| state.live_volume(uuid));
     if let Some(key) = call.keys.first() {
-        let volume = Uuid::parse_str(key).ok().and_then(|uuid| state.live_volume(uuid));
-        return Ok(volume.map(|volume| row(state, volume, &parents)).into_iter().collect());
+        return Ok(by_uuid(key).map(show).into_iter().collect());
     }
-    let (names, uuids) = (call.params.exact("name"), call.params.exact("uuid"));
-    let wanted = |volume: &&Volume| {
-        names.as_ref().is_none_or(|names| names.contains(&volume.name.as_str()))
-            && uuids.as_ref().is_none_or(|uuids| uuids.contains(&volume.uuid.to_string().as_str()))
-    };
-    Ok(state.live_volumes().filter(wanted).map(|volume| row(state, volume, &parents)).collect())
+    if let Some(uuids) = call.params.exact("uuid") {
+        return Ok(uuids.into_iter().filter_map(by_uuid).map(show).collect());
+    }
+    if let Some(names) = call.params.exact("name") {
+        return Ok(state.volumes_named(&names).map(show).collect());
+    }
+    Ok(state.live_volumes().map(show).collect())
 }
 
-fn row(state: &State, volume: &Volume, parents: &BTreeSet<Uuid>) -> Row {
+fn row(state: &State, volume: &Volume, parents: &BTreeSet<Uuid>, wants: &Wants) -> Row {
     let svm = &state.svms[volume.svm];
-    let svm = json!({ "name": svm.name, "uuid": svm.uuid });
+    let svm = || json!({ "name": svm.name, "uuid": svm.uuid });
     let aggregate = &state.aggregates[volume.aggregate];
-    let value = json!({
-        "uuid": volume.uuid,
-        "name": volume.name,
-        "svm": svm,
-        "aggregates": [{ "name": aggregate.name, "uuid": aggregate.uuid }],
-        "create_time": state.stamp(volume.created),
-        "comment": volume.comment,
-        "state": if volume.online { "online" } else { "offline" },
-        "style": "flexvol",
-        "type": "rw",
-        "language": "c.utf_8",
-        "size": volume.size,
-        "guarantee": { "type": if volume.thick { "volume" } else { "none" }, "honored": true },
-        "snapshot_policy": { "name": volume.snapshot_policy },
-        "autosize": {
-            "mode": volume.autosize.mode.word(),
-            "maximum": volume.autosize_maximum(),
-            "minimum": volume.autosize.minimum.unwrap_or(volume.size),
-            "grow_threshold": volume.grow_threshold(),
-            "shrink_threshold": volume.shrink_threshold(),
-        },
-        "space": space(state, volume),
-        "clone": clone(state, volume, &svm, parents),
-        "tiering": { "policy": volume.tiering },
-        "encryption": { "enabled": volume.encrypted },
-        "access_time_enabled": true,
-        "error_state": { "is_inconsistent": false, "has_bad_blocks": false },
-        "is_svm_root": false,
-        "msid": u64::from(volume.uuid.as_fields().0),
-        "snapshot_count": volume.snapshots.len(),
-    });
+    let value = Draft::new(wants)
+        .set("uuid", || volume.uuid.to_string())
+        .set("name", || volume.name.clone())
+        .set("svm", svm)
+        .set("aggregates", || json!([{ "name": aggregate.name, "uuid": aggregate.uuid }]))
+        .set("create_time", || state.stamp(volume.created))
+        .set("comment", || volume.comment.clone())
+        .set("state", || if volume.online { "online" } else { "offline" })
+        .set("style", || "flexvol")
+        .set("type", || "rw")
+        .set("language", || "c.utf_8")
+        .set("size", || volume.size)
+        .set("guarantee", || json!({ "type": if volume.thick { "volume" } else { "none" }, "honored": true }))
+        .set("snapshot_policy", || json!({ "name": volume.snapshot_policy }))
+        .set("autosize", || autosize_object(volume))
+        .set("space", || space(state, volume))
+        .set("clone", || clone(state, volume, &svm(), parents))
+        .set("tiering", || json!({ "policy": volume.tiering }))
+        .set("encryption", || json!({ "enabled": volume.encrypted }))
+        .set("access_time_enabled", || true)
+        .set("error_state", || json!({ "is_inconsistent": false, "has_bad_blocks": false }))
+        .set("is_svm_root", || false)
+        .set("msid", || volume.uuid.as_fields().0)
+        .set("snapshot_count", || volume.snapshots.len())
+        .finish();
     Row::new("/storage/volumes", vec![volume.uuid.to_string()], value)
+}
+
+fn autosize_object(volume: &Volume) -> Value {
+    json!({
+        "mode": volume.autosize.mode.word(),
+        "maximum": volume.autosize_maximum(),
+        "minimum": volume.autosize.minimum.unwrap_or(volume.size),
+        "grow_threshold": volume.grow_threshold(),
+        "shrink_threshold": volume.shrink_threshold(),
+    })
 }
 
 fn space(state: &State, volume: &Volume) -> Value {
@@ -138,7 +146,7 @@ pub(crate) fn modify(state: &mut State, call: &Call) -> Result<Reply, ApiError> 
     let work = move |state: &mut State| {
         let mut changed = volume_of(state, uuid)?.clone();
         apply(state, &mut changed, &body)?;
-        state.volumes.insert(uuid, changed);
+        state.put_volume(changed);
         Ok(())
     };
     Ok(accepted(state.start_job(call, &path, Some(svm), Box::new(work)), None))
@@ -289,19 +297,19 @@ impl State {
     /// Moves a volume to the recovery queue: its name is free at once, maps are gone, its space stays used.
     fn queue_volume(&mut self, uuid: Uuid) -> Result<(), ApiError> {
         let digits = self.ids.digits(4);
-        let (now, keep) = (self.now, self.limits.recovery_queue);
-        let volume = self.volume_mut(uuid)?;
+        let mut volume = volume_of(self, uuid)?.clone();
         volume.name = format!("{}_{digits}", volume.name);
-        volume.deleted = Some(now);
+        volume.deleted = Some(self.now);
         let luns = volume.luns.clone();
+        self.put_volume(volume);
         self.maps.retain(|(lun, _), _| !luns.contains(lun));
-        self.recovery_queue.insert((now + keep, uuid));
+        self.recovery_queue.insert((self.now + self.limits.recovery_queue, uuid));
         Ok(())
     }
 
     /// Removes a volume for good, its files included.
     pub(crate) fn purge_volume(&mut self, uuid: Uuid) -> Result<(), ApiError> {
-        let Some(volume) = self.volumes.remove(&uuid) else { return Ok(()) };
+        let Some(volume) = self.take_volume(uuid) else { return Ok(()) };
         self.recovery_queue.retain(|(_, queued)| *queued != uuid);
         let luns = volume.luns.iter().filter_map(|lun| self.luns.remove(lun)).map(|lun| lun.unit.file);
         let images = volume.snapshots.into_iter().flat_map(|it| it.images).map(|image| image.unit.file);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
+use san_core::Deadline;
+use san_rest::{Wire, WireError};
 use san_sim::ontap::{Fault, Mark, Outcome, Rule, Times, When};
 use san_sim::server::{ApiState, Cut};
 use serde_json::json;
@@ -222,6 +224,25 @@ async fn the_log_counts_and_keeps_no_secret() {
             !text.contains("netapp1!") && !text.contains("YWRtaW46") && !text.contains("canary"),
             "{text}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_a_wire_it_tells_what_was_sent() {
+    let rig = Rig::new(NEW);
+    let deadline = || Deadline::after(MINUTE);
+    let kind =
+        |result: Result<_, WireError>| result.map(drop).map_err(|error| std::mem::discriminant(&error));
+    let like = |error: WireError| Err(std::mem::discriminant(&error));
+    for (fault, expected) in [
+        (Fault::Refuse, like(WireError::NotSent(String::new()))),
+        (Fault::ResetBefore, like(WireError::Lost(String::new()))),
+        (Fault::LoseAnswer, like(WireError::Lost(String::new()))),
+        (Fault::Hang, like(WireError::TimedOut)),
+        (Fault::Delay(Duration::from_secs(1)), Ok(())),
+    ] {
+        rig.sim.inject(at("GET", "/cluster", fault));
+        assert_eq!(kind(rig.sim.send(request("GET", "/cluster", ""), deadline()).await), expected);
     }
 }
 

@@ -127,8 +127,9 @@ async fn volumes_change_and_go_by_query() {
     assert_eq!(rig.get("/storage/volumes?comment=both").await.count(), 2);
     rig.sim.add_igroup("svm1", "node1", &["iqn.a.b:c"]).unwrap();
     rig.sim.add_map("svm1", "/vol/v3/lun0", "node1", None).unwrap();
-    let said = rig.delete("/protocols/san/lun-maps?lun.name=/vol/v3/lun0").await;
+    let said = rig.delete("/protocols/san/lun-maps?lun.name=/vol/v3/lun0&return_records=true").await;
     assert_eq!((said.status.as_u16(), said.at("/num_records")), (200, &json!(1)));
+    assert_eq!(said.text("/records/0/igroup/name"), "node1");
     let said = rig.delete("/storage/volumes?name=v*&svm.name=svm1&force=true").await;
     assert_eq!((said.status.as_u16(), said.at("/num_records")), (200, &json!(5)));
     assert!(rig.sim.volumes().is_empty());
