@@ -195,7 +195,7 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Opens a Unix stream.
     ///
     /// # Errors
-    /// `Unavailable` where nobody listens.
+    /// `Unavailable` where nobody listens, `PermissionDenied` where the listener is neither root's nor our own user's.
     async fn connect(&self, address: &SocketAddress, deadline: Deadline) -> Result<Box<dyn Stream>>;
 
     /// Tries a TCP connection and closes it at once.

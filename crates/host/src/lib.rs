@@ -20,7 +20,8 @@
 //! takes its place, and while the kernel keeps it ([`Counters::abandoned`]) further jobs on the same path or map are
 //! refused at once, naming the process and the kernel function it waits in. Other devices do not notice. Jobs on one
 //! path take turns, so a slow device occupies one helper and not all. A caller that stops waiting changes nothing: the
-//! job runs on until its deadline.
+//! job runs on until its deadline. What an abandoned helper had opened stays open: it is one of the openers that
+//! [`Host::open_count`] reports.
 //!
 //! The program that is started as a helper calls [`helper_main`]. It ends when the daemon does, however that ends.
 

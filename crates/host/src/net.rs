@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::Uid;
 use san_core::{Deadline, EffectState, Error, ErrorKind, Result};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
@@ -23,7 +24,7 @@ pub(crate) fn connect_unix(root: &Root, address: &SocketAddress, deadline: Deadl
         SocketAddress::Path(path) => SocketAddrUnix::new(root.at(path)?),
         SocketAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
     };
-    let attempt = || -> Result<UnixStream, Errno> {
+    let attempt = || -> Result<(UnixStream, Uid), Errno> {
         let socket: OwnedFd =
             socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let place = place.clone()?;
@@ -38,9 +39,10 @@ pub(crate) fn connect_unix(root: &Root, address: &SocketAddress, deadline: Deadl
             }
         }
         set_socket_timeout(&socket, Timeout::Send, None)?;
-        Ok(UnixStream::from(socket))
+        let listener = socket_peercred(&socket)?.uid;
+        Ok((UnixStream::from(socket), listener))
     };
-    attempt().map_err(|errno| match errno {
+    let (stream, listener) = attempt().map_err(|errno| match errno {
         Errno::NOENT | Errno::CONNREFUSED => {
             Error::new(ErrorKind::Unavailable, "nobody listens").on(address).with_effect(EffectState::None)
         }
@@ -49,7 +51,17 @@ pub(crate) fn connect_unix(root: &Root, address: &SocketAddress, deadline: Deadl
             .on(address)
             .with_effect(EffectState::None)
             .caused_by(io::Error::from(errno)),
-    })
+    })?;
+    if !is_trusted(listener, rustix::process::geteuid()) {
+        let message = format!("the listener belongs to user {}", listener.as_raw());
+        return Err(Error::new(ErrorKind::PermissionDenied, message).on(address));
+    }
+    Ok(stream)
+}
+
+/// Anybody may listen on an abstract name that is free; only root and ourselves are believed.
+fn is_trusted(listener: Uid, own: Uid) -> bool {
+    listener.is_root() || listener == own
 }
 
 /// See [`crate::Host::probe`].
@@ -89,6 +101,13 @@ fn answer_of(error: &io::Error) -> Option<Probe> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stranger_who_took_the_name_is_not_believed() {
+        let user = Uid::from_raw;
+        assert!(is_trusted(user(0), user(0)) && is_trusted(user(0), user(7)) && is_trusted(user(7), user(7)));
+        assert!(!is_trusted(user(7), user(0)) && !is_trusted(user(7), user(8)));
+    }
 
     #[test]
     fn only_what_the_network_says_is_an_answer() {

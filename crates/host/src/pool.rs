@@ -225,10 +225,11 @@ impl Pool {
     fn take(&self) -> Result<Helper> {
         loop {
             let Some(mut helper) = self.state().idle.pop() else { return self.spawn() };
+            let pid = pid(&helper);
             if matches!(helper.child.try_wait(), Ok(None)) {
                 return Ok(helper);
             }
-            tracing::warn!(pid = pid(&helper), "helper process ended while idle");
+            tracing::warn!(pid, "helper process ended while idle");
         }
     }
 
