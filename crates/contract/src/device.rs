@@ -557,26 +557,22 @@ pub async fn parallel_attaches_keep_apart(fixture: &impl DeviceFixture) {
     for n in 1..=6 {
         fixture.show(n, u16::from(n) + 10);
     }
-    let attach = |n: u8| try_attach(fixture, n, u16::from(n) + 10);
-    let (a, b, c, d, e, f) = tokio::join!(attach(1), attach(2), attach(3), attach(4), attach(5), attach(6));
-    for (n, device) in (1..).zip([a, b, c, d, e, f]) {
+    let own = |n: u8| try_attach(fixture, n, u16::from(n) + 10);
+    let devices = tokio::join!(own(1), own(2), own(3), own(4), own(5), own(6));
+    for (n, device) in (1..).zip(<[_; 6]>::from(devices)) {
         let device = device.unwrap();
         assert_eq!(device.legs.len(), fixture.routes().len());
         assert_carries(fixture, &device, n).await;
     }
     // Names of the kernel pass from one to the other while they come and go.
-    let (_, again) = tokio::join!(detach(fixture, 1, 11), try_attach(fixture, 2, 12));
+    let ((), again) = tokio::join!(detach(fixture, 1, 11), try_attach(fixture, 2, 12));
     assert_carries(fixture, &again.unwrap(), 2).await;
-    let (_, other) = tokio::join!(detach(fixture, 3, 13), attach_at(fixture, 1, 20));
+    let ((), other) = tokio::join!(detach(fixture, 3, 13), attach(fixture, 1, 20));
     assert_carries(fixture, &other, 1).await;
     for n in [1_u8, 2, 4, 5, 6] {
         let number = if n == 1 { 20 } else { u16::from(n) + 10 };
         assert_carries(fixture, &try_attach(fixture, n, number).await.unwrap(), n).await;
     }
-}
-
-async fn attach_at(fixture: &impl DeviceFixture, n: u8, number: u16) -> Device {
-    attach(fixture, n, number).await
 }
 
 /// 29.

@@ -201,7 +201,9 @@ pub async fn one_dead_port_delays_nothing_but_itself(fixture: &impl TransportFix
 /// 24: nothing answers.
 pub async fn all_ports_dead_is_a_bounded_answer_and_leaves_nothing(fixture: &impl TransportFixture) {
     let ports = fixture.ports();
-    ports.iter().for_each(|it| fixture.kill(it));
+    for port in &ports {
+        fixture.kill(port);
+    }
     for _ in 0..2 {
         let start = Instant::now();
         let states = connect(fixture, &ports).await;

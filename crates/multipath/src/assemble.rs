@@ -34,7 +34,11 @@ impl Multipath {
     ) -> Result<Device> {
         let wwid = &expect.identity.wwid;
         let before = self.map_over(cx, wwid, &legs).await?;
-        let is_new = before.is_none();
+        // One that multipathd made by itself just now is not linked yet: it too was never handed out.
+        let is_new = match &before {
+            None => true,
+            Some(map) => !self.is_linked(cx, wwid, map).await?,
+        };
         let was_complete = before.as_ref().is_some_and(|it| has_all(it, &legs));
         if let Some(map) = &before
             && !was_complete
@@ -47,42 +51,43 @@ impl Multipath {
             _ => self.build(cx, wwid, &legs).await?,
         };
         let mut slaves = self.slaves(cx, expect, &map, &legs).await?;
-        if let Err(error) = refuse_foreign(&slaves) {
-            if is_new {
-                // Ours, just made, and never handed out.
-                self.daemon.change(cx, Change::DelMap, &wwid.multipath_name()).await?;
-            }
-            return Err(error);
-        }
         if is_new {
-            // A leg that gives no answer must not be in a map that begins its life.
-            for slave in &slaves {
-                if let Slave::Silent(_, name, _) = slave {
-                    self.daemon.change(cx, Change::DelPath, name).await?;
-                }
-            }
+            self.refuse_in_new_map(cx, wwid, &slaves).await?;
         }
+        refuse_foreign(&slaves)?;
         if map.size < expect.size {
             map = self.resize_map(cx, expect, &map).await?;
         }
         map = self.usable(cx, expect, &map).await?;
-        if is_new {
-            slaves = self.slaves(cx, expect, &map, &legs).await?;
-            if slaves.iter().any(|it| matches!(it, Slave::Silent(..))) {
-                let message = "a leg that does not answer cannot be kept out of the map";
-                return Err(Error::new(ErrorKind::Unavailable, message).on(wwid));
-            }
-        }
-        // A map that multipathd made by itself just now is complete and not yet linked.
-        if !was_complete || !self.is_linked(cx, wwid, &map).await? {
+        if is_new || !was_complete {
             self.await_link(cx, wwid, &map).await?;
             let proof = self.guard.read_block(cx, &link_of(wwid), 0, PROOF, self.config.map).await;
             let proof = proof.map_err(|it| Error::wrap(it, "the new map does not serve").on(wwid))?;
             if proof.len() != PROOF {
                 return Err(Error::new(ErrorKind::Protocol, "the new map serves short reads").on(wwid));
             }
+            // What came into the map meanwhile is asked too.
+            slaves = self.slaves(cx, expect, &map, &legs).await?;
+        }
+        if is_new && slaves.iter().any(|it| matches!(it, Slave::Silent(..))) {
+            let message = "a leg that does not answer cannot be kept out of the map";
+            return Err(Error::new(ErrorKind::Unavailable, message).on(wwid));
         }
         device_of(expect, &map, sites, &slaves, problems)
+    }
+
+    /// A map that begins its life may hold neither another volume nor a leg that gives no answer.
+    async fn refuse_in_new_map(&self, cx: &Cx, wwid: &Wwid, slaves: &[Slave]) -> Result<()> {
+        if refuse_foreign(slaves).is_err() {
+            // Never handed out; in use all the same, multipathd keeps it.
+            self.daemon.change(cx, Change::DelMap, &wwid.multipath_name()).await?;
+        }
+        for slave in slaves {
+            if let Slave::Silent(_, name, _) = slave {
+                self.daemon.change(cx, Change::DelPath, name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The map that the legs' own holders name, or udev's link.

@@ -2,4 +2,6 @@
 
 mod array;
 mod contract;
+mod crash;
 mod fixture;
+mod steps;
