@@ -136,6 +136,16 @@ impl Site {
         self.folder.path().join("cluster")
     }
 
+    /// The folder everything of the site lies in; removed with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// A node; the first is 0.
     pub fn node(&self, index: usize) -> &SiteNode {
         &self.nodes[index]

@@ -78,7 +78,8 @@ pub struct Capacity {
 }
 
 /// How a look-up names its volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum VolumeKey {
     /// By name; the answer carries the mark.
     Name(VolumeName),

@@ -1,4 +1,5 @@
 //! The suites over a whole simulated site.
 
 mod crash;
+mod daemon;
 mod life;
