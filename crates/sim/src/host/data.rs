@@ -269,7 +269,7 @@ impl Machine {
             Some(LegState::Running) => {}
             Some(_) => return Err(io_error(leg)),
         }
-        self.unit_attention(leg);
+        // INQUIRY is answered whatever else the unit has to say.
         match (self.unit_of(leg), page) {
             (Some((unit, _)), None) => Ok(super::inquiry::standard(&unit)),
             (None, None) => Ok(super::inquiry::nothing_here()),

@@ -239,6 +239,9 @@ impl Machine {
         self.leg_into_sysfs(&leg, &unit, &portal);
         let device = leg.device_path(sid);
         self.scsi.legs.insert(address, leg);
+        if let Some(session) = self.iscsi.sessions.get_mut(&sid) {
+            session.known.insert(address.lun, unit.naa);
+        }
         let more = [("DEVTYPE", "scsi_device".to_owned()), ("MODALIAS", "scsi:t-0x00".to_owned())];
         self.uevent("add", &device, "scsi", &more);
         self.note(LogKind::Event, format!("{address} appeared"));

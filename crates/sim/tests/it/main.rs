@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod host_formats;
+mod host_multipath;
 mod host_rig;
+mod host_scsi;
 mod ontap_faults;
 mod ontap_https;
 mod ontap_lifecycle;
