@@ -153,7 +153,7 @@ impl OntapSim {
         }
         let half = self.shared.config.pace.latency / 2;
         pause(half + effects.delay).await;
-        let mut answer = match &effects.instead {
+        let answer = match &effects.instead {
             Some(Instead::Cut(cut)) => return Err(*cut),
             Some(Instead::Silence) => std::future::pending().await,
             Some(Instead::Error(error, retry)) => {
@@ -171,9 +171,6 @@ impl OntapSim {
         pause(half + answer.cost).await;
         if effects.lose {
             return Err(Cut::Lost);
-        }
-        if answer.status == StatusCode::NO_CONTENT {
-            answer.body = serde_json::Value::Null;
         }
         let mut response = Self::respond(&answer);
         if answer.status == StatusCode::UNAUTHORIZED {

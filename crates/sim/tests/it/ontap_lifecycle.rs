@@ -82,3 +82,25 @@ async fn no_credentials_no_answer() {
         assert_eq!(said.error(), (401, "6"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_creators_of_one_name_one_wins() {
+    let rig = std::sync::Arc::new(Rig::new(NEW));
+    let create = |name: String| {
+        let rig = std::sync::Arc::clone(&rig);
+        async move { rig.post("/storage/volumes?return_timeout=15", volume(&name, "20MB")).await.status.as_u16() }
+    };
+    let same: Vec<_> = (0..32).map(|_| tokio::spawn(create("one".to_owned()))).collect();
+    let others: Vec<_> = (0..32).map(|at| tokio::spawn(create(format!("v{at}")))).collect();
+    let mut statuses = Vec::new();
+    for task in same {
+        statuses.push(task.await.unwrap());
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses[0], 201);
+    assert!(statuses[1..].iter().all(|status| *status == 409), "{statuses:?}");
+    for task in others {
+        assert_eq!(task.await.unwrap(), 201);
+    }
+    assert_eq!(rig.sim.volumes().len(), 33);
+}

@@ -257,6 +257,29 @@ async fn snapshots() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn counts_have_limits() {
+    let rig = Rig::with(NEW, |config| {
+        config.limits.volumes_per_svm = 2;
+        config.limits.luns_per_volume = 2;
+        config.limits.maps_per_igroup = 1;
+    });
+    rig.volume("a", "20MB").await;
+    rig.volume("b", "20MB").await;
+    let target = "/storage/volumes?return_timeout=5";
+    assert_eq!(rig.post(target, volume("c", "20MB")).await.error(), (409, "917513"));
+    let igroup = rig.igroup("node1", IQN).await;
+    let mut luns = Vec::new();
+    for name in ["x", "y"] {
+        let said = rig.post("/storage/luns?return_records=true", lun("a", name, "4MB")).await;
+        luns.push(said.text("/records/0/uuid"));
+    }
+    assert_eq!(rig.post("/storage/luns", lun("a", "z", "4MB")).await.error(), (409, "917513"));
+    assert_eq!(rig.map(&luns[0], &igroup, None).await.status, 201);
+    assert_eq!(rig.map(&luns[1], &igroup, None).await.error(), (409, "917513"));
+    assert_eq!((rig.sim.volumes().len(), rig.sim.luns().len(), rig.sim.maps().len()), (2, 2, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn paths_methods_and_parameters() {
     let world = World::new().await;
     for (method, target, status, code) in [
