@@ -248,9 +248,10 @@ impl Machine {
         let Some(leg) = self.scsi.legs.get(&address).filter(|it| it.serial == known.serial) else { return };
         let is_ready = match leg.state {
             LegState::Running if self.faults.hanging.contains(&address) => false,
-            LegState::Running => self.unit_of(address).is_some(),
-            // Pending: nothing is decided yet.
+            // Pending: nothing is decided yet, and nothing is known of a session that died a moment ago.
+            LegState::Running if self.leg_would_hang(address) => return,
             LegState::Blocked => return,
+            LegState::Running => self.unit_of(address).is_some(),
             LegState::Offline | LegState::TransportOffline => false,
         };
         if leg.state == LegState::Running && is_ready {

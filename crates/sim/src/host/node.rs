@@ -68,6 +68,9 @@ impl SimNode {
         machine.catch_up(Instant::now());
         let result = look(&mut machine);
         let has_changed = machine.generation != before;
+        if has_changed {
+            machine.reap();
+        }
         drop(machine);
         if has_changed {
             self.0.changed.notify_waiters();
@@ -544,6 +547,9 @@ impl SimNode {
     fn step(&self) -> Option<Instant> {
         let mut machine = self.lock();
         let ran = machine.catch_up(Instant::now());
+        if ran {
+            machine.reap();
+        }
         let next = machine.next_event();
         drop(machine);
         if ran {

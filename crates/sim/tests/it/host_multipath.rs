@@ -214,7 +214,10 @@ async fn a_stopped_hung_or_late_multipathd_answers_accordingly() {
     rig.first_bytes(&map_path(), 512).await;
     rig.node.start_multipathd();
     assert!(rig.multipathd("show maps json").await.contains(&wwid(0x31)));
-    assert_eq!(rig.multipathd("show paths raw format %d|%m").await, format!("sda|{0}\nsdb|{0}\n", wwid(0x31)));
+    assert_eq!(
+        rig.multipathd("show paths raw format %d|%m").await,
+        format!("sda|{0}\nsdb|{0}\n", wwid(0x31))
+    );
 
     rig.node.hang_multipathd();
     let mut stream = rig.dial().await.unwrap();

@@ -201,6 +201,10 @@ impl Rig {
         self.node.write_attr(Path::new(path), value, soon()).await
     }
 
+    pub(crate) async fn write_for(&self, time: Duration, path: &str, value: &str) -> Result<()> {
+        self.node.write_attr(Path::new(path), value, Deadline::after(time)).await
+    }
+
     /// An attribute's text; `None` where it or its device is missing.
     pub(crate) async fn text(&self, path: &str) -> Option<String> {
         let (device, attribute) = path.rsplit_once('/').unwrap();

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod host_faults;
+mod host_findings;
 mod host_formats;
+mod host_iscsi;
 mod host_multipath;
 mod host_rig;
 mod host_scsi;
