@@ -60,8 +60,18 @@ fn init_log() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }
 
-#[tokio::main]
-async fn serve(node: Option<String>, socket: PathBuf, state: PathBuf) -> Result<()> {
+fn serve(node: Option<String>, socket: PathBuf, state: PathBuf) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot start the runtime").caused_by(error))?;
+    let result = runtime.block_on(serve_until_told(node, socket, state));
+    // A call that hangs in the kernel must not keep the daemon from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve_until_told(node: Option<String>, socket: PathBuf, state: PathBuf) -> Result<()> {
     let node: NodeName = match node {
         Some(name) => name.parse()?,
         None => host_name()?,

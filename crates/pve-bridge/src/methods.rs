@@ -291,13 +291,15 @@ pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
         Outcome::Attached { path, size, warnings } => {
             (json!({ "path": path, "size_bytes": size.bytes() }), warnings)
         }
-        Outcome::Detached { pending: None } => (json!({}), Vec::new()),
         Outcome::Detached { pending: Some(why) } => (
             json!({}),
             vec![format!("the array still has the mapping and loses it as soon as it answers: {why}")],
         ),
         Outcome::Grown { size } => (json!({ "size_bytes": size.bytes() }), Vec::new()),
-        Outcome::SnapshotTaken | Outcome::SnapshotDeleted | Outcome::RolledBack => (json!({}), Vec::new()),
+        Outcome::Detached { pending: None }
+        | Outcome::SnapshotTaken
+        | Outcome::SnapshotDeleted
+        | Outcome::RolledBack => (json!({}), Vec::new()),
     }
 }
 

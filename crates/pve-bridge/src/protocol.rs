@@ -84,7 +84,7 @@ impl Answer {
     }
 
     /// The same, to be acknowledged.
-    pub(crate) fn to_be_acknowledged(self) -> Self {
+    pub(crate) fn asking_for_acknowledgement(self) -> Self {
         Self { ack: true, ..self }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use san_core::{Deadline, Error, ErrorKind, OperationId, Result};
+use san_core::{Deadline, EffectState, Error, ErrorKind, OperationId, Result};
 use san_engine::{Node, Outcome, Ticket};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -63,7 +63,7 @@ impl Connection {
             Err(error) => self.write(&Answer::error(frame.id, &error)).await,
             Ok(Reply::Value(value)) => self.write(&Answer::ok(frame.id, value, Vec::new())).await,
             Ok(Reply::Added(storage)) => {
-                let answer = Answer::ok(frame.id, json!({}), Vec::new()).to_be_acknowledged();
+                let answer = Answer::ok(frame.id, json!({}), Vec::new()).asking_for_acknowledgement();
                 let taken = self.write(&answer).await.is_ok() && self.reads_acknowledgement(frame.id).await;
                 if taken {
                     return self.write(&Answer::acked(frame.id)).await;
@@ -99,7 +99,7 @@ impl Connection {
         if !needs_acknowledgement {
             return self.write(&answer).await;
         }
-        if self.write(&answer.to_be_acknowledged()).await.is_ok()
+        if self.write(&answer.asking_for_acknowledgement()).await.is_ok()
             && self.reads_acknowledgement(frame.id).await
         {
             return match ticket.acknowledge(Deadline::after(SPEAK)).await {
@@ -127,17 +127,16 @@ impl Connection {
     }
 
     async fn late_acknowledgement(&mut self, service: &Service, id: OperationId) -> Result<()> {
-        let answer = match service.node.find(id) {
-            Some(ticket) => match ticket.acknowledge(Deadline::after(SPEAK)).await {
-                Ok(()) => Answer::acked(id),
-                Err(error) => Answer::error(id, &error),
-            },
-            None => {
-                let error =
-                    Error::new(ErrorKind::NotFound, format!("operation {id} is not known (any more)"));
-                Answer::error(id, &error.with_effect(san_core::EffectState::Unknown))
-            }
+        let unknown = || {
+            let error = Error::new(ErrorKind::NotFound, format!("operation {id} is not known (any more)"));
+            error.with_effect(EffectState::Unknown)
         };
+        let ticket = service.node.find(id).ok_or_else(unknown);
+        let acknowledged = match ticket {
+            Ok(ticket) => ticket.acknowledge(Deadline::after(SPEAK)).await,
+            Err(error) => Err(error),
+        };
+        let answer = acknowledged.map_or_else(|error| Answer::error(id, &error), |()| Answer::acked(id));
         self.write(&answer).await
     }
 

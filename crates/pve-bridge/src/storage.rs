@@ -177,16 +177,10 @@ impl Storages {
         password: Option<&SecretString>,
     ) -> Result<()> {
         let options = Options::parse(&new.options).map_err(|error| error.on(&of.id))?;
-        let stored;
-        let valid = match password {
-            Some(password) => password,
-            None => {
-                stored = self.secrets.read(&of.id).await?.ok_or_else(|| {
-                    Error::new(ErrorKind::Unauthenticated, "there is no password for it").on(&of.id)
-                })?;
-                &stored
-            }
-        };
+        let stored = if password.is_some() { None } else { self.secrets.read(&of.id).await? };
+        let valid = password.or(stored.as_ref()).ok_or_else(|| {
+            Error::new(ErrorKind::Unauthenticated, "there is no password for it").on(&of.id)
+        })?;
         let array = self.connect_with(cx, &options, valid).await?;
         let kept: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
         if let Some(kept) = kept {

@@ -2,4 +2,5 @@
 
 mod crash;
 mod daemon;
+mod directions;
 mod life;
