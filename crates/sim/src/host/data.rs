@@ -8,7 +8,7 @@ use std::path::Path;
 
 use san_core::{DeviceNumber, Error, ErrorKind, Result};
 
-use super::dm::{MAJOR, MapKind};
+use super::dm::{MAJOR, Map, MapKind};
 use super::log::LogKind;
 use super::machine::Machine;
 use super::scsi::{Address, LegState};
@@ -150,7 +150,7 @@ impl Machine {
                 _ => {}
             }
         }
-        map.queues
+        map.queues()
     }
 
     /// Whether a command to this leg would wait in the kernel now. A session that is dead and not yet known to be is
@@ -232,7 +232,7 @@ impl Machine {
             }
             self.mark_path(minor, path.leg, true);
         }
-        if self.dm.maps.get(&minor).is_some_and(|it| it.queues) {
+        if self.dm.maps.get(&minor).is_some_and(Map::queues) {
             Attempt::Waits
         } else {
             Attempt::Failed(io_error(format!("dm-{minor}")))

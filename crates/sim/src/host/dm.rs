@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use san_core::DeviceNumber;
 
-use super::formats::{self, lay_out};
+use super::formats::{self, lay_out, lowest_free};
 use super::log::LogKind;
 use super::machine::Machine;
 use super::scsi::{Address, Disk, LegState};
@@ -20,6 +20,17 @@ pub(crate) enum MapKind {
     Multipath { wwid: String, vendor: String, product: String, revision: String },
     /// A linear map over another: a partition (kpartx), a logical volume, an encrypted device.
     Over(u32),
+}
+
+/// What a map does with I/O when no path is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queueing {
+    /// Keeps it.
+    On,
+    /// Fails it.
+    Off,
+    /// Fails it because somebody said `disablequeueing`, until it is taken back.
+    Disabled,
 }
 
 /// One path of a multipath table.
@@ -44,7 +55,7 @@ pub(crate) struct Map {
     pub(crate) kind: MapKind,
     pub(crate) sectors: u64,
     pub(crate) is_suspended: bool,
-    pub(crate) queues: bool,
+    pub(crate) queueing: Queueing,
     pub(crate) paths: Vec<MapPath>,
     pub(crate) faults: u32,
     pub(crate) loads: u32,
@@ -54,13 +65,15 @@ pub(crate) struct Map {
     pub(crate) has_worker: bool,
     /// Checks since the last path failed.
     pub(crate) checks_failed: u32,
-    /// `disablequeueing` was said and not taken back.
-    pub(crate) queueing_disabled: bool,
 }
 
 impl Map {
     pub(crate) fn number(&self) -> DeviceNumber {
         DeviceNumber { major: MAJOR, minor: self.minor }
+    }
+
+    pub(crate) fn queues(&self) -> bool {
+        self.queueing == Queueing::On
     }
 
     pub(crate) fn wwid(&self) -> Option<&str> {
@@ -107,10 +120,11 @@ impl Machine {
         sectors: u64,
         paths: Vec<MapPath>,
     ) -> u32 {
-        let minor = (0..).find(|it| !self.dm.maps.contains_key(it)).unwrap_or_default();
+        let minor = lowest_free(|it| self.dm.maps.contains_key(&it));
         let (serial, diskseq) = (self.serial(), self.scsi.next_diskseq());
-        let queues = matches!(kind, MapKind::Multipath { .. })
+        let keeps = matches!(kind, MapKind::Multipath { .. })
             && self.spec.multipath.no_path_retry != super::settings::NoPathRetry::Fail;
+        let queueing = if keeps { Queueing::On } else { Queueing::Off };
         let map = Map {
             minor,
             serial,
@@ -120,14 +134,13 @@ impl Machine {
             kind,
             sectors,
             is_suspended: false,
-            queues,
+            queueing,
             paths: Vec::new(),
             faults: 0,
             loads: 0,
             was_used: false,
             has_worker: false,
             checks_failed: 0,
-            queueing_disabled: false,
         };
         self.map_into_sysfs(&map);
         let keys = super::scsi::block_keys(&format!("dm-{minor}"), map.number(), diskseq);

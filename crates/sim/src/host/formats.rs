@@ -1,5 +1,7 @@
 //! The recorded attribute lists of sysfs folders, and how they are laid out in the tree.
 
+use std::fmt::{Arguments, Write as _};
+
 use super::tree::{Action, Tree};
 
 pub(crate) const ISCSI_SESSION: &str = include_str!("formats/iscsi_session.txt");
@@ -13,6 +15,21 @@ pub(crate) const BLOCK_DM: &str = include_str!("formats/block_dm.txt");
 /// Attributes that can be written on Linux and only keep their value here.
 const STORED: [&str; 6] =
     ["recovery_tmo", "timeout", "eh_timeout", "queue_depth", "queue/scheduler", "queue/max_sectors_kb"];
+
+/// Appends formatted text.
+pub(crate) fn push(text: &mut String, more: Arguments<'_>) {
+    // Writing into a String cannot fail.
+    let _ = text.write_fmt(more);
+}
+
+/// The lowest number that is not taken.
+pub(crate) fn lowest_free(is_taken: impl Fn(u32) -> bool) -> u32 {
+    let mut number = 0;
+    while is_taken(number) {
+        number += 1;
+    }
+    number
+}
 
 /// Lays out a recorded folder; `values` replaces what differs from the recording.
 pub(crate) fn lay_out(tree: &mut Tree, folder: &str, recorded: &str, values: &[(&str, String)]) {
@@ -31,8 +48,10 @@ pub(crate) fn lay_out(tree: &mut Tree, folder: &str, recorded: &str, values: &[(
 fn decode(value: &str) -> Vec<u8> {
     match value.strip_prefix("hex:") {
         Some(hex) => {
-            let digits: Vec<u8> =
-                hex.bytes().filter_map(|it| char::from(it).to_digit(16)).map(|it| it as u8).collect();
+            let digits: Vec<u8> = hex
+                .chars()
+                .filter_map(|it| it.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+                .collect();
             digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect()
         }
         None => value.replace("\\n", "\n").into_bytes(),

@@ -1,5 +1,6 @@
 //! The bytes of INQUIRY and vital product data pages, laid out as SPC-4 says and as recorded from a kernel target.
 
+use super::formats::push;
 use crate::target::{Portal, Unit};
 
 /// Standard INQUIRY data of a unit, 96 bytes.
@@ -77,5 +78,8 @@ fn padded(text: &str, length: usize) -> Vec<u8> {
 
 /// Lower-case hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|it| format!("{it:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, it| {
+        push(&mut text, format_args!("{it:02x}"));
+        text
+    })
 }

@@ -213,7 +213,7 @@ impl Machine {
             uuid: map.uuid.clone(),
             size: map.sectors * 512,
             is_suspended: map.is_suspended,
-            queues: map.queues,
+            queues: map.queues(),
             paths: paths.collect(),
             open_count: self.open_count(map.number()).unwrap_or(0),
         })

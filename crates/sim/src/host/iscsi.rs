@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::formats::{self, lay_out};
+use super::formats::{self, lay_out, lowest_free};
 use super::log::LogKind;
 use super::machine::{Event, Machine};
 use super::records::Record;
@@ -191,7 +191,7 @@ impl Machine {
         self.iscsi.last_sid += 1;
         let sid = self.iscsi.last_sid;
         let used: Vec<u32> = self.iscsi.sessions.values().map(|it| it.host).collect();
-        let host = (0..).find(|it| !used.contains(it)).unwrap_or_default();
+        let host = lowest_free(|it| used.contains(&it));
         let session = Session {
             sid,
             host,

@@ -1,5 +1,6 @@
 //! A model of the program `iscsiadm`: its arguments, its texts and its exit codes.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -36,11 +37,23 @@ struct Call {
     names: Vec<String>,
     values: Vec<String>,
     sid: Option<u32>,
-    login: bool,
-    logout: bool,
-    rescan: bool,
-    no_wait: bool,
-    version: bool,
+    flags: BTreeSet<Flag>,
+}
+
+/// An argument that takes no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Flag {
+    Login,
+    Logout,
+    Rescan,
+    NoWait,
+    Version,
+}
+
+impl Call {
+    fn has(&self, flag: Flag) -> bool {
+        self.flags.contains(&flag)
+    }
 }
 
 /// The program's texts and exit code, as they grow.
@@ -117,11 +130,21 @@ fn parse(arguments: &[String]) -> Result<Call, String> {
             "-P" | "--print" => {
                 value()?;
             }
-            "-l" | "--login" => call.login = true,
-            "-u" | "--logout" => call.logout = true,
-            "-R" | "--rescan" => call.rescan = true,
-            "-W" | "--no_wait" => call.no_wait = true,
-            "-V" | "--version" => call.version = true,
+            "-l" | "--login" => {
+                call.flags.insert(Flag::Login);
+            }
+            "-u" | "--logout" => {
+                call.flags.insert(Flag::Logout);
+            }
+            "-R" | "--rescan" => {
+                call.flags.insert(Flag::Rescan);
+            }
+            "-W" | "--no_wait" => {
+                call.flags.insert(Flag::NoWait);
+            }
+            "-V" | "--version" => {
+                call.flags.insert(Flag::Version);
+            }
             _ => return Err(argument.clone()),
         }
     }
@@ -149,7 +172,7 @@ pub(crate) async fn run(node: &SimNode, arguments: &[String]) -> Output {
             return Screen::default().fail(INVALID, &text).output();
         }
     };
-    if call.version {
+    if call.has(Flag::Version) {
         let mut screen = Screen::default();
         screen.say(&format!("iscsiadm version {}", node.look(|it| it.spec.release.open_iscsi())));
         return screen.output();
@@ -182,15 +205,19 @@ fn session(machine: &mut Machine, call: &Call) -> Screen {
         None => machine.iscsi.sessions.keys().copied().collect(),
     };
     if chosen.is_empty() {
-        let text = if call.rescan || call.logout { "No session found." } else { "No active sessions." };
+        let text = if call.has(Flag::Rescan) || call.has(Flag::Logout) {
+            "No session found."
+        } else {
+            "No active sessions."
+        };
         return screen.fail(NO_OBJECTS, text);
     }
-    if call.logout {
+    if call.has(Flag::Logout) {
         return logout(machine, &chosen);
     }
     for sid in chosen {
         let Some(it) = machine.iscsi.sessions.get(&sid) else { continue };
-        if call.rescan {
+        if call.has(Flag::Rescan) {
             screen.say(&format!(
                 "Rescanning session [sid: {sid}, target: {}, portal: {}]",
                 it.target,
@@ -243,10 +270,10 @@ async fn node_mode(node: &SimNode, call: &Call) -> Screen {
     if records.is_empty() {
         return Screen::default().fail(NO_OBJECTS, "No records found");
     }
-    if call.login {
+    if call.has(Flag::Login) {
         return login(node, call, &records).await;
     }
-    if call.logout {
+    if call.has(Flag::Logout) {
         return node.look(|machine| {
             let sids: Vec<u32> = records
                 .iter()
@@ -276,7 +303,9 @@ async fn node_mode(node: &SimNode, call: &Call) -> Screen {
 
 fn show(release: Release, records: &[Record]) -> Screen {
     let mut screen = Screen::default();
-    records.iter().for_each(|it| screen.out.push_str(&it.show(release)));
+    for it in records {
+        screen.out.push_str(&it.show(release));
+    }
     screen
 }
 
@@ -365,7 +394,7 @@ async fn login(node: &SimNode, call: &Call, records: &[Record]) -> Screen {
     for (record, id) in asked {
         let outcome = match id {
             None => Login::Failed(NO_ISCSID),
-            Some(_) if call.no_wait => continue,
+            Some(_) if call.has(Flag::NoWait) => continue,
             Some(id) => node.until(|it| it.login_outcome(id)).await,
         };
         match outcome {

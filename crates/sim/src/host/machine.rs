@@ -29,7 +29,7 @@ use crate::target::{Portal, Reachability, Target, Unit};
 pub(crate) type Arrays = Arc<Mutex<Vec<Arc<dyn Target>>>>;
 
 /// Something that happens by itself at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A SCSI device appears, if the unit is still shown.
     LegAppears(Address),

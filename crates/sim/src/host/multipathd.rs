@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::dm::{MapKind, MapPath};
+use super::dm::{MapKind, MapPath, Queueing};
 use super::log::LogKind;
 use super::machine::{Event, Machine};
 use super::scsi::{Address, Disk, Leg, LegState};
@@ -305,7 +305,9 @@ impl Machine {
         let retry = self.spec.multipath.no_path_retry;
         if let Some(map) = self.dm.maps.get_mut(&minor) {
             map.checks_failed = 0;
-            map.queues = retry != NoPathRetry::Fail && !map.queueing_disabled;
+            if retry != NoPathRetry::Fail && map.queueing == Queueing::Off {
+                map.queueing = Queueing::On;
+            }
         }
         true
     }
@@ -321,12 +323,12 @@ impl Machine {
     fn count_retries(&mut self, minor: u32) {
         let NoPathRetry::Checks(limit) = self.spec.multipath.no_path_retry else { return };
         let Some(map) = self.dm.maps.get_mut(&minor) else { return };
-        if map.wwid().is_none() || map.paths.iter().any(|it| !it.has_failed) || !map.queues {
+        if map.wwid().is_none() || map.paths.iter().any(|it| !it.has_failed) || !map.queues() {
             return;
         }
         map.checks_failed += 1;
         if map.checks_failed >= limit {
-            map.queues = false;
+            map.queueing = Queueing::Off;
             self.note(LogKind::Event, format!("dm-{minor} stops queueing"));
             self.free_workers();
             self.touch();

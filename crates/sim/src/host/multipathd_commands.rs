@@ -1,5 +1,7 @@
 //! multipathd's commands and their replies, as it writes them on its socket.
 
+use super::dm::{Map, Queueing};
+use super::formats::push;
 use super::inquiry;
 use super::log::LogKind;
 use super::machine::Machine;
@@ -75,8 +77,8 @@ impl Machine {
                 None => Reply::Fail("device not found"),
             },
             ["resize", "map" | "multipath", map] => self.resize_map(map),
-            ["disablequeueing", "map" | "multipath", map] => self.queueing(map, false),
-            ["restorequeueing", "map" | "multipath", map] => self.queueing(map, true),
+            ["disablequeueing", "map" | "multipath", map] => self.queueing(map, Queueing::Disabled),
+            ["restorequeueing", "map" | "multipath", map] => self.queueing(map, Queueing::On),
             ["reinstate", "path", disk] => match self.path_named(disk) {
                 Some((leg, _)) if self.reinstate(leg) => Reply::Done,
                 _ => Reply::Fail(""),
@@ -145,20 +147,19 @@ impl Machine {
         }
     }
 
-    fn queueing(&mut self, name: &str, on: bool) -> Reply {
+    fn queueing(&mut self, name: &str, wanted: Queueing) -> Reply {
         let Some(minor) = self.dm.find(name).map(|it| it.minor) else {
             return Reply::Fail("device not found");
         };
         let retry = self.spec.multipath.no_path_retry;
         if let Some(map) = self.dm.maps.get_mut(&minor) {
-            map.queueing_disabled = !on;
-            map.queues = on && retry != NoPathRetry::Fail;
+            map.queueing = match wanted {
+                Queueing::On if retry == NoPathRetry::Fail => Queueing::Off,
+                other => other,
+            };
             map.checks_failed = 0;
         }
-        self.note(
-            LogKind::Event,
-            format!("dm-{minor} queueing {}", if on { "restored" } else { "disabled" }),
-        );
+        self.note(LogKind::Event, format!("dm-{minor} queueing {wanted:?}"));
         self.free_workers();
         Reply::Done
     }
@@ -169,10 +170,10 @@ impl Machine {
         let mut text = String::from("path checker states:\n");
         for (name, count) in [("up", up), ("down", down)] {
             if count > 0 {
-                text.push_str(&format!("{name:<20}{count}\n"));
+                push(&mut text, format_args!("{name:<20}{count}\n"));
             }
         }
-        text.push_str(&format!("\npaths: {}\nbusy: False\n", self.multipathd.paths.len()));
+        push(&mut text, format_args!("\npaths: {}\nbusy: False\n", self.multipathd.paths.len()));
         text
     }
 
@@ -199,7 +200,7 @@ impl Machine {
             .replace("no_path_retry \"queue\"", &format!("no_path_retry {retry}"));
         text.push_str("multipaths {\n");
         for wwid in self.dm.maps.values().filter_map(|it| it.wwid()) {
-            text.push_str(&format!("\tmultipath {{\n\t\twwid \"{wwid}\"\n\t}}\n"));
+            push(&mut text, format_args!("\tmultipath {{\n\t\twwid \"{wwid}\"\n\t}}\n"));
         }
         text.push_str("}\n");
         text
@@ -282,19 +283,18 @@ impl Machine {
         let Some(map) = self.dm.maps.get(&minor) else { return String::new() };
         let active = map.paths.iter().any(|it| !it.has_failed);
         match self.spec.multipath.no_path_retry {
-            NoPathRetry::Fail => "off".to_owned(),
-            NoPathRetry::Queue if map.queues => "on".to_owned(),
-            NoPathRetry::Checks(count) if active && map.queues => format!("{count} chk"),
-            NoPathRetry::Checks(count) if map.queues => {
+            NoPathRetry::Queue if map.queues() => "on".to_owned(),
+            NoPathRetry::Checks(count) if active && map.queues() => format!("{count} chk"),
+            NoPathRetry::Checks(count) if map.queues() => {
                 let left = u64::from(count - map.checks_failed.min(count));
                 format!("{} sec", left * self.spec.timing.checker.as_secs())
             }
-            NoPathRetry::Queue | NoPathRetry::Checks(_) => "off".to_owned(),
+            NoPathRetry::Fail | NoPathRetry::Queue | NoPathRetry::Checks(_) => "off".to_owned(),
         }
     }
 
     pub(crate) fn features(&self, minor: u32) -> &'static str {
-        if self.dm.maps.get(&minor).is_some_and(|it| it.queues) {
+        if self.dm.maps.get(&minor).is_some_and(Map::queues) {
             "3 queue_if_no_path pg_init_retries 50"
         } else {
             "2 pg_init_retries 50"

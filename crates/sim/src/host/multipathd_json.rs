@@ -1,6 +1,7 @@
 //! multipathd's JSON, byte for byte as it prints it: nothing is escaped.
 
 use super::dm::{Map, MapKind, MapPath};
+use super::formats::push;
 use super::machine::Machine;
 use super::multipathd_commands::{device_state, lun_hex};
 
@@ -21,7 +22,8 @@ impl Machine {
         let MapKind::Multipath { wwid, vendor, product, revision } = &map.kind else { return String::new() };
         let active = map.paths.iter().filter(|it| !it.has_failed).count();
         let mut text = String::from("{\n");
-        let mut line = |name: &str, value: &str| text.push_str(&format!("      \"{name}\" : {value},\n"));
+        let mut line =
+            |name: &str, value: &str| push(&mut text, format_args!("      \"{name}\" : {value},\n"));
         let quoted = |value: &str| format!("\"{value}\"");
         line("name", &quoted(&map.name));
         line("uuid", &quoted(wwid));
@@ -43,37 +45,21 @@ impl Machine {
         line("total_q_time", "0");
         line("q_timeouts", "0");
         let groups: Vec<String> =
-            self.groups(map).iter().enumerate().map(|(at, paths)| self.group_json(map, at, paths)).collect();
-        text.push_str(&format!("      \"path_groups\": [{}]\n   }}", groups.join(",")));
+            groups(map).iter().enumerate().map(|(at, paths)| self.group_json(map, at, paths)).collect();
+        push(&mut text, format_args!("      \"path_groups\": [{}]\n   }}", groups.join(",")));
         text
-    }
-
-    /// Paths of one priority are one group, the best first; a group without a usable path comes last.
-    fn groups<'a>(&self, map: &'a Map) -> Vec<Vec<&'a MapPath>> {
-        let mut groups: Vec<Vec<&MapPath>> = Vec::new();
-        for path in &map.paths {
-            match groups.iter_mut().find(|it| it.first().is_some_and(|one| one.priority == path.priority)) {
-                Some(group) => group.push(path),
-                None => groups.push(vec![path]),
-            }
-        }
-        groups.sort_by_key(|it| {
-            let own = it.first().map_or(0, |one| one.priority);
-            (std::cmp::Reverse(group_priority(it)), std::cmp::Reverse(own))
-        });
-        groups
     }
 
     fn group_json(&self, map: &Map, at: usize, paths: &[&MapPath]) -> String {
         let state = if at == 0 && map.was_used { "active" } else { "enabled" };
         let mut text = String::from("{\n");
         text.push_str("         \"selector\" : \"service-time 0\",\n");
-        text.push_str(&format!("         \"pri\" : {},\n", group_priority(paths)));
-        text.push_str(&format!("         \"dm_st\" : \"{state}\",\n"));
+        push(&mut text, format_args!("         \"pri\" : {},\n", group_priority(paths)));
+        push(&mut text, format_args!("         \"dm_st\" : \"{state}\",\n"));
         text.push_str("         \"marginal_st\" : \"normal\",\n");
-        text.push_str(&format!("         \"group\" : {},\n", at + 1));
+        push(&mut text, format_args!("         \"group\" : {},\n", at + 1));
         let paths: Vec<String> = paths.iter().map(|it| self.path_json(it)).collect();
-        text.push_str(&format!("         \"paths\": [{}]\n      }}", paths.join(",")));
+        push(&mut text, format_args!("         \"paths\": [{}]\n      }}", paths.join(",")));
         text
     }
 
@@ -84,7 +70,7 @@ impl Machine {
         let ready = self.multipathd.paths.get(&path.leg).is_some_and(|it| it.is_ready);
         let mut text = String::from("{\n");
         let mut line =
-            |name: &str, value: &str| text.push_str(&format!("            \"{name}\" : {value},\n"));
+            |name: &str, value: &str| push(&mut text, format_args!("            \"{name}\" : {value},\n"));
         let quoted = |value: &str| format!("\"{value}\"");
         line("dev", &quoted(&path.disk.name));
         line("dev_t", &quoted(&path.disk.number.to_string()));
@@ -102,6 +88,22 @@ impl Machine {
         text.push_str("            \"marginal_st\" : \"normal\"\n         }");
         text
     }
+}
+
+/// Paths of one priority are one group, the best first; a group without a usable path comes last.
+fn groups(map: &Map) -> Vec<Vec<&MapPath>> {
+    let mut groups: Vec<Vec<&MapPath>> = Vec::new();
+    for path in &map.paths {
+        match groups.iter_mut().find(|it| it.first().is_some_and(|one| one.priority == path.priority)) {
+            Some(group) => group.push(path),
+            None => groups.push(vec![path]),
+        }
+    }
+    groups.sort_by_key(|it| {
+        let own = it.first().map_or(0, |one| one.priority);
+        (std::cmp::Reverse(group_priority(it)), std::cmp::Reverse(own))
+    });
+    groups
 }
 
 fn group_priority(paths: &[&MapPath]) -> u32 {

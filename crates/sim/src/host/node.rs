@@ -182,7 +182,9 @@ impl SimNode {
         self.look(|it| {
             let sessions: Vec<u32> =
                 it.iscsi.sessions.values().filter(|it| it.portal == portal).map(|it| it.sid).collect();
-            sessions.into_iter().for_each(|sid| it.connection_lost(sid));
+            for sid in sessions {
+                it.connection_lost(sid);
+            }
         });
     }
 

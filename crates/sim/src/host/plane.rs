@@ -156,7 +156,9 @@ impl BlockPlane for LoopPlane {
         let maps: Vec<String> =
             loops.keys().filter(|(owner, _)| owner == node).map(|(_, map)| map.clone()).collect();
         drop(loops);
-        maps.iter().for_each(|it| self.removed(node, it));
+        for map in &maps {
+            self.removed(node, map);
+        }
         let folder = self.folder.join(node);
         if folder.try_exists().unwrap_or(false) {
             report("clearing links", fs::remove_dir_all(folder));

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::formats::push;
 use super::iscsi::ScanMode;
 use super::machine::Machine;
 use super::settings::Release;
@@ -112,7 +113,7 @@ impl Record {
 
     /// As `-o show` prints it.
     pub(crate) fn show(&self, release: Release) -> String {
-        self.print(release, |value| Some(value), "********")
+        self.print(release, Some, "********")
     }
 
     fn stored(&self, release: Release) -> String {
@@ -130,7 +131,7 @@ impl Record {
         for (name, value) in &self.values {
             let Some(value) = keep(value) else { continue };
             let is_secret = name.ends_with(".password") && value != EMPTY;
-            text.push_str(&format!("{name} = {}\n", if is_secret { password } else { value }));
+            push(&mut text, format_args!("{name} = {}\n", if is_secret { password } else { value }));
         }
         text.push_str("# END RECORD\n");
         text

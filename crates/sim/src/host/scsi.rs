@@ -5,7 +5,7 @@ use std::fmt;
 
 use san_core::{DeviceNumber, Error, ErrorKind, Result};
 
-use super::formats::{self, lay_out};
+use super::formats::{self, lay_out, lowest_free};
 use super::inquiry;
 use super::iscsi::SessionState;
 use super::log::LogKind;
@@ -219,7 +219,7 @@ impl Machine {
         let Some(sid) = self.iscsi.on_host(address.host).map(|it| it.sid) else { return };
         let Some((unit, portal)) = self.unit_of(address) else { return };
         let used: Vec<u32> = self.scsi.legs.values().map(|it| it.generic).collect();
-        let generic = (0..).find(|it| !used.contains(it)).unwrap_or_default();
+        let generic = lowest_free(|it| used.contains(&it));
         let serial = self.serial();
         let leg = Leg {
             address,
@@ -301,7 +301,7 @@ impl Machine {
         if leg.serial != serial {
             return;
         }
-        let index = (0..).find(|it| !used.contains(it)).unwrap_or_default();
+        let index = lowest_free(|it| used.contains(&it));
         let disk = Disk { index, name: disk_name(index), number: disk_number(index), diskseq };
         leg.disk = Some(disk.clone());
         let (sectors, sid) = (leg.sectors, leg.sid);

@@ -1,6 +1,7 @@
 //! udev: its data base below `/run/udev/data`, its links below `/dev`, and its workers, which can be late or stuck.
 
-use super::dm::MapKind;
+use super::dm::{Map, MapKind};
+use super::formats::push;
 use super::inquiry;
 use super::log::LogKind;
 use super::machine::{Event, Machine};
@@ -94,8 +95,11 @@ impl Machine {
     fn disk_record(&self, leg: &Leg, path: &str, links: &[String]) -> String {
         let naa = inquiry::hex(&leg.naa);
         let underscored = |text: &str| text.trim().replace(' ', "_");
-        let mut record: String = links.iter().map(|it| format!("S:{it}\n")).collect();
-        record.push_str(&format!("I:{}\n", self.micros()));
+        let mut record = String::new();
+        for link in links {
+            push(&mut record, format_args!("S:{link}\n"));
+        }
+        push(&mut record, format_args!("I:{}\n", self.micros()));
         let properties = [
             ("SCSI_TPGS", "1".to_owned()),
             ("SCSI_TYPE", "disk".to_owned()),
@@ -119,7 +123,7 @@ impl Machine {
             ("ID_PATH", path.to_owned()),
         ];
         for (key, value) in properties {
-            record.push_str(&format!("E:{key}={value}\n"));
+            push(&mut record, format_args!("E:{key}={value}\n"));
         }
         record.push_str("G:systemd\nQ:systemd\nV:1\n");
         record
@@ -153,8 +157,7 @@ impl Machine {
             self.udev.waiting.push(Event::UdevMap { minor, serial });
             return;
         }
-        let Some(number) = self.dm.maps.get(&minor).filter(|it| it.serial == serial).map(|it| it.number())
-        else {
+        let Some(number) = self.dm.maps.get(&minor).filter(|it| it.serial == serial).map(Map::number) else {
             return;
         };
         if self.would_hang(number) {
@@ -177,8 +180,11 @@ impl Machine {
             let up = "../".repeat(link.matches('/').count());
             self.tree.put_link(&format!("/dev/{link}"), &format!("{up}dm-{minor}"));
         }
-        let mut record: String = links.iter().map(|it| format!("S:{it}\n")).collect();
-        record.push_str(&format!("L:50\nI:{}\n", self.micros()));
+        let mut record = String::new();
+        for link in &links {
+            push(&mut record, format_args!("S:{link}\n"));
+        }
+        push(&mut record, format_args!("L:50\nI:{}\n", self.micros()));
         for (key, value) in [
             ("DM_UDEV_PRIMARY_SOURCE_FLAG", "1"),
             ("DM_ACTIVATION", "1"),
@@ -186,7 +192,7 @@ impl Machine {
             ("DM_UUID", &uuid),
             ("MPATH_DEVICE_READY", "1"),
         ] {
-            record.push_str(&format!("E:{key}={value}\n"));
+            push(&mut record, format_args!("E:{key}={value}\n"));
         }
         record.push_str("G:systemd\nQ:systemd\nV:1\n");
         self.tree.put_file(&format!("/run/udev/data/b{number}"), record);

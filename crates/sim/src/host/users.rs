@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use san_core::DeviceNumber;
 
 use super::dm::MAJOR;
+use super::formats::push;
 use super::machine::Machine;
 
 /// Everybody who has a block device open by name or number.
@@ -78,7 +79,7 @@ impl Machine {
         self.tree.put_file("/proc/self/mountinfo", mounts);
         let mut swaps = String::from("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
         for path in self.users.swaps.keys() {
-            swaps.push_str(&format!("{path:<40}partition\t1048572\t\t0\t\t-2\n"));
+            push(&mut swaps, format_args!("{path:<40}partition\t1048572\t\t0\t\t-2\n"));
         }
         self.tree.put_file("/proc/swaps", swaps);
     }

@@ -68,7 +68,7 @@ async fn a_caller_that_stops_waiting_loses_its_helper_too() {
 #[tokio::test(start_paused = true)]
 async fn a_queueing_map_without_paths_keeps_its_caller_and_counts_as_open() {
     let rig = attached().await;
-    portals().into_iter().for_each(|it| rig.shelf.set(it, Reachability::Refusing));
+    rig.shelf.set_all(Reachability::Refusing);
     rig.wait(30).await;
     let path = map_path();
     let path = Path::new(&path);
@@ -76,7 +76,7 @@ async fn a_queueing_map_without_paths_keeps_its_caller_and_counts_as_open() {
     assert_eq!(rig.node.flush(path, in_two()).await.unwrap_err().kind(), ErrorKind::Busy);
     let dm = DeviceNumber { major: 253, minor: 0 };
     assert_eq!(rig.node.open_count(dm, soon()).await.unwrap(), Some(1));
-    portals().into_iter().for_each(|it| rig.shelf.set(it, Reachability::Up));
+    rig.shelf.set_all(Reachability::Up);
     rig.wait(20).await;
     assert_eq!(rig.node.open_count(dm, soon()).await.unwrap(), Some(0));
     assert_eq!(rig.node.read_block(path, 0, 4096, in_two()).await.unwrap(), vec![0; 4096]);
@@ -165,10 +165,10 @@ async fn dirty_pages_reach_the_array_only_by_a_flush() {
     assert_eq!(rig.node.inventory().unwritten, 8192);
     assert_eq!(fs::read(rig.shelf.file(0x31)).unwrap()[4000..4200], [0; 200]);
     assert_eq!(rig.node.read_cached(path, 3999, 3).await.unwrap(), [0, 7, 7]);
-    portals().into_iter().for_each(|it| rig.shelf.set(it, Reachability::Refusing));
+    rig.shelf.set_all(Reachability::Refusing);
     rig.wait(30).await;
     assert_eq!(rig.node.flush(path, in_two()).await.unwrap_err().kind(), ErrorKind::Timeout);
-    portals().into_iter().for_each(|it| rig.shelf.set(it, Reachability::Up));
+    rig.shelf.set_all(Reachability::Up);
     rig.wait(20).await;
     rig.node.flush(path, soon()).await.unwrap();
     assert_eq!(rig.node.inventory().unwritten, 0);

@@ -249,7 +249,7 @@ async fn an_idle_map_without_paths_is_removed_at_once() {
     let rig = Rig::connected().await;
     rig.shelf.map(1, 0x31, MIB);
     rig.attach(1, 0x31).await;
-    portals().into_iter().for_each(|it| rig.shelf.set(it, Reachability::BlackHole));
+    rig.shelf.set_all(Reachability::BlackHole);
     rig.wait(40).await;
     let began = tokio::time::Instant::now();
     assert_eq!(rig.multipathd(&format!("del map {}", wwid(0x31))).await, "ok\n");

@@ -17,7 +17,9 @@ async fn with_record(settings: &[(&str, &str)]) -> Rig {
     let rig = Rig::new();
     assert_eq!(rig.iscsiadm(&[&AT[..], &["-o", "new"]].concat()).await.code, Some(0));
     let mut update = vec!["-o", "update"];
-    settings.iter().for_each(|(name, value)| update.extend(["-n", name, "-v", value]));
+    for (name, value) in settings {
+        update.extend(["-n", name, "-v", value]);
+    }
     assert_eq!(rig.iscsiadm(&[&AT[..], &update].concat()).await.code, Some(0));
     rig
 }
@@ -44,7 +46,6 @@ async fn a_login_to_a_dead_portal_costs_the_login_timeout() {
 #[tokio::test(start_paused = true)]
 async fn two_dead_portals_at_once_cost_no_more_than_one() {
     let rig = with_record(&[("node.conn[0].timeo.login_timeout", "5")]).await;
-    let portals = portals();
     let other = ["-m", "node", "-T", TARGET, "-p", "10.77.2.2:3260"];
     rig.iscsiadm(&[&other[..], &["-o", "new"]].concat()).await;
     rig.iscsiadm(&[
@@ -73,7 +74,7 @@ async fn two_dead_portals_at_once_cost_no_more_than_one() {
         "5",
     ])
     .await;
-    portals.into_iter().for_each(|it| rig.shelf.set(it, Reachability::BlackHole));
+    rig.shelf.set_all(Reachability::BlackHole);
     let began = Instant::now();
     assert_eq!(rig.iscsiadm(&["-m", "node", "-T", TARGET, "-l"]).await.code, Some(8));
     assert!(began.elapsed() < Duration::from_secs(6));

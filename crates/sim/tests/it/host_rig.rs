@@ -68,7 +68,9 @@ impl Shelf {
 
     /// Maps a volume on both portals; the last byte of the identifier is `id`.
     pub(crate) fn map(&self, lun: u16, id: u8, size: u64) {
-        portals().into_iter().for_each(|it| self.map_on(it, lun, id, size));
+        for portal in portals() {
+            self.map_on(portal, lun, id, size);
+        }
     }
 
     /// Maps a volume on one portal.
@@ -108,6 +110,12 @@ impl Shelf {
             .iter_mut()
             .filter(|it| it.address == portal)
             .for_each(|it| it.reachability = reachability);
+    }
+
+    pub(crate) fn set_all(&self, reachability: Reachability) {
+        for portal in portals() {
+            self.set(portal, reachability);
+        }
     }
 
     pub(crate) fn file(&self, id: u8) -> PathBuf {
