@@ -103,25 +103,8 @@ impl Multipath {
     async fn build(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<Map> {
         let recorded = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
         recorded.into_iter().collect::<Result<Vec<()>>>()?;
-        let reply = self.daemon.change(cx, Change::AddMap, &wwid.multipath_name()).await?;
-        if let Reply::Text(text) = &reply
-            && text.starts_with("blacklisted")
-        {
-            let remedy = "allow the WWID in a blacklist_exceptions section of /etc/multipath/conf.d";
-            return Err(Error::new(ErrorKind::Conflict, "multipathd's configuration excludes the volume")
-                .on(wwid)
-                .with_remedy(remedy));
-        }
+        let map = self.ask_for_map(cx, wwid, legs).await?;
         let bounded = cx.at_most(self.config.map);
-        let is_anywhere = |it: &Map| legs.iter().any(|leg| it.slaves.contains(&leg.name));
-        let map = self.await_map(&bounded, wwid, legs, is_anywhere).await.map_err(|error| {
-            let said = Error::new(error.kind(), format!("multipathd answered: {}", reply.describe()));
-            Error::new(ErrorKind::Unavailable, "multipathd makes no map of the legs")
-                .with_effect(EffectState::Unknown)
-                .with_remedy("check `journalctl -u multipathd`")
-                .caused_by(said)
-                .on(wwid)
-        })?;
         if has_all(&map, legs) {
             return Ok(map);
         }
@@ -131,6 +114,35 @@ impl Multipath {
                 self.add_paths(&bounded, wwid, legs, map).await
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Asks for the map until it is there with any of the legs: multipathd may learn of a leg a little after udev does.
+    async fn ask_for_map(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<Map> {
+        let is_anywhere = |it: &Map| legs.iter().any(|leg| it.slaves.contains(&leg.name));
+        let mut end = None;
+        loop {
+            let reply = self.daemon.change(cx, Change::AddMap, &wwid.multipath_name()).await?;
+            // The time until the daemon answers at all is not the map's.
+            let end = *end.get_or_insert_with(|| cx.deadline().at_most(self.config.map));
+            if matches!(&reply, Reply::Text(text) if text.starts_with("blacklisted")) {
+                let message = "multipathd's configuration excludes the volume";
+                return Err(Error::new(ErrorKind::Conflict, message).on(wwid).with_remedy(
+                    "allow the WWID in a blacklist_exceptions section of /etc/multipath/conf.d",
+                ));
+            }
+            match self.await_map(&cx.at_most(JOINING), wwid, legs, is_anywhere).await {
+                Err(error) if error.kind() == ErrorKind::Timeout => {}
+                other => return other,
+            }
+            if end.has_passed() || cx.deadline().has_passed() {
+                let message =
+                    format!("multipathd makes no map of the legs and answers: {}", reply.describe());
+                return Err(Error::new(ErrorKind::Unavailable, message)
+                    .with_effect(EffectState::Unknown)
+                    .with_remedy("check `journalctl -u multipathd`")
+                    .on(wwid));
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use crate::join::join_all;
 use crate::leg::{Present, Proof, State};
 use crate::map::PAUSE;
 use crate::scan::Race;
+use crate::usage::Tables;
 
 /// How long a unit may give no usable answer: the array's mapping takes effect while we look.
 const ANSWER: Duration = Duration::from_millis(2500);
@@ -56,7 +57,9 @@ impl Multipath {
             return Err(Error::new(ErrorKind::Unavailable, message).with_effect(EffectState::None));
         }
         let race = Race::default();
-        let results = join_all(sites.iter().map(|it| self.bring_leg(cx, expect, it.hctl, &race))).await;
+        let tables = self.tables(cx).await?;
+        let results =
+            join_all(sites.iter().map(|it| self.bring_leg(cx, expect, it.hctl, &race, &tables))).await;
         let mut legs = Vec::new();
         let mut missing = Vec::new();
         for (site, result) in sites.iter().zip(results) {
@@ -76,7 +79,14 @@ impl Multipath {
     }
 
     /// One leg, proved and measured.
-    async fn bring_leg(&self, cx: &Cx, expect: &Expected, hctl: Hctl, race: &Race) -> Result<Leg> {
+    async fn bring_leg(
+        &self,
+        cx: &Cx,
+        expect: &Expected,
+        hctl: Hctl,
+        race: &Race,
+        tables: &Tables,
+    ) -> Result<Leg> {
         let mut found = self.look(cx, hctl).await?;
         // Whether the kernel object was made by this call, so that it may be unmade by it.
         let mut is_own = false;
@@ -88,7 +98,7 @@ impl Multipath {
                     self.scan(cx, hctl, race).await?
                 }
             };
-            self.refuse_foreign_holders(cx, expect, &leg).await?;
+            self.refuse_foreign_holders(cx, expect, &leg, tables).await?;
             self.prove_here(cx, expect, &leg, is_own).await?;
             if self.is_fresh_object(cx, expect, &leg).await? {
                 let leg = self.measured(cx, expect, leg).await?;
@@ -98,14 +108,20 @@ impl Multipath {
             // The kernel made this object for another volume that had the LUN number before; so udev and multipathd
             // still take it for that one. Nobody holds it and the unit behind it is ours: make it anew.
             tracing::info!(leg = %leg.name(), "replacing a stale leg");
-            self.delete(cx, hctl).await?;
+            self.delete_unheld(cx, hctl).await?;
         }
         let message = "the kernel keeps remembering another unit at this address";
         Err(Error::new(ErrorKind::IdentityMismatch, message).on(hctl))
     }
 
     /// Refuses a leg that anything but our own map is stacked on, or that is mounted or swapped to.
-    async fn refuse_foreign_holders(&self, cx: &Cx, expect: &Expected, leg: &Present) -> Result<()> {
+    async fn refuse_foreign_holders(
+        &self,
+        cx: &Cx,
+        expect: &Expected,
+        leg: &Present,
+        tables: &Tables,
+    ) -> Result<()> {
         for holder in &leg.holders {
             if self.read_map(cx, holder, &expect.identity.wwid).await?.is_none() {
                 let message = format!("{holder} holds the device at this address, as another volume");
@@ -114,11 +130,23 @@ impl Multipath {
                     .with_remedy(format!("release {holder}, then try again")));
             }
         }
-        match self.uses_of_leg(cx, leg).await?.first() {
+        match self.uses_of_leg(cx, leg, tables).await?.first() {
             Some(holder) => {
                 Err(Error::new(ErrorKind::InUse, format!("the device is {holder}")).on(leg.name()))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Deletes a leg, unless something has been stacked on it since it was looked at.
+    async fn delete_unheld(&self, cx: &Cx, hctl: Hctl) -> Result<()> {
+        match self.look(cx, hctl).await? {
+            None => Ok(()),
+            Some(leg) if leg.holders.is_empty() => self.delete(cx, hctl).await,
+            Some(leg) => {
+                let message = format!("{} holds it", leg.holders.join(", "));
+                Err(Error::new(ErrorKind::InUse, message).on(leg.name()))
+            }
         }
     }
 
@@ -144,9 +172,9 @@ impl Multipath {
         };
         // Leave the address as it was found.
         if is_own && error.kind() == ErrorKind::IdentityMismatch {
-            // Unless multipathd has taken it for somebody's path meanwhile.
-            if self.look(cx, leg.hctl).await?.is_some_and(|it| it.holders.is_empty()) {
-                self.delete(cx, leg.hctl).await?;
+            // Where multipathd has taken it for somebody's path meanwhile, it stays.
+            if let Err(held) = self.delete_unheld(cx, leg.hctl).await {
+                tracing::warn!(leg = %leg.name(), error = %held.chain(), "a wrong leg stays");
             }
         } else if leg.state == State::Offline {
             self.set_state(cx, leg.hctl, &State::Offline).await?;

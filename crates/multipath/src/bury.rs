@@ -50,7 +50,7 @@ impl Multipath {
             return Ok(());
         }
         let mut users: Vec<_> = leg.holders.iter().cloned().map(san_core::Holder::Device).collect();
-        users.extend(self.uses_of_leg(cx, &leg).await?);
+        users.extend(self.uses_of_leg(cx, &leg, &self.tables(cx).await?).await?);
         if !users.is_empty() {
             let message = format!("a retired leg is in use: {}", phrase(&users));
             return Err(Error::new(ErrorKind::InUse, message).on(leg.name()));

@@ -108,15 +108,22 @@ impl Multipath {
     /// What is at `hctl` now; `None` where the address is proved empty.
     pub(crate) async fn look(&self, cx: &Cx, hctl: Hctl) -> Result<Option<Present>> {
         let device = device_of(hctl);
-        let state = match self.guard.attr(cx, &device, "state").await? {
-            Attr::DeviceGone => return Ok(None),
-            Attr::Missing => return Err(unreadable("state", hctl)),
-            value @ Attr::Value(_) => match value.text() {
+        let state = match self.guard.attr(cx, &device, "state").await {
+            Ok(Attr::DeviceGone) => return Ok(None),
+            Ok(value @ Attr::Value(_)) => match value.text() {
                 Some("running") => State::Running,
                 Some("offline") => State::Offline,
                 Some(other) => State::Other(other.to_owned()),
                 None => return Err(unreadable("state", hctl)),
             },
+            // A device that is going loses its attributes before its folder.
+            odd => {
+                return match (self.guard.list(cx, &device).await?, odd) {
+                    (None, _) => Ok(None),
+                    (Some(_), Err(error)) => Err(error),
+                    (Some(_), Ok(_)) => Err(unreadable("state", hctl)),
+                };
+            }
         };
         let generic = self.only_name(cx, &device.join("scsi_generic")).await?;
         let mut disk = None;

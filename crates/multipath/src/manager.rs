@@ -60,7 +60,7 @@ impl DeviceManager for Multipath {
         };
         for leg in &device.legs {
             if let Some(present) = self.look(cx, leg.hctl).await? {
-                users.extend(self.uses_of_leg(cx, &present).await?);
+                users.extend(self.uses_of_leg(cx, &present, &tables).await?);
             }
         }
         Ok(if users.is_empty() { Usage::Idle } else { Usage::InUse(users) })

@@ -148,11 +148,11 @@ impl Multipath {
         candidates: &[Candidate],
     ) -> Result<Vec<Holder>> {
         let mut users = Vec::new();
-        if let Some(map) = map {
-            let tables = self.tables(cx).await?;
-            if let Usage::InUse(found) = self.usage_of_map(cx, map, &identity.wwid, &tables).await? {
-                users.extend(found);
-            }
+        let tables = self.tables(cx).await?;
+        if let Some(map) = map
+            && let Usage::InUse(found) = self.usage_of_map(cx, map, &identity.wwid, &tables).await?
+        {
+            users.extend(found);
         }
         for candidate in candidates {
             if !candidate.is_ours {
@@ -160,7 +160,7 @@ impl Multipath {
             }
             let others = candidate.leg.holders.iter().filter(|it| map.is_none_or(|map| map.kernel != **it));
             users.extend(others.cloned().map(Holder::Device));
-            users.extend(self.uses_of_leg(cx, &candidate.leg).await?);
+            users.extend(self.uses_of_leg(cx, &candidate.leg, &tables).await?);
         }
         Ok(users)
     }
@@ -240,7 +240,7 @@ impl Multipath {
                 return Ok(());
             }
         }
-        Ok(())
+        Err(Error::new(ErrorKind::Busy, "retired legs keep coming back: a session is unstable"))
     }
 
     /// Whether the leg was running.

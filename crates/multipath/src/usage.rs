@@ -131,9 +131,8 @@ impl Multipath {
     }
 
     /// Mounts and swap directly on a leg or on one of its partitions, and what is stacked on those.
-    pub(crate) async fn uses_of_leg(&self, cx: &Cx, leg: &Present) -> Result<Vec<Holder>> {
+    pub(crate) async fn uses_of_leg(&self, cx: &Cx, leg: &Present, tables: &Tables) -> Result<Vec<Holder>> {
         let Some(disk) = &leg.disk else { return Ok(Vec::new()) };
-        let tables = self.tables(cx).await?;
         let mut found = tables.users(&disk.name, disk.number);
         let block = device_of(leg.hctl).join("block").join(&disk.name);
         let entries = self.guard.list(cx, &block).await?.unwrap_or_default();

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn only_the_units_own_naa_counts() {
-        let cases: [(&str, Vec<u8>, Option<[u8; 16]>); 9] = [
+        let cases = [
             ("plain", page83(&[(1, 3, &A)]), Some(A)),
             ("after others", page83(&[(2, 1, b"NETAPP  LUN"), (1, 3, &A)]), Some(A)),
             ("twice the same", page83(&[(1, 3, &A), (1, 3, &A)]), Some(A)),

@@ -110,13 +110,13 @@ async fn prepared(step: Step) -> Fixture {
 
 /// Runs `step` until boundary `at`, if it has so many; whether it was stopped there.
 async fn stopped(fixture: &Fixture, step: Step, at: usize) -> bool {
-    let stop = Arc::new(Stop { at, passed: AtomicUsize::new(0) });
+    let observer = Arc::new(Stop { at, passed: AtomicUsize::new(0) });
     let manager = reborn(fixture);
-    let cx = cx(Effects::observed(stop.clone()));
+    let cx = cx(Effects::observed(observer.clone()));
     // The step's own bounds end its waiting for what was stopped; from outside it is dropped before any.
     let limit = Duration::from_millis(2500);
     let outcome = tokio::time::timeout(limit, run(fixture, &manager, step, &cx)).await;
-    let was_stopped = stop.passed.load(Ordering::Relaxed) > at;
+    let was_stopped = observer.passed.load(Ordering::Relaxed) > at;
     assert!(was_stopped || outcome.is_ok_and(|it| it.is_ok()), "{step:?} does not end by itself");
     was_stopped
 }

@@ -70,12 +70,12 @@ impl Fixture {
         };
         tokio::time::timeout(Duration::from_secs(300), waiting).await.unwrap();
     }
+}
 
-    fn host_of(&self, route: &Route) -> u32 {
-        match route {
-            Route::Scsi { host, .. } => *host,
-            _ => panic!("another protocol"),
-        }
+fn host_of(route: &Route) -> u32 {
+    match route {
+        Route::Scsi { host, .. } => *host,
+        _ => panic!("another protocol"),
     }
 }
 
@@ -157,7 +157,7 @@ impl DeviceFixture for Fixture {
     }
 
     async fn cut(&self, route: &Route) {
-        let host = self.host_of(route);
+        let host = host_of(route);
         self.node.partition(portal_of(route));
         self.until(|it| {
             it.sessions.iter().all(|it| it.host != host || !is_up(it.state))
@@ -167,7 +167,7 @@ impl DeviceFixture for Fixture {
     }
 
     async fn mend(&self, route: &Route) {
-        let host = self.host_of(route);
+        let host = host_of(route);
         self.node.heal(portal_of(route));
         self.until(|it| {
             it.sessions.iter().any(|it| it.host == host && is_up(it.state))
@@ -177,7 +177,7 @@ impl DeviceFixture for Fixture {
     }
 
     async fn bounce(&self, route: &Route) {
-        let host = self.host_of(route);
+        let host = host_of(route);
         self.node.bounce(portal_of(route));
         self.until(|it| it.sessions.iter().any(|it| it.host == host && !is_up(it.state))).await;
         self.until(|it| it.sessions.iter().any(|it| it.host == host && is_up(it.state))).await;

@@ -1,10 +1,18 @@
 //! What the transport leaves in open-iscsi's database, and in the records of others.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use san_contract::transport::TransportFixture as _;
-use san_core::{Cx, Deadline, Effects, ErrorKind, Initiator, OperationId, Transport as _};
+use san_core::{
+    Cx, Deadline, Effect, EffectObserver, Effects, ErrorKind, Initiator, OperationId, PortStatus, Result,
+    Transport as _,
+};
+use san_host::Guard;
 use san_sim::host::{LogKind, Release};
+use san_transport_iscsi::{Iscsi, IscsiConfig};
 
 use crate::contract::Fixture;
 
@@ -68,10 +76,7 @@ async fn sessions_of_an_earlier_life_are_left_alone() {
     let fixture = Fixture::on(Release::Debian13);
     let ports = fixture.ports();
     fixture.iscsi.connect(&cx(), &ports).await.unwrap();
-    let again = san_transport_iscsi::Iscsi::new(
-        san_host::Guard::new(std::sync::Arc::new(fixture.node.clone())),
-        san_transport_iscsi::IscsiConfig::default(),
-    );
+    let again = Iscsi::new(Guard::new(Arc::new(fixture.node.clone())), IscsiConfig::default());
     assert_eq!(again.disconnect(&cx(), &ports).await.unwrap(), 0);
     assert_eq!(fixture.sessions(), ports.len());
 }
@@ -99,7 +104,7 @@ async fn a_locked_database_is_told_with_its_cure() {
     let start = tokio::time::Instant::now();
     let states = fixture.iscsi.connect(&cx(), &ports).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(30));
-    let san_core::PortStatus::Failed(error) = &states[0].status else { panic!("{states:?}") };
+    let PortStatus::Failed(error) = &states[0].status else { panic!("{states:?}") };
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.remedy().is_some_and(|it| it.contains("lock.write")), "{error:?}");
 }
@@ -114,8 +119,62 @@ async fn a_call_ends_by_its_deadline() {
     let states = fixture.iscsi.connect(&cx(), &ports).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     for state in states {
-        let san_core::PortStatus::Failed(error) = &state.status else { panic!("{state:?}") };
+        let PortStatus::Failed(error) = &state.status else { panic!("{state:?}") };
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert!(error.remedy().is_some_and(|it| it.contains("2.1.10")), "{error:?}");
+    }
+}
+
+/// Stops for ever at the n-th boundary of an effect: what a process does that was killed there.
+#[derive(Debug)]
+struct Stop {
+    at: usize,
+    passed: AtomicUsize,
+}
+
+impl Stop {
+    async fn boundary(&self) -> Result<()> {
+        if self.passed.fetch_add(1, Ordering::Relaxed) >= self.at {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl EffectObserver for Stop {
+    async fn before(&self, _: &Effect) -> Result<()> {
+        self.boundary().await
+    }
+
+    async fn after(&self, _: &Effect) -> Result<()> {
+        self.boundary().await
+    }
+}
+
+/// 59: killed at any boundary of any program, the next call finishes, with one session per port.
+#[tokio::test(start_paused = true)]
+async fn a_connect_stopped_anywhere_is_finished_by_the_next() {
+    for at in 0.. {
+        let fixture = Fixture::on(Release::Debian13);
+        let ports = fixture.ports();
+        let observer = Arc::new(Stop { at, passed: AtomicUsize::new(0) });
+        let cx_stopped = Cx::new(
+            Deadline::after(Duration::from_secs(60)),
+            OperationId::random(),
+            Effects::observed(observer.clone()),
+        );
+        let attempt = fixture.iscsi.connect(&cx_stopped, &ports);
+        let _ = tokio::time::timeout(Duration::from_secs(2), attempt).await;
+        let was_stopped = observer.passed.load(Ordering::Relaxed) > at;
+        // A new process knows nothing of the old one.
+        let again = Iscsi::new(Guard::new(Arc::new(fixture.node.clone())), IscsiConfig::default());
+        let states = again.connect(&cx(), &ports).await.unwrap();
+        assert!(states.iter().all(|it| it.status.is_up()), "stopped at {at}: {states:?}");
+        assert_eq!(fixture.sessions(), ports.len(), "stopped at {at}");
+        if !was_stopped {
+            assert!(at >= 2 * 3 * ports.len(), "three programs a port, two boundaries each: {at}");
+            return;
+        }
     }
 }
