@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use san_core::{Error, ErrorKind, OperationId, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -52,6 +52,7 @@ pub(crate) struct Caller {
 #[derive(Debug, Serialize)]
 pub(crate) struct Answer {
     v: u32,
+    #[serde(serialize_with = "as_printed")]
     id: OperationId,
     #[serde(skip_serializing_if = "Option::is_none")]
     ok: Option<Value>,
@@ -104,6 +105,11 @@ impl Answer {
     }
 }
 
+/// 32 hex digits, as the client sent it: it compares them as text.
+fn as_printed<S: Serializer>(id: &OperationId, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_str(id)
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -146,4 +152,23 @@ pub(crate) async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), answer: 
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend(bytes);
     stream.write_all(&frame).await.map_err(|error| protocol("the client is gone").caused_by(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_carries_the_id_as_the_client_sent_it() {
+        let id = "00112233445566778899aabbccddeeff";
+        let frame: Frame = serde_json::from_value(serde_json::json!({ "v": 1, "id": id })).unwrap();
+        let answers = [
+            Answer::ok(frame.id, serde_json::json!({}), Vec::new()),
+            Answer::acked(frame.id),
+            Answer::error(frame.id, &Error::new(ErrorKind::Busy, "busy")),
+        ];
+        for answer in answers {
+            assert_eq!(serde_json::to_value(answer).unwrap()["id"], id);
+        }
+    }
 }
