@@ -56,10 +56,18 @@ impl Multipath {
             let message = "no session leads to any port that serves the volume";
             return Err(Error::new(ErrorKind::Unavailable, message).with_effect(EffectState::None));
         }
-        let race = Race::default();
+        let race = Race::new();
         let tables = self.tables(cx).await?;
-        let results =
-            join_all(sites.iter().map(|it| self.bring_leg(cx, expect, it.hctl, &race, &tables))).await;
+        let results = join_all(sites.iter().map(|it| async {
+            tokio::select! {
+                result = self.bring_leg(cx, expect, it.hctl, &race, &tables) => result,
+                () = race.over(self.config.straggler) => {
+                    let message = "it gives no answer while another leg does";
+                    Err(Error::new(ErrorKind::Unavailable, message).on(it.hctl))
+                }
+            }
+        }))
+        .await;
         let mut legs = Vec::new();
         let mut missing = Vec::new();
         for (site, result) in sites.iter().zip(results) {
@@ -95,7 +103,7 @@ impl Multipath {
                 Some(leg) if leg.disk.is_some() && leg.generic.is_some() => leg,
                 _ => {
                     is_own = true;
-                    self.scan(cx, hctl, race).await?
+                    self.scan(cx, hctl).await?
                 }
             };
             self.refuse_foreign_holders(cx, expect, &leg, tables).await?;

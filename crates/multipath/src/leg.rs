@@ -182,11 +182,11 @@ impl Multipath {
         };
         let serial = match (self.config.unit_serial, self.guard.attr(cx, &device, "vpd_pg80").await?) {
             (UnitSerial::MustMatch, Attr::Value(page)) => {
-                vpd::serial(&page).map(|it| it.map_or(Serial::Empty, Serial::Is))
+                vpd::serial(&vpd::whole(page)).map(|it| it.map_or(Serial::Empty, Serial::Is))
             }
             _ => Ok(Serial::Ignored),
         };
-        Ok(match vpd::wwid(&page).and_then(|wwid| Ok((wwid, serial?))) {
+        Ok(match vpd::wwid(&vpd::whole(page)).and_then(|wwid| Ok((wwid, serial?))) {
             Ok((wwid, serial)) => compare(identity, wwid, serial),
             Err(error) => Proof::Unknown(error.on(hctl)),
         })

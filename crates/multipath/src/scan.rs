@@ -1,11 +1,11 @@
 //! Brings one leg into being: a targeted scan and the wait for its device nodes.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use san_core::{Cx, Error, ErrorKind, Hctl, Result};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Multipath;
@@ -17,20 +17,31 @@ use crate::map::PAUSE;
 const AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
 /// How the legs of one attach stand to each other: once one is proved, the others are not waited for as long.
-#[derive(Debug, Default)]
-pub(crate) struct Race(Mutex<Option<Instant>>);
+#[derive(Debug)]
+pub(crate) struct Race(watch::Sender<Option<Instant>>);
 
 impl Race {
-    /// One leg is proved.
-    pub(crate) fn won(&self) {
-        let mut first = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        first.get_or_insert_with(Instant::now);
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(None))
     }
 
-    /// Whether the others have had their chance.
-    pub(crate) fn is_over(&self, straggler: Duration) -> bool {
-        let first = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        first.is_some_and(|it| it.elapsed() >= straggler)
+    /// One leg is proved.
+    pub(crate) fn won(&self) {
+        self.0.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(Instant::now);
+            is_first
+        });
+    }
+
+    /// Ends when the others have had their chance.
+    pub(crate) async fn over(&self, straggler: Duration) {
+        let first = self.0.subscribe().wait_for(Option::is_some).await.ok().and_then(|it| *it);
+        match first {
+            Some(first) => tokio::time::sleep_until(first + straggler).await,
+            // The sender is borrowed here: it cannot be gone.
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -39,7 +50,7 @@ impl Multipath {
     ///
     /// # Errors
     /// `NotFound` where nothing appears in time.
-    pub(crate) async fn scan(&self, cx: &Cx, hctl: Hctl, race: &Race) -> Result<Present> {
+    pub(crate) async fn scan(&self, cx: &Cx, hctl: Hctl) -> Result<Present> {
         let bounded = cx.at_most(self.config.leg);
         let started = Instant::now();
         let repeated = AtomicUsize::new(0);
@@ -49,9 +60,6 @@ impl Multipath {
             let found = self.look(&bounded, hctl).await?;
             if let Some(leg) = found.filter(|it| it.disk.is_some() && it.generic.is_some()) {
                 return Ok(Some(leg));
-            }
-            if race.is_over(self.config.straggler) {
-                return Err(nothing());
             }
             let next = AGAIN.get(repeated.load(Ordering::Relaxed));
             if next.is_some_and(|it| started.elapsed() >= *it) {

@@ -26,6 +26,16 @@ fn garbled(code: u8, why: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("VPD page {code:#04x} cannot be read: {why}"))
 }
 
+/// A page as read from an attribute, where a last byte that looks like a line break is cut off.
+pub(crate) fn whole(mut page: Vec<u8>) -> Vec<u8> {
+    if let [_, _, high, low, rest @ ..] = page.as_slice()
+        && rest.len() + 1 == usize::from(u16::from_be_bytes([*high, *low]))
+    {
+        page.push(b'\n');
+    }
+    page
+}
+
 /// The NAA type 6 identifier of the logical unit in page 0x83. `None` where the page holds none.
 ///
 /// # Errors
@@ -134,6 +144,19 @@ mod tests {
         // Peripheral qualifier 1 and 3: nothing is mapped at this address.
         assert_eq!(wwid(&[0x20, 0x83, 0, 0]).unwrap(), None);
         assert_eq!(wwid(&[0x7f, 0, 0, 0]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_page_that_ends_like_a_line_is_read_whole() {
+        let mut naa = A;
+        naa[15] = b'\n';
+        let page = page83(&[(1, 3, &naa)]);
+        let mut cut = page.clone();
+        cut.pop();
+        assert_eq!(whole(cut), page);
+        assert_eq!(whole(page.clone()), page);
+        assert_eq!(whole(page[..page.len() - 2].to_vec()), page[..page.len() - 2]);
+        assert_eq!(whole(vec![0, 0x83]), [0, 0x83]);
     }
 
     #[test]

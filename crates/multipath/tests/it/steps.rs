@@ -172,3 +172,15 @@ async fn a_leg_that_is_mounted_itself_is_in_use() {
     assert_eq!(error.kind(), ErrorKind::InUse);
     assert!(matches!(fixture.manager.usage(&cx(), &device).await.unwrap(), san_core::Usage::InUse(_)));
 }
+
+/// 23: a portal died a moment ago and its session does not know yet: the scan of it hangs, and nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_road_that_died_unnoticed_delays_little() {
+    let fixture = Fixture::on(spec()).await;
+    fixture.show(1, 5);
+    fixture.node.partition(portals()[0]);
+    let start = tokio::time::Instant::now();
+    let device = fixture.manager.attach(&cx(), &expect(&fixture, 1, 5), &fixture.routes()).await.unwrap();
+    assert_eq!((device.legs.len(), device.missing.len()), (portals().len() - 1, 1));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
