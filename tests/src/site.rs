@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use san_contract::audit::Audit;
+use san_contract::audit::{Audit, Ledger};
 use san_core::{
     ByteSize, Cx, Deadline, Effects, Error, ErrorKind, NodeName, OperationId, Owner, Result, SnapshotName,
     TransportKind,
@@ -173,7 +173,8 @@ impl Site {
     /// Starts a node's engine over a backend.
     pub async fn start_with(&mut self, index: usize, effects: Effects, array: Arc<Ontap>) -> Result<usize> {
         let (node, san) = self.build(index, effects, array)?;
-        let open = san.start().await?;
+        san.start().await?;
+        let open = san.take_up_open().await?;
         self.nodes[index].engine = Some((node, san));
         Ok(open)
     }
@@ -207,14 +208,20 @@ impl Site {
 
     /// Everything of ours, and everything beside it, at this moment.
     pub fn audit(&self) -> Audit {
+        self.audit_with(&[])
+    }
+
+    /// The same with further ledgers.
+    pub fn audit_with(&self, more: &[&dyn Ledger]) -> Audit {
         let array = ArrayLedger(&self.array);
         let cluster = FolderLedger::new("cluster", &self.cluster_folder());
         let hosts: Vec<HostLedger<'_>> = self.nodes.iter().map(|it| HostLedger(&it.host)).collect();
         let states: Vec<FolderLedger> =
             self.nodes.iter().map(|it| FolderLedger::new(it.name.as_str(), &it.state)).collect();
-        let mut ledgers: Vec<&dyn san_contract::audit::Ledger> = vec![&array, &cluster];
-        ledgers.extend(hosts.iter().map(|it| it as &dyn san_contract::audit::Ledger));
-        ledgers.extend(states.iter().map(|it| it as &dyn san_contract::audit::Ledger));
+        let mut ledgers: Vec<&dyn Ledger> = vec![&array, &cluster];
+        ledgers.extend(more);
+        ledgers.extend(hosts.iter().map(|it| it as &dyn Ledger));
+        ledgers.extend(states.iter().map(|it| it as &dyn Ledger));
         Audit::of(&ledgers)
     }
 }

@@ -4,6 +4,7 @@ use san_core::{Cx, Error, ErrorKind, OperationId, Owner, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Outcome, Work};
+use crate::record::Attachment;
 use crate::store::Folder;
 
 /// The version this build writes and reads.
@@ -52,6 +53,17 @@ pub(crate) struct Stuck {
 impl Intent {
     pub(crate) fn new(id: OperationId, work: Work) -> Self {
         Self { version: VERSION, id, started: crate::clock::unix_now(), work, cursor: Cursor::Forward(0) }
+    }
+
+    /// The attachment whose mapping the array still has, although the device is retired or about to be.
+    pub(crate) fn still_mapped(&self) -> Option<&Attachment> {
+        match (&self.work, &self.cursor) {
+            (Work::Detach(it), Cursor::Forward(step)) => it.still_mapped(*step),
+            (Work::Detach(it), Cursor::Stuck(stuck)) => it.still_mapped(stuck.step),
+            (Work::Attach(it), Cursor::Back(step, _)) => it.still_mapped(*step),
+            (Work::Attach(it), Cursor::Stuck(stuck)) => it.still_mapped(stuck.step),
+            _ => None,
+        }
     }
 
     /// The error for whoever wants to change the volume of an operation that is stuck.

@@ -1,6 +1,6 @@
 //! This machine: its device manager, its transports, its folder, and the tasks its operations run in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +54,10 @@ pub(crate) struct Inner {
     effects: Effects,
     pub(crate) locks: Locks,
     pub(crate) registry: Registry,
+    /// Operations that run now: node-wide, since a storage may be made anew while its operations run.
+    pub(crate) active: Mutex<HashSet<OperationId>>,
+    /// Storages whose leftovers of earlier processes were given back.
+    pub(crate) started: Mutex<HashSet<String>>,
     /// The last number given out, per array.
     last_lun: Mutex<HashMap<String, u16>>,
     tasks: Mutex<JoinSet<()>>,
@@ -93,6 +97,8 @@ impl Node {
                 effects: config.effects,
                 locks: Locks::default(),
                 registry: Registry::default(),
+                active: Mutex::default(),
+                started: Mutex::default(),
                 last_lun: Mutex::default(),
                 tasks: Mutex::default(),
                 running: watch::Sender::new(0),

@@ -8,6 +8,7 @@ use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, OperationId, Owner, 
 use crate::cluster::Tie;
 use crate::intent::{Cursor, Found, Intent, Stuck};
 use crate::plan::{Direction, Flow, Outcome, Request, Work};
+use crate::record::{Attachment, AttachmentState};
 use crate::registry::{Entry, Ticket};
 use crate::san::San;
 
@@ -318,24 +319,20 @@ impl San {
                     Error::new(ErrorKind::Busy, "another operation on it has not ended").on(owner.object())
                 );
             }
-            let presence = matches!(work, Work::Attach(_) | Work::Detach(_));
-            if let Cursor::Stuck(stuck) = &intent.cursor {
-                if presence && !matches!(intent.work, Work::Attach(_) | Work::Detach(_) | Work::Delete(_)) {
-                    continue;
-                }
-                return Err(intent.stuck_error(stuck));
-            }
             let Err(error) = self.take_up(cx, &mut intent).await else { continue };
-            match (&intent.work, &intent.cursor, work) {
-                (Work::Detach(_), _, Work::Detach(_)) => {
+            let presence = matches!(work, Work::Attach(_) | Work::Detach(_));
+            match (&intent.work, work) {
+                (Work::Detach(_), Work::Detach(_)) => {
                     return Ok(Some(Outcome::Detached { pending: Some(error.chain().to_string()) }));
                 }
-                (Work::Detach(detach), Cursor::Forward(step), Work::Attach(_)) => {
-                    let Some(record) = detach.still_mapped(*step) else { return Err(error) };
+                // It could not be unmapped, so it is still ours to use.
+                (Work::Detach(_) | Work::Attach(_), Work::Attach(_)) => {
+                    let Some(record) = intent.still_mapped() else { return Err(error) };
                     self.revive(cx, record).await?;
                     self.intents().remove(cx, intent.id).await?;
                 }
-                (Work::Grow(_) | Work::Snapshot(_) | Work::DeleteSnapshot(_), _, _) if presence => {}
+                (Work::Grow(_) | Work::Snapshot(_) | Work::DeleteSnapshot(_), _) if presence => {}
+                _ if matches!(intent.cursor, Cursor::Stuck(_)) => return Err(error),
                 _ => {
                     return Err(
                         Error::wrap(error, "an earlier operation on it has to end first").on(owner.object())
@@ -346,11 +343,13 @@ impl San {
         Ok(None)
     }
 
-    /// Brings a device back whose detach could not reach the array: it is still mapped here.
-    async fn revive(&self, cx: &Cx, record: &crate::record::Attachment) -> Result<()> {
+    /// Brings a device back that could not be unmapped on the array.
+    async fn revive(&self, cx: &Cx, record: &Attachment) -> Result<()> {
         let Some(expect) = record.expected() else { return Ok(()) };
         let routes = self.routes(cx, &record.ports).await?;
         let device = self.devices().revive(cx, &expect, &routes).await?;
+        let record = Attachment { state: AttachmentState::Attached, ..record.clone() };
+        self.attachments().put(cx, &record).await?;
         self.publish(cx, &record.owner, &device).await
     }
 
@@ -389,7 +388,7 @@ impl San {
         }
     }
 
-    /// Takes up everything earlier runs left open: called once at start, and then whenever the array may answer again.
+    /// Takes up everything earlier runs left open: called after the start, and then whenever the array may answer again.
     /// Returns how many operations are still open.
     pub async fn take_up_open(&self) -> Result<usize> {
         let mut open = 0;
@@ -414,6 +413,19 @@ impl San {
             }
         }
         Ok(open)
+    }
+
+    /// Puts the answers that callers have not confirmed back where they look for them.
+    pub(crate) async fn expect_callers(&self) -> Result<()> {
+        for found in self.intents().all().await? {
+            if let Found::Readable(intent) = found
+                && let Cursor::Unacknowledged(outcome) = &intent.cursor
+            {
+                let (ticket, _) = self.node().registry.join(intent.id);
+                ticket.entry().answer(Ok(outcome.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Takes up one intent while its caller may come back for the answer.

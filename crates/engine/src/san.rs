@@ -1,6 +1,5 @@
 //! One storage on one array as this node sees it.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,7 +36,6 @@ pub(crate) struct Shared {
     pub(crate) codec: NameCodec,
     pub(crate) intents: Intents,
     pub(crate) attachments: Attachments,
-    pub(crate) running: Mutex<HashSet<OperationId>>,
     pub(crate) host: tokio::sync::Mutex<Option<HostAccess>>,
     pub(crate) ports: tokio::sync::Mutex<Option<Vec<TargetPort>>>,
     status: Mutex<LastStatus>,
@@ -99,12 +97,12 @@ impl RunningMark {
 
 impl Drop for RunningMark {
     fn drop(&mut self) {
-        self.0.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        self.0.0.node.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
 impl San {
-    /// The storage `config` on `node`. Call [`San::start`] before the first operation.
+    /// The storage `config` on `node`. Call [`San::start`] before the first operation, and then [`San::take_up_open`].
     pub fn new(node: &Node, config: SanConfig) -> Result<Self> {
         let node = Arc::clone(&node.inner);
         // The space is a folder and a part of every owner: it is checked as such.
@@ -115,7 +113,6 @@ impl San {
             codec,
             intents: Intents::at(folder.below("intents")),
             attachments: Attachments::at(folder.below("attachments")),
-            running: Mutex::default(),
             host: tokio::sync::Mutex::default(),
             ports: tokio::sync::Mutex::default(),
             status: Mutex::default(),
@@ -128,11 +125,23 @@ impl San {
         &self.0
     }
 
-    /// Ends what earlier runs of this node left open. Returns how many operations stay open.
-    pub async fn start(&self) -> Result<usize> {
-        let cx = self.0.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
-        self.cluster().give_back_leftovers(&cx, self.realm(), self.space()).await?;
-        self.take_up_open().await
+    /// Makes it ready for its first operation: what leases an earlier process of this node left behind are given back,
+    /// and callers that waited for that process find their operations again. Ending what that process left open is
+    /// [`San::take_up_open`], which may take as long as the array does.
+    pub async fn start(&self) -> Result<()> {
+        let is_first = self
+            .0
+            .node
+            .started
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.space().to_owned());
+        if is_first {
+            let cx = self.0.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
+            self.cluster().give_back_leftovers(&cx, self.realm(), self.space()).await?;
+            self.expect_callers().await?;
+        }
+        Ok(())
     }
 
     /// A context for reading.

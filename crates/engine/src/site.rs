@@ -52,12 +52,12 @@ impl San {
 
     /// Marks an operation as running; `None` where it runs already.
     pub(crate) fn mark_running(&self, id: OperationId) -> Option<RunningMark> {
-        let is_new = self.shared().running.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        let is_new = self.shared().node.active.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         is_new.then(|| RunningMark::new(self.clone(), id))
     }
 
     pub(crate) fn is_running(&self, id: OperationId) -> bool {
-        self.shared().running.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+        self.shared().node.active.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     pub(crate) fn encode(&self, owner: &Owner) -> Result<VolumeName> {

@@ -86,22 +86,18 @@ impl Folder {
     /// Writes one file: temporary name, fsync, rename, fsync of the folder.
     pub async fn write<T: Serialize>(&self, cx: &Cx, name: &str, value: &T) -> Result<()> {
         let (folder, path) = (self.path.clone(), self.path.join(name));
-        let bytes = serde_json::to_vec(value).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot write a record").on(path.display()).caused_by(error)
-        })?;
+        let bytes = to_bytes(value, &path)?;
         let temporary = self.path.join(format!(".{name}.new"));
         let write = blocking(path.clone(), "write", move || {
-            make_folder(&folder)?;
-            let mut file = std::fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            std::fs::File::open(&folder)?.sync_all()
+            in_folder(&folder, || {
+                let mut options = std::fs::OpenOptions::new();
+                let mut file =
+                    options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+                file.write_all(&bytes)?;
+                file.sync_all()?;
+                std::fs::rename(&temporary, &path)?;
+                std::fs::File::open(&folder)?.sync_all()
+            })
         });
         cx.effect(self.effect("save", name), write).await
     }
@@ -120,17 +116,16 @@ impl Folder {
     /// Makes a file that must not exist; `false` where it does. The file is seen before its content is.
     pub async fn claim<T: Serialize>(&self, cx: &Cx, name: &str, value: &T) -> Result<bool> {
         let (folder, path) = (self.path.clone(), self.path.join(name));
-        let bytes = serde_json::to_vec(value).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot write a record").on(path.display()).caused_by(error)
-        })?;
+        let bytes = to_bytes(value, &path)?;
         let claim = blocking(path.clone(), "claim", move || {
-            make_folder(&folder)?;
             // Exclusive creation is what a cluster file system decides for all nodes; hard links it may not have.
-            match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(mut file) => file.write_all(&bytes).and_then(|()| file.sync_all()).map(|()| true),
-                Err(error) if error.kind() == Io::AlreadyExists => Ok(false),
-                Err(error) => Err(error),
-            }
+            in_folder(&folder, || {
+                match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                    Ok(mut file) => file.write_all(&bytes).and_then(|()| file.sync_all()).map(|()| true),
+                    Err(error) if error.kind() == Io::AlreadyExists => Ok(false),
+                    Err(error) => Err(error),
+                }
+            })
         });
         cx.effect(self.effect("claim", name), claim).await
     }
@@ -160,8 +155,23 @@ impl Folder {
     }
 }
 
-fn make_folder(path: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+fn to_bytes<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| {
+        Error::new(ErrorKind::Internal, "cannot write a record").on(path.display()).caused_by(error)
+    })
+}
+
+/// Makes the folder and does `work` in it; again where another node removed the empty folder in between.
+fn in_folder<T>(folder: &Path, mut work: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    const ATTEMPTS: usize = 3;
+    for _ in 1..ATTEMPTS {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        match work() {
+            Err(error) if error.kind() == Io::NotFound => {}
+            other => return other,
+        }
+    }
+    work()
 }
 
 async fn blocking<T: Send + 'static>(

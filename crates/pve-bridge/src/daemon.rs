@@ -100,6 +100,8 @@ impl Daemon {
         let secrets = SecretFiles::at(&config.pve.join("priv").join("storage"));
         let storages = Storages::new(Arc::clone(&node), cluster, wires, secrets, state, transport);
         let service = Arc::new(Service { node, storages });
+        // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.
+        service.storages.restore(&cx).await?;
         let listener = listen(&config.socket)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&service)));
@@ -205,18 +207,14 @@ fn is_allowed(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|it| it.uid() == 0 || it.uid() == us)
 }
 
-/// What is done without being asked: storages of earlier runs made ready, open operations ended, room asked for.
+/// What is done without being asked: open operations ended, room asked for.
 async fn tend(service: Arc<Service>) {
-    let cx = service.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
-    if let Err(error) = service.storages.restore(&cx).await {
-        tracing::error!(error = %error.chain(), "the storages of earlier runs are not known");
-    }
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut round = JoinSet::new();
     loop {
         ticks.tick().await;
-        for storage in service.storages.ready().await {
+        for storage in service.storages.ready() {
             let open = storage.open.load(Ordering::Relaxed) > 0;
             if open || storage.san.status_is_older_than(STATUS_AGE) {
                 round.spawn(async move {

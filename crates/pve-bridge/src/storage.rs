@@ -1,6 +1,6 @@
 //! The storages this node serves: made from their options, their secrets and what the array said of itself last time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use san_core::{
     Array, ArrayProfile, Cx, Deadline, Error, ErrorKind, OperationId, Result, Transport, TransportKind,
 };
-use san_engine::{Cluster, Folder, Node, San, SanConfig};
+use san_engine::{Cluster, Folder, Node, Outcome, San, SanConfig};
 use san_ontap::Ontap;
 use san_rest::{Client, Credentials};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::names::check_storage_id;
 use crate::options::Options;
@@ -44,6 +44,10 @@ pub(crate) struct Storage {
 /// Clients are shared by all storages of one array and account: one budget, one circuit breaker.
 type ClientKey = (String, String);
 
+/// One storage's place. Its lock is held while the storage is made, which may take as long as its array does: others must
+/// not wait for that.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Storage>>>>;
+
 /// All storages of this node.
 #[derive(Debug)]
 pub(crate) struct Storages {
@@ -53,7 +57,7 @@ pub(crate) struct Storages {
     secrets: SecretFiles,
     state: Folder,
     transport: Arc<dyn Transport>,
-    known: tokio::sync::Mutex<HashMap<String, Arc<Storage>>>,
+    slots: Mutex<HashMap<String, Slot>>,
     clients: Mutex<HashMap<ClientKey, Client>>,
 }
 
@@ -73,14 +77,23 @@ impl Storages {
             secrets,
             state,
             transport,
-            known: tokio::sync::Mutex::default(),
+            slots: Mutex::default(),
             clients: Mutex::default(),
         }
     }
 
     /// The storages that are ready now.
-    pub(crate) async fn ready(&self) -> Vec<Arc<Storage>> {
-        self.known.lock().await.values().cloned().collect()
+    pub(crate) fn ready(&self) -> Vec<Arc<Storage>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is being made at this moment is not ready.
+        slots.values().filter_map(|it| it.try_lock().ok().and_then(|it| it.clone())).collect()
+    }
+
+    async fn slot(&self, cx: &Cx, id: &str) -> Result<OwnedMutexGuard<Option<Arc<Storage>>>> {
+        let slot = Arc::clone(
+            self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default(),
+        );
+        cx.within("waiting for the storage to be made ready", async { Ok(slot.lock_owned().await) }).await
     }
 
     /// Makes ready what this node served before, so that open operations are ended without waiting for PVE.
@@ -105,8 +118,8 @@ impl Storages {
     pub(crate) async fn get(&self, cx: &Cx, of: &StorageRef) -> Result<Arc<Storage>> {
         check_storage_id(&of.id)?;
         let options = Options::parse(&of.options).map_err(|error| error.on(&of.id))?;
-        let mut known = self.known.lock().await;
-        if let Some(storage) = known.get(&of.id).filter(|it| it.options == options) {
+        let mut slot = self.slot(cx, &of.id).await?;
+        if let Some(storage) = slot.as_ref().filter(|it| it.options == options) {
             return Ok(Arc::clone(storage));
         }
         let kept: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
@@ -124,7 +137,7 @@ impl Storages {
             None => Ontap::connect(cx, client, options.ontap.clone()).await?,
         };
         let storage = self.make(cx, of, options, array).await?;
-        known.insert(of.id.clone(), Arc::clone(&storage));
+        *slot = Some(Arc::clone(&storage));
         Ok(storage)
     }
 
@@ -140,6 +153,7 @@ impl Storages {
                 cluster: Arc::clone(&self.cluster),
             },
         )?;
+        san.start().await?;
         let storage = Arc::new(Storage { san, options, open: AtomicUsize::new(0) });
         let starting = Arc::clone(&storage);
         // Whatever an earlier run left open is ended beside the work that does not concern it.
@@ -160,11 +174,11 @@ impl Storages {
         problems.extend(self.transport.initiators(cx).await.err());
         let Some(array) = array.filter(|_| problems.is_empty()) else { return Err(all_of(problems)) };
         self.secrets.write(cx, &of.id, password).await?;
-        self.forget(&of.id).await;
+        let mut slot = self.slot(cx, &of.id).await?;
+        self.forget_clients(&of.id);
         let client = self.client(&of.id, &options)?;
         let array = Ontap::from_profile(client, options.ontap.clone(), array.profile().clone())?;
-        let storage = self.make(cx, of, options, array).await?;
-        self.known.lock().await.insert(of.id.clone(), storage);
+        *slot = Some(self.make(cx, of, options, array).await?);
         Ok(())
     }
 
@@ -189,8 +203,7 @@ impl Storages {
         if let Some(password) = password {
             self.secrets.write(cx, &of.id, password).await?;
         }
-        self.forget(&of.id).await;
-        Ok(())
+        self.forget(cx, &of.id).await
     }
 
     /// The storage is not configured any more: what this node keeps of it goes; its volumes stay on the array.
@@ -199,7 +212,7 @@ impl Storages {
         if let Ok(storage) = self.get(cx, of).await {
             storage.detach_all(cx, &of.id).await?;
         }
-        self.forget(&of.id).await;
+        self.forget(cx, &of.id).await?;
         self.secrets.remove(cx, &of.id).await?;
         self.state.below(&of.id).remove(cx, KEPT).await?;
         Ok(())
@@ -224,8 +237,13 @@ impl Storages {
     }
 
     /// Makes the next request build the storage and its client anew.
-    async fn forget(&self, id: &str) {
-        self.known.lock().await.remove(id);
+    async fn forget(&self, cx: &Cx, id: &str) -> Result<()> {
+        *self.slot(cx, id).await? = None;
+        self.forget_clients(id);
+        Ok(())
+    }
+
+    fn forget_clients(&self, id: &str) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|(_, user), _| user.split_once('\n').is_none_or(|(_, storage)| storage != id));
     }
@@ -234,7 +252,7 @@ impl Storages {
 impl Storage {
     /// Ends what can be ended of the operations earlier runs left open.
     pub(crate) async fn take_up(&self) {
-        match self.san.start().await {
+        match self.san.take_up_open().await {
             Ok(open) => self.open.store(open, Ordering::Relaxed),
             Err(error) => {
                 self.open.store(1, Ordering::Relaxed);
@@ -256,11 +274,18 @@ impl Storage {
             let object = record.owner.object().to_owned();
             let request = san_engine::Request::Detach { object };
             let ticket = self.san.submit(OperationId::random(), request, cx.deadline());
-            ticket.wait(cx.deadline()).await.map_err(|error| {
+            let attached = |error| {
                 Error::wrap(error, "a volume of it is attached on this node")
                     .on(id)
                     .with_remedy("stop what uses it first")
-            })?;
+            };
+            if let Outcome::Detached { pending: Some(why) } =
+                ticket.wait(cx.deadline()).await.map_err(attached)?
+            {
+                let message =
+                    format!("the array still maps volumes of it to this node and does not answer: {why}");
+                return Err(Error::new(ErrorKind::Unavailable, message).on(id));
+            }
         }
         Ok(())
     }

@@ -60,6 +60,11 @@ impl Attach {
         &self.owner
     }
 
+    /// The attachment that is being undone, while the array still has its mapping.
+    pub(crate) fn still_mapped(&self, step: usize) -> Option<&Attachment> {
+        self.down.record().filter(|it| step >= MAP && it.lun.is_some())
+    }
+
     fn record_mut(&mut self) -> Result<&mut Attachment> {
         self.record
             .as_mut()
