@@ -6,12 +6,15 @@
 //! links and texts are those of real systems as far as they were recorded; the crate's README lists the rest.
 
 mod bystander;
+mod control;
 mod data;
 mod dm;
 mod faults;
 mod formats;
+mod handles;
 mod inquiry;
 mod inventory;
+mod io;
 mod iscsi;
 mod iscsiadm;
 mod log;
@@ -32,10 +35,12 @@ mod users;
 mod world;
 
 pub use bystander::{Bystander, Report};
+pub use control::Suspension;
+pub use handles::OpenHandle;
 pub use inventory::{Inventory, LegView, MapView, PathView, RecordView, SessionView};
 pub use iscsi::SessionState;
 pub use log::{LogEntry, LogKind};
-pub use node::{OpenHandle, SimNode, Suspension};
+pub use node::SimNode;
 pub use plane::{BlockPlane, LoopPlane};
 pub use scsi::{Address, LegState};
 pub use settings::{FindMultipaths, Multipath, NoPathRetry, NodeSpec, RecheckWwid, Release, Sockets, Timing};

@@ -4,7 +4,8 @@
 //! links below `/dev/sanbridge` into a folder, which a container can bind-mount as `/dev/sanbridge`. It needs root. What
 //! the loop device does goes to the file directly: lost paths, queueing and re-used LUN numbers do not show there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -26,6 +27,9 @@ pub trait BlockPlane: fmt::Debug + Send + Sync {
     /// A node's map has grown.
     fn grown(&self, node: &str, map: &str);
 
+    /// A node wrote out and dropped what it had cached of a map.
+    fn flushed(&self, node: &str, map: &str);
+
     /// A node's map is gone.
     fn removed(&self, node: &str, map: &str);
 
@@ -42,11 +46,12 @@ pub trait BlockPlane: fmt::Debug + Send + Sync {
     fn openers(&self, node: &str, map: &str) -> u32;
 }
 
-/// Loop devices.
+/// Loop devices. Dropping it takes away those it made; a process that is killed leaves them (`losetup --detach`).
 #[derive(Debug)]
 pub struct LoopPlane {
     folder: PathBuf,
     losetup: PathBuf,
+    blockdev: PathBuf,
     loops: Mutex<BTreeMap<(String, String), PathBuf>>,
 }
 
@@ -57,14 +62,13 @@ impl LoopPlane {
     /// Loop devices, with links in `folder`: `NODE/STORAGE/VOLUME`.
     ///
     /// # Errors
-    /// Where `losetup` is missing or the folder cannot be made.
+    /// Where `losetup` or `blockdev` is missing or the folder cannot be made.
     pub fn new(folder: impl Into<PathBuf>) -> io::Result<Self> {
         let folder = folder.into();
         fs::create_dir_all(&folder)?;
-        let places = ["/usr/sbin/losetup", "/sbin/losetup"].map(PathBuf::from);
-        let found = places.into_iter().find(|it| it.try_exists().unwrap_or(false));
-        let losetup = found.ok_or_else(|| io::Error::other("losetup is missing: apt install mount"))?;
-        Ok(Self { folder, losetup, loops: Mutex::new(BTreeMap::new()) })
+        let loops = Mutex::new(BTreeMap::new());
+        let (losetup, blockdev) = (find("losetup", "mount")?, find("blockdev", "util-linux")?);
+        Ok(Self { folder, losetup, blockdev, loops })
     }
 
     /// The loop device of a node's map.
@@ -75,10 +79,10 @@ impl LoopPlane {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "the simulator is not the product, and this is its one program"
+        reason = "the simulator is not the product; nothing else of it starts programs"
     )]
-    fn losetup(&self, arguments: &[&std::ffi::OsStr]) -> io::Result<Output> {
-        let output = std::process::Command::new(&self.losetup).env_clear().args(arguments).output()?;
+    fn run(program: &Path, arguments: &[&OsStr]) -> io::Result<Output> {
+        let output = std::process::Command::new(program).env_clear().args(arguments).output()?;
         if output.status.success() {
             Ok(output)
         } else {
@@ -88,7 +92,7 @@ impl LoopPlane {
     }
 
     fn attach(&self, file: &Path) -> io::Result<PathBuf> {
-        let output = self.losetup(&["--find".as_ref(), "--show".as_ref(), file.as_os_str()])?;
+        let output = Self::run(&self.losetup, &["--find".as_ref(), "--show".as_ref(), file.as_os_str()])?;
         Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
     }
 
@@ -110,6 +114,23 @@ impl LoopPlane {
     }
 }
 
+impl Drop for LoopPlane {
+    fn drop(&mut self) {
+        let loops = self.loops.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let nodes: BTreeSet<String> = loops.keys().map(|(node, _)| node.clone()).collect();
+        for node in nodes {
+            self.cleared(&node);
+        }
+    }
+}
+
+/// A program by absolute path.
+fn find(name: &str, package: &str) -> io::Result<PathBuf> {
+    let places = ["/usr/sbin", "/sbin"].map(|it| Path::new(it).join(name));
+    let found = places.into_iter().find(|it| it.try_exists().unwrap_or(false));
+    found.ok_or_else(|| io::Error::other(format!("{name} is missing: apt install {package}")))
+}
+
 fn report(doing: &str, result: io::Result<()>) {
     if let Err(error) = result {
         tracing::warn!(%error, "block plane: {doing}");
@@ -128,7 +149,14 @@ impl BlockPlane for LoopPlane {
 
     fn grown(&self, node: &str, map: &str) {
         if let Some(device) = self.device(node, map) {
-            report("losetup -c", self.losetup(&["-c".as_ref(), device.as_os_str()]).map(drop));
+            report("losetup -c", Self::run(&self.losetup, &["-c".as_ref(), device.as_os_str()]).map(drop));
+        }
+    }
+
+    fn flushed(&self, node: &str, map: &str) {
+        if let Some(device) = self.device(node, map) {
+            let flush = Self::run(&self.blockdev, &["--flushbufs".as_ref(), device.as_os_str()]);
+            report("blockdev --flushbufs", flush.map(drop));
         }
     }
 
@@ -137,7 +165,7 @@ impl BlockPlane for LoopPlane {
         let device = loops.remove(&(node.to_owned(), map.to_owned()));
         drop(loops);
         if let Some(device) = device {
-            report("losetup -d", self.losetup(&["-d".as_ref(), device.as_os_str()]).map(drop));
+            report("losetup -d", Self::run(&self.losetup, &["-d".as_ref(), device.as_os_str()]).map(drop));
         }
     }
 

@@ -374,7 +374,12 @@ impl Host for SimNode {
             self.look(|it| it.cache.clean(number, offset));
         }
         self.block_job(device, &Io::Sync, deadline).await?;
-        self.look(|it| it.cache.forget(number));
+        self.look(|it| {
+            it.cache.forget(number);
+            if let (Some(plane), Some(map)) = (&it.plane, it.dm.maps.get(&number.minor)) {
+                plane.flushed(&it.spec.name, &map.name);
+            }
+        });
         self.pass(|it| it.spec.timing.command, deadline).await
     }
 

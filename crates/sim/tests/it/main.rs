@@ -7,6 +7,7 @@ mod host_findings;
 mod host_formats;
 mod host_iscsi;
 mod host_multipath;
+mod host_plane;
 mod host_rig;
 mod host_scsi;
 mod ontap_faults;
