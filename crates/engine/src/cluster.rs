@@ -320,3 +320,92 @@ impl Cluster for FolderCluster {
         self.guests.using(cx, owner).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use san_core::Effects;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct NoGuests;
+
+    #[async_trait]
+    impl Guests for NoGuests {
+        async fn using(&self, _cx: &Cx, _owner: &Owner) -> Result<Vec<Guest>> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn cluster(folder: &tempfile::TempDir, node: &str) -> FolderCluster {
+        FolderCluster::new(Folder::at(folder.path()), node.parse().unwrap(), Arc::new(NoGuests))
+    }
+
+    fn cx(seconds: u64) -> Cx {
+        Cx::new(Deadline::after(Duration::from_secs(seconds)), OperationId::random(), Effects::unobserved())
+    }
+
+    fn owner() -> Owner {
+        Owner::new("realm", "san1", "vm-100-disk-0").unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_excludes_other_nodes_until_it_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (cluster(&folder, "node1"), cluster(&folder, "node2"));
+        let lease = one.lease(&cx(5), &owner()).await.unwrap();
+        let start = Instant::now();
+        let error = two.lease(&cx(5), &owner()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert!(error.to_string().contains("node1"), "{error}");
+        assert!(start.elapsed() <= Duration::from_secs(5));
+        one.give_back(&cx(5), &lease).await.unwrap();
+        let theirs = two.lease(&cx(5), &owner()).await.unwrap();
+        // What is not ours any more is not given back.
+        one.give_back(&cx(5), &lease).await.unwrap();
+        assert!(one.lease(&cx(5), &owner()).await.is_err());
+        two.give_back(&cx(5), &theirs).await.unwrap();
+        assert_eq!(one.bound(&cx(5), "realm", "san1").await.unwrap(), Vec::<Owner>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_of_an_earlier_process_of_this_node_is_a_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(cluster(&folder, "node1").lease(&cx(5), &owner()).await.unwrap());
+        cluster(&folder, "node2").give_back_leftovers(&cx(5), "realm", "san1").await.unwrap();
+        assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_err());
+        cluster(&folder, "node1").give_back_leftovers(&cx(5), "realm", "san1").await.unwrap();
+        assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_nodes_lease_runs_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Folder::at(folder.path()).below("volumes").below("san1").below("vm-100-disk-0");
+        let dead =
+            |until| LeaseFile { node: "node1".parse().unwrap(), operation: OperationId::random(), until };
+        place.write(&cx(5), "lease", &dead(unix_now() + 60)).await.unwrap();
+        assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_err());
+        place.write(&cx(5), "lease", &dead(unix_now() - 1)).await.unwrap();
+        assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_binding_goes_only_with_its_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = cluster(&folder, "node1");
+        let binding = Binding {
+            owner: owner(),
+            id: "a:b".parse().unwrap(),
+            name: "sb__x".parse().unwrap(),
+            identity: Identity { wwid: san_core::Wwid::Naa6([0x60; 16]), serial: "s".into() },
+            size: Some(ByteSize::from_mib(1)),
+        };
+        cluster.bind(&cx(5), &binding).await.unwrap();
+        cluster.unbind(&cx(5), &owner(), &"c:d".parse().unwrap()).await.unwrap();
+        assert_eq!(cluster.binding(&cx(5), &owner()).await.unwrap(), Some(binding));
+        cluster.unbind(&cx(5), &owner(), &"a:b".parse().unwrap()).await.unwrap();
+        assert_eq!(cluster.binding(&cx(5), &owner()).await.unwrap(), None);
+    }
+}

@@ -189,11 +189,37 @@ impl Inner {
         let mut pointers = self.last_lun.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = used.iter().map(|it| it.number()).filter(|it| *it <= HIGHEST_LUN).max().unwrap_or(0);
         let last = pointers.entry(array.to_owned()).or_insert(newest);
-        let circle = (1..=HIGHEST_LUN).map(|step| (*last + step - 1) % HIGHEST_LUN + 1);
-        let free: Vec<Lun> = circle.filter_map(Lun::new).filter(|it| !used.contains(it)).collect();
+        let free = free_luns(*last, used);
         if let Some(first) = free.first() {
             *last = first.number();
         }
         free
+    }
+}
+
+/// The numbers 1 to 255 that are not used, in a circle that begins behind `last`. Number 0 is left alone: hosts ask it
+/// for the list of all others.
+fn free_luns(last: u16, used: &[Lun]) -> Vec<Lun> {
+    let circle = (1..=HIGHEST_LUN).map(|step| (last + step - 1) % HIGHEST_LUN + 1);
+    circle.filter_map(Lun::new).filter(|it| !used.contains(it)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(luns: &[Lun]) -> Vec<u16> {
+        luns.iter().map(|it| it.number()).collect()
+    }
+
+    #[test]
+    fn the_number_that_rested_longest_comes_first() {
+        let used: Vec<Lun> = [1, 3, 4].into_iter().filter_map(Lun::new).collect();
+        assert_eq!(numbers(&free_luns(1, &used))[..3], [2, 5, 6]);
+        assert_eq!(numbers(&free_luns(254, &used))[..3], [255, 2, 5]);
+        assert_eq!(numbers(&free_luns(255, &[]))[..2], [1, 2]);
+        assert_eq!(free_luns(0, &[]).len(), 255);
+        let all: Vec<Lun> = (0..=255).filter_map(Lun::new).collect();
+        assert!(free_luns(7, &all).is_empty());
     }
 }

@@ -239,3 +239,68 @@ impl Ticket {
         &self.entry
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DONE: Outcome = Outcome::SnapshotTaken;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_stays_away_has_refused_after_the_grace() {
+        let registry = Registry::default();
+        let (ticket, _) = registry.join(OperationId::random());
+        let entry = Arc::clone(ticket.entry());
+        drop(ticket);
+        let start = Instant::now();
+        assert!(!entry.acknowledged().await);
+        assert_eq!(start.elapsed(), GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_comes_back_in_time_can_acknowledge() {
+        let registry = Registry::default();
+        let id = OperationId::random();
+        let (ticket, made) = registry.join(id);
+        assert!(made);
+        let entry = Arc::clone(ticket.entry());
+        entry.answer(Ok(DONE));
+        drop(ticket);
+        let waiting = tokio::spawn({
+            let entry = Arc::clone(&entry);
+            async move {
+                let taken = entry.acknowledged().await;
+                entry.settle(taken);
+                taken
+            }
+        });
+        tokio::time::sleep(GRACE / 2).await;
+        let (again, made) = registry.join(id);
+        assert!(!made);
+        tokio::time::sleep(GRACE * 2).await;
+        let deadline = Deadline::after(Duration::from_secs(1));
+        assert_eq!(again.wait(deadline).await.unwrap(), DONE);
+        again.acknowledge(deadline).await.unwrap();
+        assert!(waiting.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn results_are_kept_ten_minutes() {
+        let registry = Registry::default();
+        let id = OperationId::random();
+        let (ticket, _) = registry.join(id);
+        ticket.entry().answer(Ok(DONE));
+        ticket.entry().end();
+        tokio::time::advance(KEPT).await;
+        assert!(!registry.join(id).1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(registry.join(id).1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_with_the_callers_deadline() {
+        let (ticket, _) = Registry::default().join(OperationId::random());
+        let error = ticket.wait(Deadline::after(Duration::from_secs(3))).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+    }
+}

@@ -195,3 +195,61 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(Error::new(ErrorKind::Internal, "a file operation did not end").caused_by(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use san_core::{Deadline, Effects, OperationId};
+
+    use super::*;
+
+    fn cx() -> Cx {
+        Cx::new(Deadline::after(Duration::from_secs(5)), OperationId::random(), Effects::unobserved())
+    }
+
+    #[tokio::test]
+    async fn files_come_back_and_absence_is_not_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Folder::at(folder.path().join("a/b"));
+        assert_eq!(store.names().await.unwrap(), Vec::<String>::new());
+        assert_eq!(store.read::<u32>("x").await.unwrap(), None);
+        store.write(&cx(), "x", &7).await.unwrap();
+        assert_eq!(store.read::<u32>("x").await.unwrap(), Some(7));
+        assert_eq!(store.names().await.unwrap(), ["x"]);
+        let mode = std::fs::metadata(store.path().join("x")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(store.remove(&cx(), "x").await.unwrap());
+        assert!(!store.remove(&cx(), "x").await.unwrap());
+        store.prune(&cx()).await.unwrap();
+        assert!(!store.path().try_exists().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_not_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Folder::at(folder.path());
+        for text in ["", "{", "\"text\""] {
+            std::fs::write(folder.path().join("x"), text).unwrap();
+            assert_eq!(store.read::<u32>("x").await.unwrap_err().kind(), ErrorKind::Conflict, "{text:?}");
+        }
+        let large = std::fs::File::create(folder.path().join("y")).unwrap();
+        large.set_len(MAX + 1).unwrap();
+        assert!(store.read::<u32>("y").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_one_claims() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Folder::at(folder.path());
+        let claims: Vec<bool> = {
+            let mut tasks = tokio::task::JoinSet::new();
+            for number in 0..16 {
+                let store = store.clone();
+                tasks.spawn(async move { store.claim(&cx(), "x", &number).await.unwrap() });
+            }
+            tasks.join_all().await
+        };
+        assert_eq!(claims.iter().filter(|it| **it).count(), 1);
+    }
+}
