@@ -22,10 +22,19 @@ pub enum Side {
     After,
 }
 
+/// Which effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Which {
+    /// By its number, counted from 0.
+    Number(usize),
+    /// The first one whose words begin so.
+    Named(String),
+}
+
 /// Lets effects pass and counts them; at the chosen boundary nothing goes on any more.
 #[derive(Debug)]
 pub struct Stopper {
-    at: Option<(usize, Side)>,
+    at: Option<(Which, Side)>,
     passed: Mutex<Vec<String>>,
     is_dead: AtomicBool,
     stopped: Notify,
@@ -34,6 +43,15 @@ pub struct Stopper {
 impl Stopper {
     /// Stops at the effect number `at`, counted from 0; `None` only counts.
     pub fn new(at: Option<(usize, Side)>) -> Arc<Self> {
+        Self::at(at.map(|(number, side)| (Which::Number(number), side)))
+    }
+
+    /// Stops at the first effect whose words (verb and subject) begin with `words`.
+    pub fn named(words: impl Into<String>, side: Side) -> Arc<Self> {
+        Self::at(Some((Which::Named(words.into()), side)))
+    }
+
+    fn at(at: Option<(Which, Side)>) -> Arc<Self> {
         Arc::new(Self {
             at,
             passed: Mutex::default(),
@@ -57,6 +75,21 @@ impl Stopper {
         self.stopped.notified().await;
     }
 
+    /// Whether the effect `number`, or any one in these words, is the chosen one on this side.
+    fn is_chosen(&self, number: Option<usize>, words: &str, side: Side) -> bool {
+        match &self.at {
+            Some((which, of)) if *of == side => match which {
+                // Effects run side by side, so that one that ends is known by what it is.
+                Which::Number(at) => number.map_or_else(
+                    || self.passed().get(*at).map(String::as_str) == Some(words),
+                    |number| number == *at,
+                ),
+                Which::Named(beginning) => words.starts_with(beginning.as_str()),
+            },
+            _ => false,
+        }
+    }
+
     /// Nothing goes on where the process died here, or has died meanwhile in another task.
     async fn die_if(&self, here: bool) -> Result<()> {
         if here {
@@ -70,21 +103,17 @@ impl Stopper {
 #[async_trait]
 impl EffectObserver for Stopper {
     async fn before(&self, effect: &Effect) -> Result<()> {
+        let words = effect.to_string();
         let number = {
             let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-            passed.push(effect.to_string());
+            passed.push(words.clone());
             passed.len() - 1
         };
-        self.die_if(self.at == Some((number, Side::Before))).await
+        self.die_if(self.is_chosen(Some(number), &words, Side::Before)).await
     }
 
     async fn after(&self, effect: &Effect) -> Result<()> {
-        // Effects run side by side, so that the chosen one is known by what it is.
-        let here = match self.at {
-            Some((at, Side::After)) => self.passed().get(at) == Some(&effect.to_string()),
-            _ => false,
-        };
-        self.die_if(here).await
+        self.die_if(self.is_chosen(None, &effect.to_string(), Side::After)).await
     }
 }
 

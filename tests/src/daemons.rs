@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use san_contract::audit::Audit;
 use san_core::{Effects, Error, ErrorKind, OperationId, Result};
 use san_rest::{Endpoint, Wire};
 use san_sim::ontap::OntapSim;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::ledger::FolderLedger;
 use crate::site::{PASSWORD, SPACE, SVM, Site};
 
 /// Every endpoint is the simulated array, in process.
@@ -37,6 +39,8 @@ struct Place {
 pub struct DaemonSite {
     /// The world, the array and the folders.
     pub site: Site,
+    /// The storage's section as clients send it.
+    pub options: BTreeMap<String, Value>,
     wires: Arc<dyn Wires>,
     places: Vec<Place>,
 }
@@ -55,7 +59,7 @@ impl DaemonSite {
 
     /// Daemons on the nodes of `site`, with other connections to the array.
     pub async fn on(site: Site, wires: Arc<dyn Wires>) -> Result<Self> {
-        let mut this = Self { site, wires, places: Vec::new() };
+        let mut this = Self { site, options: options(), wires, places: Vec::new() };
         for index in 0..this.site.nodes() {
             let node = this.site.node(index);
             let config = Config {
@@ -80,6 +84,14 @@ impl DaemonSite {
         self.site.folder().join("pve")
     }
 
+    /// Everything of ours, and everything beside it, at this moment; what the daemons keep in the cluster included.
+    pub fn audit(&self) -> Audit {
+        let shared = self.pve().join("priv");
+        let records = FolderLedger::new("cluster file system", &shared.join("sanbridge"));
+        let secrets = FolderLedger::new("secrets", &shared.join("storage"));
+        self.site.audit_with(&[&records, &secrets])
+    }
+
     /// Starts a node's daemon.
     pub async fn start(&mut self, index: usize, effects: Effects) -> Result<()> {
         let place = &mut self.places[index];
@@ -101,7 +113,11 @@ impl DaemonSite {
 
     /// A client of a node's daemon.
     pub fn client(&self, index: usize) -> Client {
-        Client { socket: self.socket(index).to_owned(), storage: SPACE.to_owned(), options: options() }
+        Client {
+            socket: self.socket(index).to_owned(),
+            storage: SPACE.to_owned(),
+            options: self.options.clone(),
+        }
     }
 
     /// Says where a guest lives and which of its volumes its configuration names.
@@ -237,8 +253,10 @@ fn error_of(failure: &Value) -> Error {
     let text = |key: &str| failure.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let kind = serde_json::from_value(failure["kind"].clone()).unwrap_or(ErrorKind::Internal);
     let causes = failure["causes"].as_array().cloned().unwrap_or_default();
-    let causes: String = causes.iter().filter_map(Value::as_str).map(|it| format!(": {it}")).collect();
-    let error = Error::new(kind, format!("{}{causes}", text("message")));
+    let message = text("message");
+    let chain: Vec<&str> =
+        std::iter::once(message.as_str()).chain(causes.iter().filter_map(Value::as_str)).collect();
+    let error = Error::new(kind, chain.join(": "));
     match text("remedy") {
         remedy if remedy.is_empty() => error,
         remedy => error.with_remedy(remedy),

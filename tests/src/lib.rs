@@ -2,5 +2,6 @@
 
 pub mod crash;
 pub mod daemons;
+pub mod demo;
 pub mod ledger;
 pub mod site;
