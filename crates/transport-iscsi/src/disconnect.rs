@@ -8,15 +8,20 @@ use crate::Iscsi;
 use crate::exit::{Outcome, Verb};
 use crate::record::Node;
 use crate::session::{Session, sessions};
-use crate::transport::Made;
+use crate::transport::{Made, key_of};
 
 const DEVICES: &str = "/sys/class/scsi_device";
 
 impl Iscsi {
     /// Ends what may be ended of the sessions with `ports`; how many that was.
     pub(crate) async fn leave(&self, cx: &Cx, ports: &[TargetPort]) -> Result<usize> {
-        let ours: Vec<_> =
-            self.made(|it| ports.iter().filter_map(|port| Some((port.clone(), *it.get(port)?))).collect());
+        let ours: Vec<_> = self.made(|it| {
+            ports
+                .iter()
+                .map(key_of)
+                .filter_map(|port| it.get(&port).copied().map(|made| (port, made)))
+                .collect()
+        });
         if ours.is_empty() {
             return Ok(0);
         }

@@ -1,6 +1,7 @@
 //! [`Iscsi`]: the trait [`Transport`] over the parts of this crate.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -80,6 +81,17 @@ impl Iscsi {
     }
 }
 
+/// The port as far as a session can tell it: which array node it is on may be known to one caller and not to another.
+pub(crate) fn key_of(port: &TargetPort) -> TargetPort {
+    match port {
+        TargetPort::Iscsi { portal, target, .. } => {
+            let portal = SocketAddr::new(portal.ip().to_canonical(), portal.port());
+            TargetPort::Iscsi { portal, target: target.clone(), node: None }
+        }
+        other => other.clone(),
+    }
+}
+
 fn target_of(port: &TargetPort) -> Option<&Iqn> {
     match port {
         TargetPort::Iscsi { target, .. } => Some(target),
@@ -120,7 +132,7 @@ impl Transport for Iscsi {
         if statuses.iter().all(Option::is_some) {
             return Ok(states(ports, statuses.into_iter().flatten()));
         }
-        let missing = ports.iter().zip(&statuses).filter(|(_, it)| it.is_none()).map(|(it, _)| it.clone());
+        let missing = ports.iter().zip(&statuses).filter(|(_, it)| it.is_none()).map(|(it, _)| key_of(it));
         let missing: Vec<_> = missing.collect::<BTreeSet<_>>().into_iter().collect();
         let _gate = self.gate(cx, &missing).await?;
         // Whoever held the gate before may have made them.
@@ -130,7 +142,7 @@ impl Transport for Iscsi {
         let missing: Vec<_> = missing.into_iter().filter(|it| standing(it, &found).is_none()).collect();
         let joined = self.join(cx, &missing, any_up).await?;
         let answers = ports.iter().zip(statuses).map(|(port, status)| {
-            status.or_else(|| joined.get(port).cloned()).unwrap_or_else(|| {
+            status.or_else(|| joined.get(&key_of(port)).cloned()).unwrap_or_else(|| {
                 PortStatus::Failed(Error::new(ErrorKind::Internal, "the port was forgotten").on(port))
             })
         });

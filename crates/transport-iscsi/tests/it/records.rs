@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use san_contract::transport::TransportFixture as _;
 use san_core::{
     Cx, Deadline, Effect, EffectObserver, Effects, ErrorKind, Initiator, OperationId, PortStatus, Result,
-    Transport as _,
+    TargetPort, Transport as _,
 };
 use san_host::Guard;
 use san_sim::host::{LogKind, Release};
@@ -177,4 +177,25 @@ async fn a_connect_stopped_anywhere_is_finished_by_the_next() {
             return;
         }
     }
+}
+
+/// One caller knows on which array node a port is, another does not: it is the same port.
+#[tokio::test(start_paused = true)]
+async fn a_port_is_the_same_with_and_without_its_node() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    let named: Vec<_> = ports
+        .iter()
+        .map(|it| match it {
+            TargetPort::Iscsi { portal, target, .. } => {
+                TargetPort::Iscsi { portal: *portal, target: target.clone(), node: Some("node-1".into()) }
+            }
+            _ => panic!("another protocol"),
+        })
+        .collect();
+    let both = [ports.clone(), named.clone()].concat();
+    let states = fixture.iscsi.connect(&cx(), &both).await.unwrap();
+    assert!(states.iter().all(|it| it.status.is_up()), "{states:?}");
+    assert_eq!(fixture.sessions(), ports.len());
+    assert_eq!(fixture.iscsi.disconnect(&cx(), &named).await.unwrap(), ports.len());
 }
