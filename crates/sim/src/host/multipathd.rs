@@ -232,8 +232,17 @@ impl Machine {
             return;
         }
         if self.multipathd.daemon == Daemon::Running {
+            // Each portal is asked once a round, however many paths lead over it.
+            let portals = self.iscsi.sessions.values().map(|it| (it.host, it.portal));
+            let shown: BTreeMap<u32, _> =
+                portals.map(|(host, portal)| (host, self.identities(portal))).collect();
             for leg in self.multipathd.paths.keys().copied().collect::<Vec<_>>() {
-                self.check_path(leg);
+                let own = shown.get(&leg.host);
+                let known = self.iscsi.on_host(leg.host).map(|it| &it.known);
+                if own.is_some() && own != known && self.answers(leg) {
+                    self.unit_attention(leg);
+                }
+                self.check_path(leg, own.and_then(|it| it.get(&leg.lun)).copied());
             }
             for minor in self.dm.maps.keys().copied().collect::<Vec<_>>() {
                 self.count_retries(minor);
@@ -242,8 +251,14 @@ impl Machine {
         self.later(self.spec.timing.checker, Event::Checker { epoch });
     }
 
+    /// Whether a command to a leg is answered now, be it with an error.
+    fn answers(&self, leg: Address) -> bool {
+        let is_running = self.scsi.legs.get(&leg).is_some_and(|it| it.state == LegState::Running);
+        is_running && !self.leg_would_hang(leg)
+    }
+
     /// One TEST UNIT READY: it succeeds on whatever unit is there now.
-    fn check_path(&mut self, address: Address) {
+    fn check_path(&mut self, address: Address, naa: Option<[u8; 16]>) {
         let Some(known) = self.multipathd.paths.get(&address).cloned() else { return };
         let Some(leg) = self.scsi.legs.get(&address).filter(|it| it.serial == known.serial) else { return };
         let is_ready = match leg.state {
@@ -251,18 +266,15 @@ impl Machine {
             // Pending: nothing is decided yet, and nothing is known of a session that died a moment ago.
             LegState::Running if self.leg_would_hang(address) => return,
             LegState::Blocked => return,
-            LegState::Running => self.unit_of(address).is_some(),
+            LegState::Running => naa.is_some(),
             LegState::Offline | LegState::TransportOffline => false,
         };
-        if leg.state == LegState::Running && is_ready {
-            self.unit_attention(address);
-        }
         let was_failed = self.has_failed(address);
         if let Some(known) = self.multipathd.paths.get_mut(&address) {
             known.is_ready = is_ready;
         }
         if is_ready && (!known.is_ready || was_failed) {
-            if self.has_other_identity(address, &known.wwid) {
+            if self.has_other_identity(address, &known.wwid, naa) {
                 return;
             }
             self.reinstate(address);
@@ -272,11 +284,11 @@ impl Machine {
     }
 
     /// With `recheck_wwid` a path that comes back is asked who it is; another volume is taken out of the map.
-    fn has_other_identity(&mut self, address: Address, wwid: &str) -> bool {
+    fn has_other_identity(&mut self, address: Address, wwid: &str, naa: Option<[u8; 16]>) -> bool {
         if self.spec.multipath.recheck_wwid == RecheckWwid::No {
             return false;
         }
-        let fresh = self.unit_of(address).map(|(unit, _)| format!("3{}", super::inquiry::hex(&unit.naa)));
+        let fresh = naa.map(|it| format!("3{}", super::inquiry::hex(&it)));
         if fresh.is_none_or(|it| it == wwid) {
             return false;
         }

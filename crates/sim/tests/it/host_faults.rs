@@ -283,3 +283,27 @@ async fn only_links_are_replaced_and_removed() {
     let error = rig.node.attr(Path::new("/sys/class/scsi_host/host0"), "scan", soon()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
+
+/// A busy minute with an outage in it; what happened, by time.
+async fn history() -> Vec<String> {
+    let rig = attached().await;
+    let path = map_path();
+    let bystander = Bystander::start(&rig.node, Path::new(&path), Duration::from_millis(70));
+    rig.shelf.map(2, 0x32, MIB);
+    rig.shelf.set(portals()[1], Reachability::Refusing);
+    rig.attach(2, 0x32).await;
+    rig.wait(20).await;
+    rig.shelf.set(portals()[1], Reachability::Up);
+    rig.node.hang(LEG);
+    rig.wait(40).await;
+    let rounds = bystander.report().rounds;
+    rig.node.log().iter().map(ToString::to_string).chain([rounds.to_string()]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_happens_again_at_the_same_time() {
+    let first = history().await;
+    assert!(first.len() > 30);
+    // Times count from the beginning of each world.
+    assert_eq!(first, history().await);
+}
