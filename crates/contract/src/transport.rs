@@ -1,5 +1,5 @@
 //! The contract of [`Transport`]: one function per clause, and [`transport_contract!`](crate::transport_contract), which
-//! turns them into tests of one implementation. Numbers in comments are the scenarios of the host facts.
+//! turns them into tests of one implementation. Numbers in comments are those of the failure scenarios.
 
 #![expect(clippy::unwrap_used, reason = "a clause that is not met panics; that is how it says so")]
 

@@ -117,7 +117,7 @@ mod tests {
         }
     }
 
-    /// Scenarios 26, 27, 31, 32 and 33, and every code of the facts.
+    /// Scenarios 26, 27, 31, 32 and 33, and every code there is.
     #[test]
     fn table() {
         let login = [

@@ -42,7 +42,7 @@ async fn attached(spec: NodeSpec) -> (Fixture, san_core::Device) {
     (fixture, device)
 }
 
-/// The budget of DESIGN: one scan per leg, one command, no program; again: nothing but the proof of each leg.
+/// The budget: one scan per leg, one command, no program; again: nothing but the proof of each leg.
 #[tokio::test(start_paused = true)]
 async fn an_attach_costs_one_scan_per_leg_and_one_command() {
     let (fixture, _) = attached(spec()).await;
@@ -59,7 +59,7 @@ async fn an_attach_costs_one_scan_per_leg_and_one_command() {
     assert_eq!((after.processes, after.connections), (before.processes, before.connections));
 }
 
-/// Findings 1 to 4: flush, map, offline; then, after the array's unmap, delete.
+/// Flush, map, offline; then, after the array's unmap, delete.
 #[tokio::test(start_paused = true)]
 async fn the_tombstone_order_is_kept() {
     let (fixture, _) = attached(spec()).await;
