@@ -252,7 +252,8 @@ impl Cluster for FolderCluster {
         if folder.read::<Binding>("binding").await?.is_some_and(|it| it.id == *id) {
             folder.remove(cx, "binding").await?;
         }
-        Ok(())
+        // An empty folder would keep the name from being given again.
+        folder.prune(cx).await
     }
 
     async fn attached_on(&self, _cx: &Cx, owner: &Owner) -> Result<Vec<NodeName>> {

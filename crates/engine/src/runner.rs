@@ -77,6 +77,9 @@ impl San {
 
     async fn run_locked(&self, cx: &Cx, mut work: Work, lock_name: &str, entry: &Entry) -> Result<Outcome> {
         let _lock = self.node().locks.lock(cx, lock_name).await?;
+        if let Some(outcome) = self.take_up_own(cx, entry).await? {
+            return Ok(outcome);
+        }
         if let Some(owner) = work.owner().cloned()
             && let Some(outcome) = self.settle_open(cx, &owner, &work).await?
         {
@@ -102,6 +105,26 @@ impl San {
             }
         })
         .await
+    }
+
+    /// The same operation as an earlier process left it, where its caller asks again before the recovery came to it. An
+    /// answer nobody has confirmed is given again. A creation is undone first: what it made under the name it had chosen
+    /// would be forgotten otherwise. Everything else is found by its volume.
+    async fn take_up_own(&self, cx: &Cx, entry: &Entry) -> Result<Option<Outcome>> {
+        let Some(mut intent) = self.intents().get(cx.operation()).await? else { return Ok(None) };
+        if matches!(intent.cursor, Cursor::Unacknowledged(_)) {
+            let Some(_running) = self.mark_running(intent.id) else { return Err(still_running()) };
+            let clean_up = cx.with_deadline(Deadline::after(cx.deadline().remaining() + CLEAN_UP));
+            let pace = Pace { clean_up, pauses: &PAUSES };
+            return match self.drive(cx, &pace, &mut intent, Some(entry)).await? {
+                End::Finished(outcome) => Ok(Some(outcome)),
+                End::Undone(error) | End::Open(error) => Err(error),
+            };
+        }
+        if matches!(intent.work, Work::Create(_)) {
+            self.take_up(cx, &mut intent).await?;
+        }
+        Ok(None)
     }
 
     /// Runs `inside` under the cluster-wide lease where the plan needs one.
