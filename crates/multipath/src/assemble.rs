@@ -7,10 +7,10 @@ use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Leg, LegProb
 use crate::Multipath;
 use crate::attach::Site;
 use crate::client::Change;
-use crate::join::join_all;
 use crate::map::{Map, PAUSE, link_of};
 use crate::verify::{Slave, device_of, refuse_foreign};
 use crate::wire::{Reason, Reply};
+use futures_util::future::join_all;
 
 const RECORD_MAX: usize = 256 << 10;
 /// The proof that the device serves.

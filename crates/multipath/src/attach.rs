@@ -5,11 +5,11 @@ use std::time::Duration;
 use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Route};
 
 use crate::Multipath;
-use crate::join::join_all;
 use crate::leg::{Present, Proof, State};
 use crate::map::PAUSE;
 use crate::scan::Race;
 use crate::usage::Tables;
+use futures_util::future::join_all;
 
 /// How long a unit may give no usable answer: the array's mapping takes effect while we look.
 const ANSWER: Duration = Duration::from_millis(2500);

@@ -6,11 +6,11 @@ use san_core::{Cx, Error, ErrorKind, Hctl, Result, Retired, Usage};
 
 use crate::Multipath;
 use crate::client::Change;
-use crate::join::join_all;
 use crate::leg::{Present, Proof, State};
 use crate::map::BLOCK;
 use crate::retire::in_use;
 use crate::usage::phrase;
+use futures_util::future::join_all;
 
 impl Multipath {
     pub(crate) async fn lay_down(&self, cx: &Cx, retired: &Retired) -> Result<()> {

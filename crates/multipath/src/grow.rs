@@ -4,9 +4,9 @@ use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Hctl, Result
 
 use crate::Multipath;
 use crate::client::Change;
-use crate::join::join_all;
 use crate::map::{Map, PAUSE};
 use crate::verify::Slave;
+use futures_util::future::join_all;
 
 /// How often multipathd is asked: it refuses while it is still noticing the legs' new sizes.
 const TRIES: usize = 3;

@@ -14,7 +14,6 @@ mod bury;
 mod client;
 mod config;
 mod grow;
-mod join;
 mod leg;
 mod manager;
 mod map;

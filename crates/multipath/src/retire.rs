@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use crate::Multipath;
 use crate::assemble::is_unknown;
 use crate::client::Change;
-use crate::join::join_all;
 use crate::leg::{Present, Proof, State};
 use crate::map::{BLOCK, Map};
 use crate::usage::phrase;
+use futures_util::future::join_all;
 
 /// The first pause before a map that is in use for a moment (a udev worker) is tried again; doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -4,9 +4,9 @@ use san_core::{Cx, Device, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Re
 
 use crate::Multipath;
 use crate::attach::Site;
-use crate::join::join_all;
 use crate::leg::{Present, Proof, State};
 use crate::map::{Map, link_of};
+use futures_util::future::join_all;
 
 /// What one leg under a map turned out to be.
 #[derive(Debug, Clone)]

@@ -9,7 +9,6 @@ mod disconnect;
 mod exit;
 mod holds;
 mod initiator;
-mod join;
 mod login;
 mod record;
 mod session;

@@ -9,10 +9,10 @@ use san_host::{Probe, Tool};
 use crate::Iscsi;
 use crate::exit::{Outcome, Verb, is_of_this_node, outcome};
 use crate::holds::Trouble;
-use crate::join::join_all;
 use crate::record::{Node, Record};
 use crate::session::{Session, sessions};
 use crate::transport::Made;
+use futures_util::future::join_all;
 
 /// How often a locked record database is tried, and the first pause; it is held for tens of milliseconds.
 const RECORD_TRIES: u32 = 5;
