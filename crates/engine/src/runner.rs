@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, OperationId, Owner, Result};
+use tokio::task::JoinSet;
 
 use crate::cluster::Tie;
 use crate::intent::{Cursor, Found, Intent, Stuck};
@@ -415,6 +416,8 @@ impl San {
     /// Returns how many operations are still open.
     pub async fn take_up_open(&self) -> Result<usize> {
         let mut open = 0;
+        // Side by side: one that waits for its caller, or for the array, must not keep the others from theirs.
+        let mut under_way = JoinSet::new();
         for found in self.intents().all().await? {
             match found {
                 Found::Unreadable { file, error } => {
@@ -422,20 +425,32 @@ impl San {
                     open += 1;
                 }
                 Found::Readable(intent) if self.is_running(intent.id) => {}
-                Found::Readable(mut intent) => {
-                    let cx = self.node().cx(Deadline::after(CLEAN_UP), intent.id);
-                    let _lock = self.node().locks.lock(&cx, &intent.work.lock_name()).await?;
-                    // Whoever had the lock may have ended it.
-                    let Some(now) = self.intents().get(intent.id).await? else { continue };
-                    *intent = now;
-                    if let Err(error) = self.take_up_joined(&cx, &mut intent).await {
-                        tracing::warn!(operation = %intent.id, error = %error.chain(), "an operation stays open");
-                        open += 1;
-                    }
+                Found::Readable(intent) => {
+                    let san = self.clone();
+                    under_way.spawn(async move {
+                        let ended = san.take_up_found(&intent).await;
+                        if let Err(error) = &ended {
+                            tracing::warn!(operation = %intent.id, error = %error.chain(), "an operation stays open");
+                        }
+                        ended.is_ok()
+                    });
                 }
             }
         }
+        while let Some(ended) = under_way.join_next().await {
+            open += usize::from(!matches!(ended, Ok(true)));
+        }
         Ok(open)
+    }
+
+    async fn take_up_found(&self, found: &Intent) -> Result<()> {
+        let cx = self.node().cx(Deadline::after(CLEAN_UP), found.id);
+        let _lock = self.node().locks.lock(&cx, &found.work.lock_name()).await?;
+        // Whoever had the lock may have ended it.
+        match self.intents().get(found.id).await? {
+            Some(mut now) => self.take_up_joined(&cx, &mut now).await,
+            None => Ok(()),
+        }
     }
 
     /// Puts the answers that callers have not confirmed back where they look for them.

@@ -321,7 +321,30 @@ async fn a_confirmation_survives_the_daemon() {
     }
 }
 
-/// Whatever effect the array's part of `deadline` is cut at: a late answer is undone.
+/// Many answers nobody had time to confirm: each can be confirmed at once, none waits for the others' callers.
+#[tokio::test(start_paused = true)]
+async fn every_confirmation_survives_the_daemon() {
+    let mut site = site().await;
+    let client = site.client(0);
+    let mut streams = Vec::new();
+    for vmid in 100..108 {
+        let id = OperationId::random();
+        let params = json!({ "vmid": vmid, "name": null, "size_bytes": 8 << 20 });
+        let mut stream = client.send(id, "volume.create", params).await.unwrap();
+        assert_eq!(read(&mut stream).await.unwrap()["ack"], true);
+        streams.push((id, stream));
+    }
+    site.kill(0);
+    site.start(0, Effects::unobserved()).await.unwrap();
+    for (id, _) in &streams {
+        let acked = confirm_late(&client, *id).await;
+        assert_eq!(acked["acked"], true, "{acked}");
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(listed(&client).await.len(), 8);
+}
+
+/// PVE's alarm comes before the array's answer.
 #[tokio::test(start_paused = true)]
 async fn a_caller_is_answered_in_time_and_what_it_did_not_take_is_undone() {
     let site = site().await;
