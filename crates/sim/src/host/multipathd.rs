@@ -73,9 +73,11 @@ impl Machine {
         }
         self.multipathd.daemon = Daemon::Running;
         self.note(LogKind::Event, "multipathd runs");
-        let known: Vec<Address> = self.multipathd.paths.keys().copied().collect();
-        for leg in known {
-            let serial = self.multipathd.paths.get(&leg).map_or(0, |it| it.serial);
+        // Paths whose device went while it did not look: those it knew, and those of tables it finds.
+        let of_tables =
+            self.dm.maps.values().flat_map(|it| it.paths.iter().map(|path| (path.leg, path.serial)));
+        let known = self.multipathd.paths.iter().map(|(leg, it)| (*leg, it.serial));
+        for (leg, serial) in known.chain(of_tables).collect::<Vec<_>>() {
             if self.scsi.legs.get(&leg).is_none_or(|it| it.serial != serial) {
                 self.path_gone(leg, serial);
             }

@@ -280,3 +280,18 @@ async fn the_initiator_name_is_in_its_file() {
     let missing = rig.node.read(Path::new("/etc/iscsi/nothing"), 4096, soon()).await.unwrap();
     assert_eq!(missing, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_iscsid_looks_at_the_devices_of_sessions_that_scan_by_themselves() {
+    for (scan, sectors) in [("auto", "4096"), ("manual", "2048")] {
+        let rig = with_record(&[("node.session.scan", scan)]).await;
+        rig.shelf.map(1, 0x31, MIB);
+        rig.iscsiadm(&[&AT[..], &["-l"]].concat()).await;
+        rig.write("/sys/class/scsi_host/host0/scan", "0 0 1\n").await.unwrap();
+        rig.settle().await;
+        rig.shelf.change(1, |it| it.size = 2 * MIB);
+        rig.node.bounce(portals()[0]);
+        rig.wait(5).await;
+        assert_eq!(rig.text("/sys/block/sda/size").await.unwrap(), sectors, "{scan}");
+    }
+}

@@ -181,3 +181,35 @@ async fn the_array_may_change_what_it_shows_and_a_unit_attention_tells() {
     let leg = Address { host: 0, channel: 0, target: 0, lun: 1 };
     assert!(event.device.ends_with(&format!("/{leg}")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_command_is_told_of_new_assignments_at_once() {
+    let rig = Rig::connected().await;
+    rig.shelf.map(1, 0x31, MIB);
+    rig.attach(1, 0x31).await;
+    rig.shelf.map(2, 0x32, MIB);
+    let mut events = rig.node.uevents();
+    // INQUIRY is answered whatever else there is to say.
+    rig.node.inquiry(std::path::Path::new("/dev/sg0"), None, crate::host_rig::soon()).await.unwrap();
+    rig.first_bytes("/dev/sda", 512).await;
+    let event = events.next().await.unwrap();
+    assert_eq!(event.keys["SDEV_UA"], "REPORTED_LUNS_DATA_HAS_CHANGED");
+    assert!(event.device.ends_with("/0:0:0:1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_a_table_still_holds_keeps_its_name() {
+    let rig = Rig::connected().await;
+    rig.shelf.map(1, 0x31, MIB);
+    rig.attach(1, 0x31).await;
+    // Nobody takes the path out of the table.
+    rig.node.stop_multipathd();
+    rig.write("/sys/class/scsi_device/0:0:0:1/device/delete", "1\n").await.unwrap();
+    rig.scan(1).await;
+    assert_eq!(rig.list("/sys/class/scsi_device/0:0:0:1/device/block").await, ["sdc"]);
+    assert_eq!(rig.list("/sys/block").await, ["dm-0", "sdb", "sdc"]);
+    rig.node.start_multipathd();
+    rig.settle().await;
+    let maps = rig.node.inventory().maps;
+    assert_eq!(maps[0].paths.iter().map(|it| it.disk.as_str()).collect::<Vec<_>>(), ["sdb", "sdc"]);
+}
