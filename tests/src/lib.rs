@@ -4,4 +4,6 @@ pub mod crash;
 pub mod daemons;
 pub mod demo;
 pub mod ledger;
+pub mod program;
+pub mod simnode;
 pub mod site;
