@@ -215,15 +215,15 @@ async fn tend(service: Arc<Service>) {
     loop {
         ticks.tick().await;
         for storage in service.storages.ready() {
-            let open = storage.open.load(Ordering::Relaxed) > 0;
-            if open || storage.san.status_is_older_than(STATUS_AGE) {
-                round.spawn(async move {
-                    if open {
-                        storage.take_up().await;
-                    }
+            round.spawn(async move {
+                // Not only what an earlier run left: what this one could not end has no caller any more either.
+                let had_open = storage.open.load(Ordering::Relaxed) > 0;
+                storage.take_up().await;
+                let has_open = storage.open.load(Ordering::Relaxed) > 0;
+                if had_open || has_open || storage.san.status_is_older_than(STATUS_AGE) {
                     storage.refresh().await;
-                });
-            }
+                }
+            });
         }
         // One sick array must not slow another: storages are tended side by side, and each round ends before the next.
         while round.join_next().await.is_some() {}

@@ -6,4 +6,5 @@ mod crash;
 mod daemon;
 mod directions;
 mod life;
+mod outage;
 mod support;

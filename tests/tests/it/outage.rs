@@ -1,0 +1,56 @@
+//! The management plane is down: guests stop and start, and what the array still owes is done when it is back.
+
+use san_sim::server::ApiState;
+use sanbridge_tests::daemons::DaemonSite;
+use serde_json::json;
+use tokio::time::{Duration, Instant, sleep};
+
+const DISK: &str = "vm-100-disk-0";
+
+async fn attached(nodes: usize) -> DaemonSite {
+    let site = DaemonSite::started(nodes).await.unwrap();
+    let one = site.client(0);
+    one.add().await.unwrap();
+    one.call("volume.create", json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 })).await.unwrap();
+    site.place_guest(100, 0, &[DISK]).unwrap();
+    one.call("volume.attach", json!({ "name": DISK, "hints": {} })).await.unwrap();
+    site
+}
+
+/// The maps of our volumes.
+fn maps(site: &DaemonSite) -> usize {
+    site.site.array.maps().iter().filter(|it| !it.lun.contains("foreign")).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_stops_and_starts_at_once_while_the_array_is_down() {
+    let site = attached(1).await;
+    let one = site.client(0);
+    site.site.array.set_api(ApiState::Refusing);
+    for _ in 0..3 {
+        let stopped = one.call("volume.detach", json!({ "name": DISK })).await.unwrap();
+        assert_eq!(stopped.warnings.len(), 1, "{stopped:?}");
+        let began = Instant::now();
+        let started = one.call("volume.attach", json!({ "name": DISK, "hints": {} })).await.unwrap();
+        assert_eq!(started.ok["path"], format!("/dev/sanbridge/san1/{DISK}"));
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+    assert_eq!(maps(&site), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mapping_the_array_kept_goes_when_the_array_is_back() {
+    let site = attached(1).await;
+    let before = maps(&site);
+    site.site.array.set_api(ApiState::Refusing);
+    let stopped = site.client(0).call("volume.detach", json!({ "name": DISK })).await.unwrap();
+    assert_eq!(stopped.warnings.len(), 1, "{stopped:?}");
+    // Longer than any attempt of the operation itself.
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!((before, maps(&site)), (1, 1));
+    site.site.array.set_api(ApiState::Up);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(maps(&site), 0);
+    let status = site.client(0).call("storage.status", json!({})).await.unwrap();
+    assert_eq!(status.ok["open_operations"], 0, "{status:?}");
+}
