@@ -108,7 +108,7 @@ pub(crate) fn of_failure(status: Option<StatusCode>, failure: Failure) -> Error 
         target: failure.target.map(|it| it.chars().filter(|it| !it.is_control()).take(64).collect()),
     };
     let mut error = Error::new(kind, summary(kind)).with_effect(effect);
-    if let Some(remedy) = code.and_then(remedy) {
+    if let Some(remedy) = code.and_then(remedy).or_else(|| usual_remedy(kind)) {
         error = error.with_remedy(remedy);
     }
     error.caused_by(said)
@@ -143,6 +143,18 @@ fn remedy(code: u64) -> Option<&'static str> {
         5_374_865 | 5_374_866 => "bring the aggregate or the volume online",
         _ => return None,
     })
+}
+
+/// What usually helps, whatever the code.
+fn usual_remedy(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::OutOfSpace => Some("free space in the aggregate, or add disks to it"),
+        ErrorKind::LimitReached => {
+            Some("delete what is not needed any more, or use another SVM or array for further disks")
+        }
+        ErrorKind::Busy => Some("try again in a moment"),
+        _ => None,
+    }
 }
 
 /// Kind and effect of an error. A code that no row knows is `Internal`; whether anything happened is then read off the
