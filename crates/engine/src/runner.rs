@@ -264,7 +264,7 @@ impl San {
             self.close(clean_up, intent).await;
             return Some(End::Undone(error));
         }
-        if committed && !error.is_passing() && error.effect() == EffectState::None {
+        if committed && !may_pass(&error) {
             self.stick(clean_up, intent, step, None, &error).await;
             return Some(End::Open(error));
         }
@@ -288,7 +288,7 @@ impl San {
         error: &Error,
     ) -> End {
         tracing::error!(operation = %intent.id, error = %error.chain(), "an undo failed");
-        let message = if error.is_passing() || error.effect() == EffectState::Unknown {
+        let message = if may_pass(error) {
             format!("{failed}; undoing it goes on as soon as it can ({})", error.chain())
         } else {
             self.stick(cx, intent, step, Some(failed.to_string()), error).await;
@@ -490,6 +490,12 @@ impl San {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a step that has to be ended is worth another try: only a definite refusal is not. A refused password says
+/// nothing about the step, and somebody will mend it.
+fn may_pass(error: &Error) -> bool {
+    error.is_passing() || error.effect() == EffectState::Unknown || error.kind() == ErrorKind::Unauthenticated
 }
 
 fn still_running() -> Error {

@@ -1,5 +1,7 @@
 //! Attach: fence other nodes, map, scan, prove, publish. An attached healthy volume costs no request and no program.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use san_core::{
     ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Owner, Result, Volume, VolumeState,
@@ -19,6 +21,9 @@ const CONNECT: usize = 3;
 const MAP: usize = 4;
 const DEVICE: usize = 5;
 const PUBLISH: usize = 6;
+
+/// How long the array may be silent before a volume that is mapped here is attached without its word.
+const SILENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Attach {
@@ -154,9 +159,7 @@ impl Attach {
         why: Error,
     ) -> Result<()> {
         let (Some(bound), Some(record)) = (bound, here) else { return Err(why) };
-        let mapped =
-            record.lun.is_some() && record.host.is_some() && record.state == AttachmentState::Attached;
-        if record.volume != bound.id || record.identity != bound.identity || !mapped {
+        if record.volume != bound.id || record.identity != bound.identity || !is_mapped(&record) {
             return Err(why);
         }
         if let Some(node) = san.attached_elsewhere(cx, &self.owner).await?.first()
@@ -307,6 +310,11 @@ impl Attach {
     }
 }
 
+/// Whether a record says that the volume is mapped to this node.
+fn is_mapped(record: &Attachment) -> bool {
+    record.lun.is_some() && record.host.is_some() && record.state == AttachmentState::Attached
+}
+
 #[async_trait]
 impl Plan for Attach {
     fn steps(&self) -> &'static [&'static str] {
@@ -353,7 +361,9 @@ impl Plan for Attach {
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
         let here = san.attachments().get(&self.owner).await?;
         let bound = san.cluster().binding(cx, &self.owner).await?;
-        match san.find(cx, &self.owner, bound.as_ref()).await {
+        // Where this node's record would do without the array, its silence must not use up the caller's time.
+        let look = if here.as_ref().is_some_and(is_mapped) { &cx.at_most(SILENCE) } else { cx };
+        match san.find(look, &self.owner, bound.as_ref()).await {
             Ok(Some(volume)) => self.plan_from(cx, san, volume, here).await?,
             Ok(None) => return Err(san.no_such(&self.owner)),
             Err(error) if error.is_passing() => {
