@@ -15,7 +15,7 @@ use PVE::Storage::Plugin ();
 use PVE::Storage::Custom::SanbridgePlugin ();
 my $class = 'PVE::Storage::Custom::SanbridgePlugin';
 
-my $longest = 'x' x 200;
+my $longest = 'x' x 180;
 
 subtest 'names PVE makes, and users may' => sub {
     my @vm = (

@@ -39,7 +39,7 @@ use constant {
 our $locked_until;
 
 my $VMID = qr/[1-9][0-9]{2,8}/;
-my $TEXT = qr/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}/;
+my $TEXT = qr/[A-Za-z0-9_-][A-Za-z0-9._-]{0,179}/;
 my $SNAPSHOT = qr/[A-Za-z][A-Za-z0-9_-]{1,63}/;
 my $STOREID = qr/[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]/;
 
@@ -107,10 +107,6 @@ sub properties {
             description => 'SHA-256 fingerprint of the certificate of the array, the only one then trusted.',
             type => 'string',
         },
-        'sanbridge-visibility' => {
-            description => 'per-node (default): volumes are mapped to the nodes that use them; all-nodes: to all.',
-            type => 'string',
-        },
     };
 }
 
@@ -125,7 +121,6 @@ sub options {
         'sanbridge-transport' => { optional => 1, fixed => 1 },
         'sanbridge-ca-file' => { optional => 1 },
         'sanbridge-fingerprint' => { optional => 1 },
-        'sanbridge-visibility' => { optional => 1 },
         nodes => { optional => 1 },
         disable => { optional => 1 },
         content => { optional => 1 },
