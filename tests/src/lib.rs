@@ -1,5 +1,6 @@
 //! What the suites, the demo and the bench share: a simulated site of arrays and nodes with the real engine on each node.
 
+pub mod bench;
 pub mod crash;
 pub mod daemons;
 pub mod demo;

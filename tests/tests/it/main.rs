@@ -2,6 +2,7 @@
 
 mod add;
 mod budgets;
+mod budgets;
 mod callers;
 mod crash;
 mod daemon;
