@@ -432,7 +432,7 @@ impl San {
                     under_way.spawn(async move {
                         let ended = san.take_up_found(&intent).await;
                         if let Err(error) = &ended {
-                            tracing::warn!(operation = %intent.id, error = %error.chain(), "an operation stays open");
+                            tracing::debug!(operation = %intent.id, error = %error.chain(), "an operation stays open");
                         }
                         ended.is_ok()
                     });

@@ -17,6 +17,8 @@ use crate::san::{RunningMark, San};
 
 /// How long a visitor of a device is waited for.
 const VISIT: Duration = Duration::from_secs(5);
+/// Nobody announces that a device was closed.
+const VISIT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A mapping for another host, with the node of this cluster it stands for.
 pub(crate) type Other = (MappedHost, Option<NodeName>);
@@ -196,7 +198,7 @@ impl San {
         };
         let visit = cx.at_most(VISIT);
         let host = &self.shared().node.host;
-        let idle = host.wait_for(&visit, "waiting for its users to go", Duration::from_millis(250), look);
+        let idle = host.wait_for(&visit, "waiting for its users to go", VISIT_PAUSE, look);
         let idle = idle.await;
         let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
         match idle {

@@ -207,25 +207,29 @@ fn is_allowed(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|it| it.uid() == 0 || it.uid() == us)
 }
 
-/// What is done without being asked: open operations ended, room asked for.
+/// What is done without being asked: open operations ended, room asked for, what is left of removed storages dropped.
 async fn tend(service: Arc<Service>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut round = JoinSet::new();
+    let mut rounds = JoinSet::new();
     loop {
         ticks.tick().await;
+        while rounds.try_join_next().is_some() {}
         for storage in service.storages.ready() {
-            round.spawn(async move {
+            // One sick array must not slow another: each storage has its own rounds, one at a time.
+            let Some(turn) = storage.turn() else { continue };
+            let service = Arc::clone(&service);
+            rounds.spawn(async move {
                 // Not only what an earlier run left: what this one could not end has no caller any more either.
-                let had_open = storage.open.load(Ordering::Relaxed) > 0;
+                let open_before = storage.open.load(Ordering::Relaxed) > 0;
                 storage.take_up().await;
-                let has_open = storage.open.load(Ordering::Relaxed) > 0;
-                if had_open || has_open || storage.san.status_is_older_than(STATUS_AGE) {
+                let still_open = storage.open.load(Ordering::Relaxed) > 0;
+                if open_before || still_open || storage.san.status_is_older_than(STATUS_AGE) {
                     storage.refresh().await;
+                    service.storages.drop_if_removed(&storage).await;
                 }
+                drop(turn);
             });
         }
-        // One sick array must not slow another: storages are tended side by side, and each round ends before the next.
-        while round.join_next().await.is_some() {}
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Storage {
     options: Options,
     /// Operations that could not be ended yet.
     pub(crate) open: AtomicUsize,
+    /// Held by whoever tends it.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Clients are shared by all storages of one array and account: one budget, one circuit breaker.
@@ -154,12 +156,15 @@ impl Storages {
             },
         )?;
         san.start().await?;
-        let storage = Arc::new(Storage { san, options, open: AtomicUsize::new(0) });
+        let open = AtomicUsize::new(san.open_operations().await?.len());
+        let storage = Arc::new(Storage { san, options, open, turn: Arc::default() });
         let starting = Arc::clone(&storage);
         // Whatever an earlier run left open is ended beside the work that does not concern it.
         self.node.run(async move {
-            starting.take_up().await;
-            starting.refresh().await;
+            if let Some(_turn) = starting.turn() {
+                starting.take_up().await;
+                starting.refresh().await;
+            }
         });
         Ok(storage)
     }
@@ -218,6 +223,28 @@ impl Storages {
         Ok(())
     }
 
+    /// Drops what this node keeps of a storage that another node has removed: its secrets are proved gone, nothing of it
+    /// is attached here and nothing is open.
+    pub(crate) async fn drop_if_removed(&self, storage: &Storage) {
+        let id = storage.san.space();
+        let cx = storage.san.cx(Deadline::after(Duration::from_secs(10)), OperationId::random());
+        let result = async {
+            let mut slot = self.slot(&cx, id).await?;
+            let is_used =
+                storage.open.load(Ordering::Relaxed) > 0 || !storage.san.attached().await?.is_empty();
+            if is_used || self.secrets.read(id).await?.is_some() {
+                return Ok(());
+            }
+            tracing::info!(storage = %id, "the storage was removed on another node");
+            *slot = None;
+            self.forget_clients(id);
+            self.state.below(id).remove(&cx, KEPT).await.map(|_| ())
+        };
+        if let Err(error) = result.await {
+            tracing::debug!(storage = %id, error = %error.chain(), "whether it was removed is not known");
+        }
+    }
+
     async fn connect_with(&self, cx: &Cx, options: &Options, password: &SecretString) -> Result<Ontap> {
         let credentials = Credentials { username: options.username.clone(), password: password.clone() };
         let client = san_ontap::client(self.wires.wire(&options.endpoint)?, Arc::new(credentials));
@@ -252,19 +279,30 @@ impl Storages {
 impl Storage {
     /// Ends what can be ended of the operations earlier runs left open.
     pub(crate) async fn take_up(&self) {
-        match self.san.take_up_open().await {
-            Ok(open) => self.open.store(open, Ordering::Relaxed),
-            Err(error) => {
-                self.open.store(1, Ordering::Relaxed);
-                tracing::error!(storage = %self.san.space(), error = %error.chain(), "open operations could not be taken up");
-            }
+        let (open, why) = match self.san.take_up_open().await {
+            Ok(open) => (open, None),
+            Err(error) => (1, Some(error)),
+        };
+        let before = self.open.swap(open, Ordering::Relaxed);
+        // Said once, not with every round.
+        if open != before && open > 0 {
+            let why = why.map(|it| it.chain().to_string());
+            tracing::warn!(storage = %self.san.space(), open, why, "operations stay open until the array answers");
         }
+    }
+
+    /// The right to tend it, unless somebody does.
+    pub(crate) fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.turn).try_lock_owned().ok()
     }
 
     /// Asks the array for its room; PVE's polls are answered from what this remembers.
     pub(crate) async fn refresh(&self) {
         let cx = self.san.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
-        if let Err(error) = self.san.refresh_status(&cx).await {
+        let is_news = self.san.status().problem.is_none();
+        if let Err(error) = self.san.refresh_status(&cx).await
+            && is_news
+        {
             tracing::warn!(storage = %self.san.space(), error = %error.chain(), "the array did not tell its room");
         }
     }
