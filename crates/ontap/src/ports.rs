@@ -18,8 +18,11 @@ const ISCSI_PORT: u16 = 3260;
 /// The portals of the SVM and the pairs of nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Ports {
-    /// Those that are up.
+    /// Those that are switched on. One that is down at the moment, say because its node is being taken over, comes back
+    /// without anybody asking for the portals again, and whoever needs them finds out by itself which answer.
     pub(crate) all: Vec<TargetPort>,
+    /// How many of them were up when the array was asked.
+    pub(crate) up: usize,
     /// The high-availability partner of each node.
     pub(crate) partners: BTreeMap<String, String>,
 }
@@ -67,7 +70,7 @@ impl Ontap {
     /// The portals on these nodes.
     ///
     /// # Errors
-    /// `Unavailable` where none of them is up.
+    /// `Unavailable` where there is none.
     pub(crate) async fn ports_on(&self, cx: &Cx, nodes: &[String]) -> Result<Vec<TargetPort>> {
         let known = self.known_ports(cx).await?;
         let ports = on(&known, nodes);
@@ -80,10 +83,12 @@ impl Ontap {
         if ports.is_empty() {
             return Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("no iSCSI interface of the SVM is up on {}", nodes.join(" or ")),
+                format!("the SVM has no iSCSI interface on {}", nodes.join(" or ")),
             )
             .with_effect(san_core::EffectState::None)
-            .with_remedy("bring up an iSCSI interface on the node of the aggregate or on its partner"));
+            .with_remedy(
+                "create or switch on an iSCSI interface on the node of the aggregate or on its partner",
+            ));
         }
         Ok(ports)
     }
@@ -101,7 +106,7 @@ pub(crate) async fn iscsi_service(cx: &Cx, api: &Api, svm: &str) -> Result<Optio
     api.find(cx, &request).await
 }
 
-/// The portals that are up, and the pairs of nodes.
+/// The portals that are switched on, and the pairs of nodes.
 pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::IscsiService) -> Result<Ports> {
     let target: Iqn = match &service.target.name {
         Some(it) => it.parse()?,
@@ -114,11 +119,12 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
     let nodes = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
     let (interfaces, nodes) =
         tokio::try_join!(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes))?;
-    let mut all = Vec::new();
+    let (mut all, mut up) = (Vec::new(), 0);
     for it in interfaces {
-        if it.enabled == Some(false) || it.state.as_deref() != Some("up") {
+        if it.enabled == Some(false) {
             continue;
         }
+        up += usize::from(it.state.as_deref() == Some("up"));
         let address = it.ip.ok_or_else(|| inconsistent("an interface has no address"))?.address;
         let address: IpAddr =
             address.parse().map_err(|_| inconsistent(format!("interface {} has no IP address", it.name)))?;
@@ -129,5 +135,5 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
         .into_iter()
         .filter_map(|node| Some((node.name, node.ha.partners.into_iter().next()?.name?)))
         .collect();
-    Ok(Ports { all, partners })
+    Ok(Ports { all, up, partners })
 }

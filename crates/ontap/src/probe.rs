@@ -186,7 +186,7 @@ async fn check_iscsi(cx: &Cx, api: &Api, svm: &Svm, problems: &mut Problems) -> 
         }
         Ok(it) => it,
     };
-    if ports.all.is_empty() {
+    if ports.up == 0 {
         let message = format!("the SVM {} has no iSCSI interface that is up", svm.name);
         problems.add(
             ErrorKind::NotFound,
