@@ -2,13 +2,14 @@
 
 mod add;
 mod budgets;
-mod budgets;
 mod callers;
 mod crash;
 mod daemon;
 mod directions;
 mod faults;
+mod identity;
 mod input;
 mod life;
 mod outage;
+mod paths;
 mod support;

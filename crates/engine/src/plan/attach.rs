@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{
-    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Owner, Result, Volume, VolumeState,
+    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Owner, Result, TargetPort, Volume, VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -286,9 +286,12 @@ impl Attach {
         bound: &Binding,
     ) -> Result<Option<Outcome>> {
         let Some(mut expect) = record.expected() else { return Ok(None) };
-        let Some(mut device) = san.inspect(cx, &expect, &record.ports).await? else { return Ok(None) };
+        let routes = san.routes(cx, &record.ports).await?;
+        let Some(mut device) = san.devices().inspect(cx, &expect, &routes).await? else { return Ok(None) };
         let grown = bound.size.filter(|it| *it > record.size);
-        if !device.missing.is_empty() {
+        // A port without a session is a path that was never made, or was lost with its session.
+        let is_led_to = |port: &TargetPort| routes.iter().any(|it| it.port() == port);
+        if !device.missing.is_empty() || !record.ports.iter().all(is_led_to) {
             let problems = san.connect(cx, &record.ports).await?;
             self.warnings.extend(problems);
             self.record = Some(record);
@@ -352,10 +355,22 @@ impl Plan for Attach {
         if !same {
             return Ok(None);
         }
-        if !san.attached_elsewhere(cx, &self.owner).await?.is_empty() && self.is_home(cx, san).await? {
+        let noted = san.cluster().attached_on(cx, &self.owner).await?;
+        if !noted.contains(san.node_name()) {
+            // Another node has ended our mapping, whatever this node's devices look like.
             return Ok(None);
         }
-        self.refresh(cx, san, record, &bound).await
+        if noted.len() > 1 && self.is_home(cx, san).await? {
+            return Ok(None);
+        }
+        match self.refresh(cx, san, record, &bound).await {
+            Err(error) if error.kind() != ErrorKind::InUse => {
+                tracing::warn!(volume = %self.owner, error = %error.chain(), "what is attached is not whole; the array is asked");
+                *self = Self::new(self.owner.clone());
+                Ok(None)
+            }
+            other => other,
+        }
     }
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {

@@ -1,7 +1,7 @@
 //! Delete: prove it ours and unused everywhere, take it down here, remove it, tell the cluster.
 
 use async_trait::async_trait;
-use san_core::{Cx, DeleteMode, Error, ErrorKind, MappedHost, Owner, Result, Volume, VolumeKey};
+use san_core::{ArrayId, Cx, DeleteMode, Error, ErrorKind, MappedHost, Owner, Result, Volume, VolumeKey};
 use serde::{Deserialize, Serialize};
 
 use super::detach::TakeDown;
@@ -19,6 +19,8 @@ pub(crate) struct Delete {
     owner: Owner,
     /// How another process finds it again.
     key: Option<VolumeKey>,
+    /// Which object it was, whatever has its name later.
+    id: Option<ArrayId>,
     /// What this process has just seen of it, so that it is not asked for twice.
     #[serde(skip)]
     seen: Option<Volume>,
@@ -30,7 +32,15 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(crate) fn new(owner: Owner) -> Self {
-        Self { owner, key: None, seen: None, bound: None, down: TakeDown::default(), strays: Vec::new() }
+        Self {
+            owner,
+            key: None,
+            id: None,
+            seen: None,
+            bound: None,
+            down: TakeDown::default(),
+            strays: Vec::new(),
+        }
     }
 
     pub(crate) fn owner(&self) -> &Owner {
@@ -44,6 +54,10 @@ impl Delete {
         }
         let Some(key) = &self.key else { return Ok(None) };
         let Some(volume) = san.array().volume(cx, key).await? else { return Ok(None) };
+        if self.id.as_ref() != Some(&volume.id) {
+            // The one that was to go is gone, and its name is another's by now.
+            return Ok(None);
+        }
         require_ours(&self.owner, &volume, self.bound.as_ref())?;
         let (ours, others) = san.split_mappings(cx, &volume).await?;
         refuse_mapped_elsewhere(&self.owner, &others)?;
@@ -80,13 +94,15 @@ impl Plan for Delete {
     }
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
-        self.bound = san.cluster().binding(cx, &self.owner).await?;
-        let Some(volume) = san.find(cx, &self.owner, self.bound.as_ref()).await? else {
-            if let Some(bound) = &self.bound {
+        let bound = san.cluster().binding(cx, &self.owner).await?;
+        let Some(volume) = san.find(cx, &self.owner, bound.as_ref()).await? else {
+            if let Some(bound) = &bound {
                 san.cluster().unbind(cx, &self.owner, &bound.id).await?;
             }
             return Ok(Some(Outcome::Deleted));
         };
+        // The look brought it up to date, or made it.
+        self.bound = san.cluster().binding(cx, &self.owner).await?;
         let (ours, others) = san.split_mappings(cx, &volume).await?;
         refuse_mapped_elsewhere(&self.owner, &others)?;
         match san.attachments().get(&self.owner).await? {
@@ -100,6 +116,7 @@ impl Plan for Delete {
             Some(it) if it.id == volume.id => VolumeKey::Id(volume.id.clone()),
             _ => VolumeKey::Name(volume.name.clone()),
         });
+        self.id = Some(volume.id.clone());
         // Others have none, and ours are gone before it is removed.
         self.seen = Some(Volume { mapped: Some(Vec::new()), ..volume });
         Ok(None)
