@@ -106,6 +106,12 @@ impl San {
         let Some(volume) = self.array().volume(cx, &VolumeKey::Name(name)).await? else { return Ok(None) };
         require_ours(owner, &volume, None)?;
         self.rebind(cx, owner, &volume, bound).await?;
+        if bound.is_none() && volume.mapped.is_some() {
+            // What was known of it is lost, so that nothing tells who has it but the array.
+            for node in self.split_mappings(cx, &volume).await?.1.into_iter().filter_map(|(_, node)| node) {
+                self.cluster().note_attached(cx, owner, &node).await?;
+            }
+        }
         Ok(Some(volume))
     }
 

@@ -6,6 +6,7 @@ mod callers;
 mod crash;
 mod daemon;
 mod directions;
+mod exclusive;
 mod faults;
 mod identity;
 mod input;
