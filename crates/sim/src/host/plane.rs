@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -52,7 +52,16 @@ pub struct LoopPlane {
     folder: PathBuf,
     losetup: PathBuf,
     blockdev: PathBuf,
-    loops: Mutex<BTreeMap<(String, String), PathBuf>>,
+    loops: Mutex<BTreeMap<(String, String), Loop>>,
+}
+
+/// One loop device.
+#[derive(Debug)]
+struct Loop {
+    device: PathBuf,
+    /// Keeps the device while its map is there: users may free whatever loop device they find below a file system
+    /// (`umount --detach-loop`), which then happens at the last close only.
+    held: File,
 }
 
 /// The flag that makes opening a block device fail while somebody has claimed it (mount, LVM, md, swap).
@@ -74,7 +83,7 @@ impl LoopPlane {
     /// The loop device of a node's map.
     pub fn device(&self, node: &str, map: &str) -> Option<PathBuf> {
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        loops.get(&(node.to_owned(), map.to_owned())).cloned()
+        loops.get(&(node.to_owned(), map.to_owned())).map(|it| it.device.clone())
     }
 
     #[expect(
@@ -91,9 +100,11 @@ impl LoopPlane {
         }
     }
 
-    fn attach(&self, file: &Path) -> io::Result<PathBuf> {
+    fn attach(&self, file: &Path) -> io::Result<Loop> {
         let output = Self::run(&self.losetup, &["--find".as_ref(), "--show".as_ref(), file.as_os_str()])?;
-        Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+        let device = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let held = File::open(&device)?;
+        Ok(Loop { device, held })
     }
 
     fn link_path(&self, node: &str, name: &str) -> PathBuf {
@@ -131,6 +142,19 @@ fn find(name: &str, package: &str) -> io::Result<PathBuf> {
     found.ok_or_else(|| io::Error::other(format!("{name} is missing: apt install {package}")))
 }
 
+/// Removes the folders of links in a node's folder.
+fn empty(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        fs::remove_dir_all(entry?.path())?;
+    }
+    Ok(())
+}
+
 fn report(doing: &str, result: io::Result<()>) {
     if let Err(error) = result {
         tracing::warn!(%error, "block plane: {doing}");
@@ -139,12 +163,12 @@ fn report(doing: &str, result: io::Result<()>) {
 
 impl BlockPlane for LoopPlane {
     fn appeared(&self, node: &str, map: &str, file: &Path) {
-        let device = match self.attach(file) {
-            Ok(device) => device,
+        let made = match self.attach(file) {
+            Ok(made) => made,
             Err(error) => return report("losetup", Err(error)),
         };
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        loops.insert((node.to_owned(), map.to_owned()), device);
+        loops.insert((node.to_owned(), map.to_owned()), made);
     }
 
     fn grown(&self, node: &str, map: &str) {
@@ -162,10 +186,12 @@ impl BlockPlane for LoopPlane {
 
     fn removed(&self, node: &str, map: &str) {
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        let device = loops.remove(&(node.to_owned(), map.to_owned()));
+        let gone = loops.remove(&(node.to_owned(), map.to_owned()));
         drop(loops);
-        if let Some(device) = device {
+        if let Some(Loop { device, held }) = gone {
             report("losetup -d", Self::run(&self.losetup, &["-d".as_ref(), device.as_os_str()]).map(drop));
+            // The last close: only now does the kernel let go of the file.
+            drop(held);
         }
     }
 
@@ -187,17 +213,16 @@ impl BlockPlane for LoopPlane {
         for map in &maps {
             self.removed(node, map);
         }
-        let folder = self.folder.join(node);
-        if folder.try_exists().unwrap_or(false) {
-            report("clearing links", fs::remove_dir_all(folder));
-        }
+        // The folder itself stays: it may be mounted somewhere.
+        report("clearing links", empty(&self.folder.join(node)));
     }
 
-    /// Counts open descriptors of all processes; a device that is claimed without one (mounted, stacked on) counts once.
+    /// Counts open descriptors of all processes but the one that keeps the device; one that is claimed without any
+    /// (mounted, stacked on) counts once.
     fn openers(&self, node: &str, map: &str) -> u32 {
         let Some(device) = self.device(node, map) else { return 0 };
         let count = match fs::metadata(&device) {
-            Ok(it) if it.file_type().is_block_device() => descriptors_on(it.rdev()),
+            Ok(it) if it.file_type().is_block_device() => descriptors_on(it.rdev()).saturating_sub(1),
             _ => 0,
         };
         let claimed = OpenOptions::new().read(true).custom_flags(O_EXCL).open(&device);
