@@ -1,5 +1,7 @@
 //! The suites over a whole simulated site.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 mod add;
 mod budgets;
 mod callers;
@@ -13,4 +15,5 @@ mod input;
 mod life;
 mod outage;
 mod paths;
+mod perl;
 mod support;
