@@ -30,7 +30,7 @@ struct Arguments {
     /// A node's name in the cluster; repeat for more
     #[arg(long = "node", required = true)]
     nodes: Vec<String>,
-    /// The folder that the nodes have at /etc/pve
+    /// The folder that the nodes have at /etc/pve; of a cluster without volumes of another array
     #[arg(long)]
     pve: PathBuf,
     /// Folder for the nodes' sockets and device links

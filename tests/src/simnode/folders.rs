@@ -1,7 +1,7 @@
 //! The folders of simulated nodes, and the loop devices over what lies in them.
 
 use std::fs;
-use std::io::{ErrorKind as Io, Write as _};
+use std::io::{self, ErrorKind as Io, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,7 @@ pub(crate) struct Folders {
 impl Folders {
     /// Makes the folders, without anything of an earlier run: the array that knew of it is gone.
     pub(crate) async fn prepare(settings: &Settings) -> Result<Self> {
+        require_new_cluster(&settings.pve)?;
         claim(&settings.data)?;
         let real = |path: &Path| path.canonicalize().map_err(failed("cannot use a folder"));
         // The kernel names the files of loop devices by their real paths.
@@ -94,6 +95,35 @@ impl Folders {
     }
 }
 
+/// What an earlier array had is on record in the cluster's folder, and would be taken for volumes of this one.
+fn require_new_cluster(pve: &Path) -> Result<()> {
+    let records = pve.join("priv").join("sanbridge").join("volumes");
+    if holds_files(&records).map_err(failed("cannot read the cluster's records"))? {
+        return Err(Error::new(ErrorKind::Conflict, "the cluster has records of volumes of another array")
+            .on(records.display())
+            .with_remedy(
+                "take a new folder for --pve, or remove the records if the array is gone for good",
+            ));
+    }
+    Ok(())
+}
+
+/// Whether there is anything but folders below `folder`.
+fn holds_files(folder: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == Io::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() || holds_files(&entry.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Makes the data folder ours, unless somebody else's things are in it.
 fn claim(data: &Path) -> Result<()> {
     fs::create_dir_all(data).map_err(failed("cannot make the data folder"))?;
@@ -152,6 +182,17 @@ async fn detach(devices: &[PathBuf]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_with_volumes_of_another_array_is_refused() {
+        let pve = tempfile::tempdir().unwrap();
+        require_new_cluster(pve.path()).unwrap();
+        let records = pve.path().join("priv/sanbridge/volumes");
+        fs::create_dir_all(records.join("san1")).unwrap();
+        require_new_cluster(pve.path()).unwrap();
+        fs::write(records.join("san1/binding"), "").unwrap();
+        assert_eq!(require_new_cluster(pve.path()).unwrap_err().kind(), ErrorKind::Conflict);
+    }
 
     #[test]
     fn only_an_own_folder_is_emptied() {

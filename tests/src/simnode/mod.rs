@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// The nodes, by their names in the cluster.
     pub nodes: Vec<NodeName>,
-    /// What the nodes have at `/etc/pve`.
+    /// What the nodes have at `/etc/pve`; new to Sanbridge.
     pub pve: PathBuf,
     /// Gets a socket folder and a device folder for each node.
     pub run: PathBuf,
@@ -72,8 +72,8 @@ impl SimNodes {
     /// Starts the array and the daemons. The array is new and empty; loop devices an earlier run left are detached.
     ///
     /// # Errors
-    /// `PermissionDenied` for others than root, `InvalidInput` for a data folder with other things in it, and what
-    /// [`Daemon::start`] says.
+    /// `PermissionDenied` for others than root, `InvalidInput` for a data folder with other things in it, `Conflict` where
+    /// the cluster has records of another array's volumes, and what [`Daemon::start`] says.
     pub async fn start(settings: Settings) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::new(ErrorKind::PermissionDenied, "loop devices need root"));
@@ -81,6 +81,8 @@ impl SimNodes {
         let folders = Folders::prepare(&settings).await?;
         let mut config = OntapConfig::new(settings.version, folders.units());
         config.password = folders.new_password()?;
+        // Not the array of an earlier run: its serial number and those of its volumes are others.
+        config.seed = uuid::Uuid::new_v4().as_u64_pair().0;
         let array = OntapSim::new(config).map_err(failed("cannot make the array"))?;
         let plane = LoopPlane::new(folders.devices()).map_err(failed("cannot make loop devices"))?;
         let world = World::with_plane(Arc::new(plane));
