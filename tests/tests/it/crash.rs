@@ -1,18 +1,23 @@
 //! The crash matrix: every operation stopped at every boundary of every effect, ended by the next run, audited.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use san_core::{ByteSize, ErrorKind, Result, SnapshotName};
-use san_engine::{Naming, Request};
-use sanbridge_tests::crash::{Boundary, Scenario, Side, effects_of, stop_at};
-use sanbridge_tests::site::Site;
+use san_core::{Effects, ErrorKind, Result};
+use san_engine::{Naming, Outcome, Request, Tie};
+use san_sim::ontap::VolumeInfo;
+use sanbridge_tests::crash::{
+    Boundary, Report, Scenario, Side, Stopper, Undisturbed, lose_node_at, lose_power_at, stop_at,
+    stop_twice_at, undisturbed,
+};
+use sanbridge_tests::site::{Site, SiteNode};
 
-const DISK: &str = "vm-100-disk-0";
-const SIZE: ByteSize = ByteSize::from_mib(8);
-const GROWN: ByteSize = ByteSize::from_mib(16);
+use crate::support::{DISK, GROWN, SIZE, snapshot};
 
-fn snapshot() -> SnapshotName {
-    "before".parse().unwrap()
-}
+const STEM: &str = "vm-100-disk-";
+const SNAPSHOTTED: &[u8] = b"snapshotted";
+const OVERWRITTEN: &[u8] = b"overwritten";
 
 /// The operations, each with what it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,16 +57,17 @@ impl Scenario for Op {
             return Ok(());
         }
         node.create(DISK, SIZE).await?;
-        match self {
-            Self::Detach | Self::DeleteAttached | Self::Grow => drop(node.attach(DISK).await?),
-            Self::DeleteSnapshot | Self::Rollback => {
-                let path = node.attach(DISK).await?;
-                node.write(&path, 0, b"snapshotted").await?;
-                node.snapshot(DISK, &snapshot()).await?;
-                node.write(&path, 0, b"overwritten").await?;
-                node.detach(DISK).await?;
-            }
-            _ => {}
+        if !self.is_written() {
+            return Ok(());
+        }
+        let path = node.attach(DISK).await?;
+        node.write(&path, 0, SNAPSHOTTED).await?;
+        if matches!(self, Self::DeleteSnapshot | Self::Rollback) {
+            node.snapshot(DISK, &snapshot()).await?;
+            node.write(&path, 0, OVERWRITTEN).await?;
+        }
+        if !matches!(self, Self::Detach | Self::DeleteAttached | Self::Grow) {
+            node.detach(DISK).await?;
         }
         Ok(())
     }
@@ -71,7 +77,7 @@ impl Scenario for Op {
         match self {
             Self::Create => Request::Create { naming: Naming::Exact(object), size: SIZE },
             Self::CreateNumbered => {
-                Request::Create { naming: Naming::Numbered { stem: "vm-100-disk-".to_owned() }, size: SIZE }
+                Request::Create { naming: Naming::Numbered { stem: STEM.to_owned() }, size: SIZE }
             }
             Self::Attach => Request::Attach { object },
             Self::Detach => Request::Detach { object },
@@ -83,19 +89,12 @@ impl Scenario for Op {
         }
     }
 
+    fn changes_content(&self) -> bool {
+        matches!(self, Self::Grow | Self::Rollback)
+    }
+
     async fn verify(&self, site: &Site) -> Result<()> {
-        let node = site.node(0);
-        if *self != Self::Rollback {
-            return Ok(());
-        }
-        // Whichever way it went, the bytes are one of the two and the snapshot is still there.
-        let path = node.attach(DISK).await?;
-        let bytes = node.read(&path, 0, 11).await?;
-        assert!(bytes == b"snapshotted" || bytes == b"overwritten", "{bytes:?}");
-        node.roll_back(DISK, &snapshot()).await?;
-        let path = node.attach(DISK).await?;
-        assert_eq!(node.read(&path, 0, 11).await?, b"snapshotted");
-        Ok(())
+        self.verify_on(site.node(0)).await
     }
 
     async fn clean_up(&self, site: &Site) -> Result<()> {
@@ -105,38 +104,142 @@ impl Scenario for Op {
             _ => Ok(()),
         }
     }
+
+    async fn take_over(&self, site: &Site) -> Result<()> {
+        let node = site.node(1);
+        site.guests.place(DISK, &node.name, Tie::Configured);
+        match self.verify_on(node).await {
+            // A creation that was cut between its two halves is seen for what it is, and can be deleted.
+            Err(error) if error.kind() == ErrorKind::Conflict && self.creates() => {
+                assert!(error.remedy().is_some_and(|it| it.contains("delete it")), "{error:?}");
+                node.delete(DISK).await?;
+            }
+            other => other?,
+        }
+        // What remains of a creation is seen, or its name is free.
+        match node.create(DISK, SIZE).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let ours = |it: &VolumeInfo| it.name.starts_with("sb") && !it.deleted;
+                assert!(site.array.volumes().iter().any(ours), "{error:?}");
+            }
+            other => drop(other?),
+        }
+        let numbered = Request::Create { naming: Naming::Numbered { stem: STEM.to_owned() }, size: SIZE };
+        assert!(matches!(node.call(numbered).await?, Outcome::Created { .. }));
+        Ok(())
+    }
 }
 
-async fn stopped_everywhere(op: Op) {
-    let effects = effects_of(&op).await.unwrap();
-    assert!(effects.len() >= 3, "{}: {effects:?}", op.name());
-    let mut failures = Vec::new();
-    for (number, effect) in effects.iter().enumerate() {
-        for side in [Side::Before, Side::After] {
-            let boundary = Boundary { number, side, effect: effect.clone() };
-            match stop_at(&op, &boundary).await {
-                Ok(report) if report.is_empty() => {}
-                Ok(report) => failures.push(format!("{boundary}:\n{}", report.join("\n"))),
-                Err(error) => failures.push(format!("{boundary}: {error:?}")),
+impl Op {
+    fn creates(self) -> bool {
+        matches!(self, Self::Create | Self::CreateNumbered)
+    }
+
+    /// Whether something was written to the disk before.
+    fn is_written(self) -> bool {
+        !self.creates() && !matches!(self, Self::Delete | Self::Snapshot)
+    }
+
+    /// Whichever way it went: the disk is gone where that was asked for, or has its bytes.
+    async fn verify_on(self, node: &SiteNode) -> Result<()> {
+        let path = match node.attach(DISK).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let may_be_gone = self.creates() || matches!(self, Self::Delete | Self::DeleteAttached);
+                return if may_be_gone { Ok(()) } else { Err(error) };
             }
+            other => other?,
+        };
+        let bytes = node.read(&path, 0, SNAPSHOTTED.len()).await?;
+        match self {
+            _ if !self.is_written() => assert_eq!(bytes, [0; SNAPSHOTTED.len()]),
+            Self::DeleteSnapshot => assert_eq!(bytes, OVERWRITTEN),
+            Self::Rollback => {
+                assert!(bytes == SNAPSHOTTED || bytes == OVERWRITTEN, "{bytes:?}");
+                node.roll_back(DISK, &snapshot()).await?;
+                let path = node.attach(DISK).await?;
+                assert_eq!(node.read(&path, 0, SNAPSHOTTED.len()).await?, SNAPSHOTTED);
+            }
+            _ => assert_eq!(bytes, SNAPSHOTTED),
+        }
+        Ok(())
+    }
+}
+
+/// Both sides of every `stride`-th effect, the sides taking turns where some are left out.
+fn boundaries(plain: &Undisturbed, stride: usize) -> Vec<Boundary> {
+    let both = |(number, effect): (usize, &String)| {
+        [Side::Before, Side::After].map(|side| Boundary { number, side, effect: effect.clone() })
+    };
+    plain.effects.iter().enumerate().flat_map(both).step_by(stride).collect()
+}
+
+fn assert_none(op: Op, what: &str, failures: &[String]) {
+    assert!(failures.is_empty(), "{} {what}: {}\n{}", op.name(), failures.len(), failures.join("\n"));
+}
+
+/// Runs `cell` at each boundary and collects what went wrong.
+async fn at_each(
+    op: Op,
+    what: &str,
+    stride: usize,
+    cell: impl AsyncFn(&Boundary, &Undisturbed) -> Result<Report>,
+) {
+    let plain = undisturbed(&op).await.unwrap();
+    assert!(plain.effects.len() >= 3, "{}: {:?}", op.name(), plain.effects);
+    let mut failures = Vec::new();
+    // Short operations have few boundaries: all of those are tried.
+    for boundary in boundaries(&plain, stride.min(plain.effects.len().div_ceil(4))) {
+        match cell(&boundary, &plain).await {
+            Ok(report) if report.is_empty() => {}
+            Ok(report) => failures.push(format!("{boundary}:\n{}", report.join("\n"))),
+            Err(error) => failures.push(format!("{boundary}: {error:?}")),
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{}: {} of {}\n{}",
-        op.name(),
-        failures.len(),
-        effects.len() * 2,
-        failures.join("\n")
-    );
+    assert_none(op, what, &failures);
+}
+
+/// Of the pairs (boundary of the operation, boundary of its recovery) every so many-th of each is tried, so that the
+/// suite stays short. 1 and 1 try all of them, which takes about half an hour.
+const FIRST_STRIDE: usize = 7;
+const SECOND_STRIDE: usize = 6;
+
+async fn stopped_twice(op: Op) {
+    let tried = Cell::new(0);
+    at_each(op, "stopped twice", FIRST_STRIDE, async |boundary, plain| {
+        let (report, pairs) = stop_twice_at(&op, boundary, plain, SECOND_STRIDE).await?;
+        tried.set(tried.get() + pairs);
+        Ok(report)
+    })
+    .await;
+    assert!(tried.get() > 0, "{}: no recovery was ever stopped", op.name());
 }
 
 macro_rules! matrix {
     ($($name:ident: $op:ident,)+) => {
         $(
-            #[tokio::test(start_paused = true)]
-            async fn $name() {
-                stopped_everywhere(Op::$op).await;
+            mod $name {
+                use super::*;
+
+                #[tokio::test(start_paused = true)]
+                async fn stopped_everywhere() {
+                    at_each(Op::$op, "stopped", 1, async |boundary, plain| {
+                        stop_at(&Op::$op, boundary, plain).await
+                    })
+                    .await;
+                }
+
+                #[tokio::test(start_paused = true)]
+                async fn stopped_again_in_its_recovery() {
+                    stopped_twice(Op::$op).await;
+                }
+
+                #[tokio::test(start_paused = true)]
+                async fn on_a_node_lost_for_ever() {
+                    at_each(Op::$op, "node lost", 5, async |boundary, _| {
+                        lose_node_at(&Op::$op, boundary).await
+                    })
+                    .await;
+                }
             }
         )+
     };
@@ -153,4 +256,68 @@ matrix! {
     snapshot_: Snapshot,
     delete_snapshot: DeleteSnapshot,
     roll_back: Rollback,
+}
+
+/// Those that touch the kernel's devices, with the power gone instead of the process.
+mod power {
+    use super::*;
+
+    async fn lost_everywhere(op: Op) {
+        at_each(op, "power lost", 3, async |boundary, _| lose_power_at(&op, boundary).await).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_in_attach() {
+        lost_everywhere(Op::Attach).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_in_detach() {
+        lost_everywhere(Op::Detach).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_in_delete() {
+        lost_everywhere(Op::DeleteAttached).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_in_grow() {
+        lost_everywhere(Op::Grow).await;
+    }
+}
+
+/// A delete stops when the array has removed the disk. Its name is made anew elsewhere, with and without what the cluster
+/// knew of the old one; the recovery must not take the new disk for it.
+#[tokio::test(start_paused = true)]
+async fn a_delete_taken_up_late_spares_the_next_disk_of_that_name() {
+    for forget in [false, true] {
+        let mut site = Site::started(2).await.unwrap();
+        site.node(0).create(DISK, SIZE).await.unwrap();
+        if forget {
+            std::fs::remove_dir_all(site.cluster_folder().join("volumes")).unwrap();
+        }
+        let plain = undisturbed(&Op::Delete).await.unwrap();
+        let at = plain.effects.iter().position(|it| it.starts_with("DELETE")).unwrap();
+        let offset = usize::from(forget);
+        let stopper = Stopper::new(Some((at + offset, Side::After)));
+        let array = Arc::new(site.connect(stopper.effects()).await.unwrap());
+        site.kill(0);
+        site.start_with(0, stopper.effects(), array).await.unwrap();
+        tokio::select! {
+            biased;
+            () = stopper.reached() => {}
+            done = site.node(0).delete(DISK) => panic!("never reached: {done:?} {:?}", stopper.passed()),
+        }
+        assert!(stopper.passed().last().unwrap().starts_with("DELETE"), "{:?}", stopper.passed());
+        site.kill(0);
+        site.expire_leases().unwrap();
+        site.node(1).create(DISK, SIZE).await.unwrap();
+        let path = site.node(1).attach(DISK).await.unwrap();
+        site.node(1).write(&path, 0, b"newer").await.unwrap();
+        site.node(1).detach(DISK).await.unwrap();
+        assert_eq!(site.start(0, Effects::unobserved()).await.unwrap(), 0);
+        let path = site.node(0).attach(DISK).await.unwrap();
+        assert_eq!(site.node(0).read(&path, 0, 5).await.unwrap(), b"newer");
+    }
 }

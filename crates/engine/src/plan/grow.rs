@@ -86,7 +86,11 @@ impl Plan for Grow {
                         let record = Attachment { size: self.size, ..record };
                         if let Some(expect) = record.expected() {
                             let routes = san.routes(cx, &record.ports).await?;
-                            san.devices().grow(cx, &expect, &routes).await?;
+                            match san.devices().grow(cx, &expect, &routes).await {
+                                // This node was started anew since: the next attach finds the new size.
+                                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                                other => drop(other?),
+                            }
                         }
                         san.attachments().put(cx, &record).await?;
                     }
