@@ -13,6 +13,7 @@ mod faults;
 mod identity;
 mod input;
 mod life;
+mod model;
 mod outage;
 mod paths;
 mod perl;
