@@ -194,7 +194,14 @@ async fn of_storage(cx: &Cx, storage: Arc<Storage>, method: &str, frame: &Frame)
         // Both may be asked while the array is down: its profile is known, and attached disks go on working.
         "storage.check" => json!({ "online": true }),
         "storage.activate" => json!({}),
-        "storage.status" => status(&storage),
+        "storage.status" => {
+            let known = san.status();
+            if known.capacity.is_none() && known.problem.is_none() {
+                // The first poll since the start. Whatever comes of it in time is remembered and told.
+                drop(san.refresh_status(cx).await);
+            }
+            status(&storage)
+        }
         "storage.identity" => json!({ "identity": format!("ontap:{}", san.array().profile().serial) }),
         "volume.list" => list(cx, &storage, params(frame)?).await?,
         "volume.size" => {

@@ -1,5 +1,6 @@
 //! The management plane is down: guests stop and start, and what the array still owes is done when it is back.
 
+use san_core::Effects;
 use san_sim::server::ApiState;
 use sanbridge_tests::daemons::DaemonSite;
 use serde_json::json;
@@ -53,4 +54,32 @@ async fn a_mapping_the_array_kept_goes_when_the_array_is_back() {
     assert_eq!(maps(&site), 0);
     let status = site.client(0).call("storage.status", json!({})).await.unwrap();
     assert_eq!(status.ok["open_operations"], 0, "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_poll_of_a_daemon_knows_the_room() {
+    let mut site = attached(2).await;
+    let known = site.client(0).call("storage.status", json!({})).await.unwrap();
+    site.kill(0);
+    site.start(0, Effects::unobserved()).await.unwrap();
+    for index in [0, 1] {
+        let first = site.client(index).call("storage.status", json!({})).await.unwrap();
+        assert_eq!(
+            (&first.ok["active"], &first.ok["total"]),
+            (&json!(true), &known.ok["total"]),
+            "{first:?}"
+        );
+    }
+    // With the array down there is nothing to know, and nobody waits for it twice.
+    site.site.array.set_api(ApiState::BlackHole);
+    site.kill(0);
+    site.start(0, Effects::unobserved()).await.unwrap();
+    let one = site.client(0);
+    one.call("storage.status", json!({})).await.unwrap();
+    let began = Instant::now();
+    for _ in 0..10 {
+        let unknown = one.call("storage.status", json!({})).await.unwrap();
+        assert_eq!(unknown.ok["active"], false, "{unknown:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
