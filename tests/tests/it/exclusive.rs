@@ -206,6 +206,33 @@ async fn a_mapping_nobody_noted_counts_as_well() {
     assert!(!can_write(&site, 0, &path).await);
 }
 
+/// What a node still holds after it lost its mapping disturbs none of its later operations.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lost_its_mapping_works_on_without_its_old_device() {
+    let site = Site::started(2).await.unwrap();
+    let before = site.audit();
+    let path = attached_on_one(&site).await;
+    site.guests.place(DISK, &site.node(1).name, Tie::Configured);
+    site.node(1).attach(DISK).await.unwrap();
+    let second = "second".parse().unwrap();
+    let began = tokio::time::Instant::now();
+    site.node(0).snapshot(DISK, &second).await.unwrap();
+    site.node(0).grow(DISK, GROWN).await.unwrap();
+    site.node(0).delete_snapshot(DISK, &second).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    site.node(1).write(&path, 0, b"right").await.unwrap();
+    // The guest comes back here: the old device gives way to the disk as it is now.
+    site.guests.place(DISK, &site.node(0).name, Tie::Configured);
+    let path = site.node(0).attach(DISK).await.unwrap();
+    assert_eq!(site.node(0).read(&path, 0, 5).await.unwrap(), b"right");
+    site.node(0).read(&path, GROWN.bytes() - 512, 512).await.unwrap();
+    for index in 0..2 {
+        site.node(index).detach(DISK).await.unwrap();
+    }
+    site.node(0).delete(DISK).await.unwrap();
+    assert_unchanged(&site, &before);
+}
+
 /// While the array cannot be asked nobody takes a disk over that another node may write to.
 #[tokio::test(start_paused = true)]
 async fn without_the_array_nothing_is_taken_over() {

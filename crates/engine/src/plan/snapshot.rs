@@ -32,6 +32,10 @@ impl TakeSnapshot {
     async fn flush(&self, cx: &Cx, san: &San) -> Result<()> {
         let Some(record) = san.attachments().get(&self.owner).await? else { return Ok(()) };
         let Some(expect) = record.expected() else { return Ok(()) };
+        if !san.cluster().attached_on(cx, &self.owner).await?.contains(san.node_name()) {
+            // Another node has ended our mapping: what is left here leads nowhere, and a flush of it would not end.
+            return Ok(());
+        }
         if let Some(device) = san.inspect(cx, &expect, &record.ports).await?
             && san.devices().usage(cx, &device).await? == Usage::Idle
         {
