@@ -242,14 +242,14 @@ pub async fn stop_twice_at(
 ) -> Result<(Report, usize)> {
     let (mut report, mut pairs) = (Report::new(), 0);
     for second in (boundary.number % stride.min(2)..).step_by(stride) {
-        let side = if (boundary.number + second) % 2 == 0 { Side::Before } else { Side::After };
-        let Some(mut stopped) = run_to(scenario, boundary).await? else {
+        let side = if (boundary.number + second).is_multiple_of(2) { Side::Before } else { Side::After };
+        let Some(mut first) = run_to(scenario, boundary).await? else {
             return Ok((never_reached(), pairs));
         };
         let stopper = Stopper::new(Some((second, side)));
-        let array = Arc::new(stopped.site.connect(Effects::unobserved()).await?);
+        let array = Arc::new(first.site.connect(Effects::unobserved()).await?);
         let reached = {
-            let start = stopped.site.start_with(0, stopper.effects(), array);
+            let start = first.site.start_with(0, stopper.effects(), array);
             tokio::select! {
                 biased;
                 () = stopper.reached() => true,
@@ -260,8 +260,8 @@ pub async fn stop_twice_at(
             return Ok((report, pairs));
         }
         pairs += 1;
-        stopped.site.kill(0);
-        let found = recover(scenario, stopped, Some(plain)).await?;
+        first.site.kill(0);
+        let found = recover(scenario, first, Some(plain)).await?;
         report.extend(
             found.into_iter().map(|it| format!("stopped again {side:?} {second} of the recovery: {it}")),
         );

@@ -218,7 +218,7 @@ async fn a_request_sent_again_after_the_daemon_died_makes_one_disk() {
     assert!(number >= 6, "only {number} effects were seen");
 }
 
-async fn died_and_sent_again(number: usize, side: Side, name: Value) -> bool {
+async fn died_and_sent_again(number: usize, edge: Side, name: Value) -> bool {
     let mut site = site().await;
     let client = site.client(0);
     let before = audit(&site);
@@ -231,7 +231,7 @@ async fn died_and_sent_again(number: usize, side: Side, name: Value) -> bool {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let skip = counter.passed().len();
     site.kill(0);
-    let stopper = Stopper::new(Some((skip + number, side)));
+    let stopper = Stopper::new(Some((skip + number, edge)));
     site.start(0, stopper.effects()).await.unwrap();
     client.call("storage.activate", json!({})).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -258,11 +258,11 @@ async fn died_and_sent_again(number: usize, side: Side, name: Value) -> bool {
         let acked = confirm_late(&client, id).await;
         let kept = listed(&client).await;
         match acked["acked"].as_bool() {
-            Some(true) => assert_eq!(kept, [DISK], "{side:?} {number}: {acked}"),
+            Some(true) => assert_eq!(kept, [DISK], "{edge:?} {number}: {acked}"),
             // The confirmation had been recorded in full: nothing of it is left to be asked for.
             _ => assert!(
                 acked["error"]["kind"] == "NotFound" && kept == [DISK],
-                "{side:?} {number}: {acked} {kept:?}"
+                "{edge:?} {number}: {acked} {kept:?}"
             ),
         }
     } else {
@@ -271,11 +271,11 @@ async fn died_and_sent_again(number: usize, side: Side, name: Value) -> bool {
         site.start(0, Effects::unobserved()).await.unwrap();
         let mut again = resend(&client, id, "volume.create", create).await;
         let answer = read(&mut again).await.unwrap();
-        assert_eq!(answer["ok"]["name"], DISK, "{side:?} {number} {name}: {answer}");
-        assert_eq!(confirm(&mut again, id).await["acked"], true, "{side:?} {number} {name}");
+        assert_eq!(answer["ok"]["name"], DISK, "{edge:?} {number} {name}: {answer}");
+        assert_eq!(confirm(&mut again, id).await["acked"], true, "{edge:?} {number} {name}");
     }
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(listed(&client).await, [DISK], "{side:?} {number} {name}");
+    assert_eq!(listed(&client).await, [DISK], "{edge:?} {number} {name}");
     client.call("volume.delete", named(DISK)).await.unwrap();
     comes_back_to(&site, &before).await;
     true
@@ -417,14 +417,14 @@ async fn operations_on_one_volume_wait_for_each_other() {
         let client = client.clone();
         async move { client.call("snapshot.create", json!({ "name": DISK, "snapshot": name })).await }
     };
-    let (a, b, c, d, e) = tokio::join!(
+    let done = tokio::join!(
         client.call("volume.attach", named(DISK)),
         grow(16),
         snapshot("s1"),
         snapshot("s2"),
         client.call("volume.attach", named(DISK)),
     );
-    for done in [a, b, c, d, e] {
+    for done in [done.0, done.1, done.2, done.3, done.4] {
         done.unwrap();
     }
     assert_eq!(client.call("volume.size", named(DISK)).await.unwrap().ok["size_bytes"], 16 << 20);

@@ -78,8 +78,8 @@ async fn a_disk_somebody_grew_on_the_array_is_not_made_smaller() {
     array.resize(&cx, &volume, ByteSize::from_mib(64)).await.unwrap();
     let error = node.grow(DISK, GROWN).await.unwrap_err();
     assert!(!error.is_passing(), "{error:?}");
-    let size = site.array.luns().into_iter().find(|it| it.path.contains("disk_0")).unwrap().size;
-    assert_eq!(size, 64 << 20, "never smaller");
+    let lun = site.array.luns().into_iter().find(|it| it.path.contains("disk_0")).unwrap();
+    assert_eq!(lun.size, 64 << 20, "never smaller");
     assert_eq!(node.read(&path, 0, 4).await.unwrap(), b"kept");
     // And what the array says next is believed.
     node.detach(DISK).await.unwrap();
