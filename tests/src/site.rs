@@ -105,6 +105,7 @@ impl Site {
         let mut config = SimConfig::new(version, folder.path().join("array"));
         change(&mut config);
         let array = OntapSim::new(config).map_err(failed)?;
+        std::fs::create_dir(folder.path().join("mounted")).map_err(failed)?;
         // Bystanders: nothing of ours may ever change them.
         array.add_volume(SVM, "foreign_db", 1 << 30, "made by hand").map_err(failed)?;
         array.add_lun(SVM, "/vol/foreign_db/lun0", 1 << 20, "").map_err(failed)?;
@@ -144,6 +145,11 @@ impl Site {
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// What is there exactly while the file system that the nodes share is mounted.
+    pub fn witness(&self) -> PathBuf {
+        self.folder.path().join("mounted")
     }
 
     /// A node; the first is 0.
@@ -194,8 +200,11 @@ impl Site {
             effects,
         });
         let guests: Arc<dyn Guests> = Arc::clone(&self.guests) as _;
-        let cluster: Arc<dyn Cluster> =
-            Arc::new(FolderCluster::new(Folder::at(self.cluster_folder()), name.clone(), guests));
+        let cluster: Arc<dyn Cluster> = Arc::new(FolderCluster::new(
+            Folder::shared(self.cluster_folder(), self.witness()),
+            name.clone(),
+            guests,
+        ));
         let config = SanConfig { space: SPACE.to_owned(), array, transport: TransportKind::Iscsi, cluster };
         let san = San::new(&node, config)?;
         Ok((node, san))

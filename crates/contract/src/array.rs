@@ -69,6 +69,7 @@ macro_rules! array_contract {
             snapshots_belong_to_the_operation_that_took_them,
             snapshots_of_others_are_neither_listed_nor_deleted,
             rolling_back_restores_bytes_and_size_and_keeps_the_rest,
+            a_mapped_volume_is_not_rolled_back,
             rolling_back_to_nothing_is_refused,
             a_set_is_snapshotted_at_one_instant_or_not_at_all,
             a_host_is_prepared_once,

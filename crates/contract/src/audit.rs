@@ -58,7 +58,8 @@ impl Audit {
         findings.extend(self.ours.difference(&before.ours).map(|it| format!("left over: {it}")));
         findings.extend(before.ours.difference(&self.ours).map(|it| format!("missing: {it}")));
         findings.extend(self.others.difference(&before.others).map(|it| format!("new beside ours: {it}")));
-        findings.extend(before.others.difference(&self.others).map(|it| format!("somebody else's, gone: {it}")));
+        findings
+            .extend(before.others.difference(&self.others).map(|it| format!("somebody else's, gone: {it}")));
         Findings(findings)
     }
 }

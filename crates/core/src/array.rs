@@ -315,11 +315,11 @@ pub trait Array: fmt::Debug + Send + Sync {
     /// `Busy` while a clone or the array itself depends on it.
     async fn ensure_no_snapshot(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<bool>;
 
-    /// Puts the bytes and the size of a snapshot back into the volume. Identity, mappings and every snapshot, newer
-    /// ones too, stay. The caller has proved that nobody uses it.
+    /// Puts the bytes and the size of a snapshot back into the volume. Its identity and every snapshot, newer ones too,
+    /// stay.
     ///
     /// # Errors
-    /// `NotFound` where there is no such snapshot.
+    /// `InUse` while it is mapped to anybody, `NotFound` where there is no such snapshot.
     async fn rollback(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()>;
 
     /// Makes sure that this node has its host object with exactly these initiators.

@@ -50,8 +50,10 @@ pub enum EffectKind {
     Array,
     /// A write, a program or an ioctl on this node.
     Host,
-    /// A file of ours: intent, attachment record, binding, lease.
+    /// A file of this node: intent, attachment record, profile.
     Store,
+    /// A file all nodes share: binding, note, lease, secret.
+    Shared,
 }
 
 /// One change of the world, as the seam sees it.
@@ -162,8 +164,10 @@ impl Cx {
     /// Runs one mutating effect. Called in three places only: the array client's send, the guard around the host,
     /// and the stores of the engine.
     pub async fn effect<T>(&self, effect: Effect, future: impl Future<Output = Result<T>>) -> Result<T> {
-        if self.fence.is_some_and(Deadline::has_passed) {
-            let error = Error::new(ErrorKind::Timeout, "the cluster-wide lease of this operation has run out");
+        // A node's own records tell the truth about what was done; they are written whatever became of the lease.
+        if effect.kind != EffectKind::Store && self.fence.is_some_and(Deadline::has_passed) {
+            let error =
+                Error::new(ErrorKind::Timeout, "the cluster-wide lease of this operation has run out");
             return Err(error.on(&effect).with_effect(EffectState::None));
         }
         let Some(observer) = &self.effects.0 else { return future.await };

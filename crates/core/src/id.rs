@@ -154,7 +154,9 @@ impl Owner {
             if text.is_empty() || text.len() > Self::MAX_PART {
                 return Err(invalid(part, text, "its length is not 1 to 200"));
             }
-            if text.starts_with('.') || !text.bytes().all(|it| it.is_ascii_graphic() && !b"/\"\\".contains(&it)) {
+            if text.starts_with('.')
+                || !text.bytes().all(|it| it.is_ascii_graphic() && !b"/\"\\".contains(&it))
+            {
                 return Err(invalid(part, text, "it holds a character that is not allowed"));
             }
         }

@@ -202,7 +202,11 @@ mod tests {
     }
 
     fn part_text() -> impl Strategy<Value = String> {
-        prop_oneof!["[A-Za-z][A-Za-z0-9._-]{0,60}[A-Za-z0-9]", "[!-~&&[^/\"\\\\.]][!-~&&[^/\"\\\\]]{0,199}", "[a-c_q-]{1,6}"]
+        prop_oneof![
+            "[A-Za-z][A-Za-z0-9._-]{0,60}[A-Za-z0-9]",
+            "[!-~&&[^/\"\\\\.]][!-~&&[^/\"\\\\]]{0,199}",
+            "[a-c_q-]{1,6}"
+        ]
     }
 
     fn object_text() -> impl Strategy<Value = String> {

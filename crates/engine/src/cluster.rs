@@ -17,7 +17,6 @@ use crate::store::Folder;
 /// Which array object an owner has now. Written by every operation that changes it, read at the moment of use: a node
 /// that still holds an older object of the same name learns it here, without asking the array.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Binding {
     /// Whose.
     pub owner: Owner,
@@ -116,6 +115,13 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// Notes a node's host object.
     async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()>;
 
+    /// The operation that is about to overwrite the volume's bytes, or may not have ended doing so. Whatever other change
+    /// of the volume comes first takes the note away, and the operation must not go on then.
+    async fn overwriting(&self, cx: &Cx, owner: &Owner) -> Result<Option<OperationId>>;
+
+    /// Notes, or with `None` forgets, such an operation.
+    async fn note_overwriting(&self, cx: &Cx, owner: &Owner, operation: Option<OperationId>) -> Result<()>;
+
     /// The right to change the volume; waits for another holder until the context's deadline.
     ///
     /// # Errors
@@ -138,6 +144,7 @@ pub trait Cluster: fmt::Debug + Send + Sync {
 /// <folder>/volumes/<space>/<object>/binding    which array object it is
 /// <folder>/volumes/<space>/<object>/on.<node>  the node has it mapped, or is about to
 /// <folder>/volumes/<space>/<object>/lease      who changes it, and until when
+/// <folder>/volumes/<space>/<object>/overwrite  which operation is about to overwrite its bytes
 /// <folder>/hosts/<array>.<host id>             which node a host object of an array stands for
 /// ```
 #[derive(Debug)]
@@ -147,7 +154,7 @@ pub struct FolderCluster {
     guests: Arc<dyn Guests>,
 }
 
-/// How long a lease lasts. Longer than any caller waits, so that it is never renewed.
+/// How long a lease lasts. It is never renewed: whoever needs longer stops at the fence and takes a new one.
 const LEASE: Duration = Duration::from_secs(180);
 /// Nodes may disagree about the time by this much before a dead holder's lease is taken over.
 const SKEW: Duration = Duration::from_secs(30);
@@ -211,11 +218,22 @@ impl FolderCluster {
         // Only one daemon runs per node, and it serialises its own work per volume: a lease of this node is a leftover.
         let leftover = holder.node == self.node;
         if leftover || holder.until < unix_now() {
-            tracing::warn!(%owner, node = %holder.node, operation = %holder.operation, "taking over a lease");
-            folder.write(cx, "lease", &ours).await?;
-            // Two nodes may take over at once: the last writer has it, and the other one sees that here.
-            if folder.read::<LeaseFile>("lease").await?.as_ref() == Some(&ours) {
-                return Ok(Ok(lease));
+            // A dead lease has exactly one successor: whoever makes this file.
+            let succession = format!("successor.{}", holder.operation);
+            if folder.claim(cx, &succession, &ours).await? {
+                tracing::warn!(%owner, node = %holder.node, operation = %holder.operation, "taking over a lease");
+                // It may have been given back, and taken by somebody else, since it was looked at.
+                let is_unchanged = folder.read::<LeaseFile>("lease").await?.as_ref() == Some(&holder);
+                if is_unchanged {
+                    folder.write(cx, "lease", &ours).await?;
+                }
+                folder.remove(cx, &succession).await?;
+                if is_unchanged {
+                    return Ok(Ok(lease));
+                }
+            } else if folder.age(&succession).await?.is_some_and(|it| it > LEASE + SKEW) {
+                // The successor died in between, long ago.
+                folder.remove(cx, &succession).await?;
             }
         }
         Ok(Err(holder))
@@ -277,6 +295,17 @@ impl Cluster for FolderCluster {
     async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()> {
         let content = NodeNote { node: node.clone() };
         self.folder.below("hosts").write(cx, &Self::host_file(array, host), &content).await
+    }
+
+    async fn overwriting(&self, _cx: &Cx, owner: &Owner) -> Result<Option<OperationId>> {
+        self.of(owner).read("overwrite").await
+    }
+
+    async fn note_overwriting(&self, cx: &Cx, owner: &Owner, operation: Option<OperationId>) -> Result<()> {
+        match operation {
+            Some(id) => self.of(owner).write(cx, "overwrite", &id).await,
+            None => self.of(owner).remove(cx, "overwrite").await.map(|_| ()),
+        }
     }
 
     async fn lease(&self, cx: &Cx, owner: &Owner) -> Result<Lease> {
@@ -390,6 +419,28 @@ mod tests {
         assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_err());
         place.write(&cx(5), "lease", &dead(unix_now() - 1)).await.unwrap();
         assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_lease_has_one_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Folder::at(folder.path()).below("volumes").below("san1").below("vm-100-disk-0");
+        for _ in 0..20 {
+            let dead = LeaseFile {
+                node: "node9".parse().unwrap(),
+                operation: OperationId::random(),
+                until: unix_now() - 1,
+            };
+            place.write(&cx(5), "lease", &dead).await.unwrap();
+            let mut tasks = tokio::task::JoinSet::new();
+            for node in ["node1", "node2", "node3", "node4"] {
+                let cluster = cluster(&folder, node);
+                tasks.spawn(async move { cluster.try_lease(&cx(5), &owner()).await.unwrap().is_ok() });
+            }
+            let holders = tasks.join_all().await.into_iter().filter(|it| *it).count();
+            assert!(holders <= 1, "{holders} holders");
+            place.remove(&cx(5), "lease").await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use san_core::{Cx, Error, ErrorKind, OperationId, Owner, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Outcome, Work};
+use crate::plan::{Attach, Outcome, Work};
 use crate::record::Attachment;
 use crate::store::Folder;
 
@@ -23,6 +23,8 @@ pub(crate) struct Intent {
     pub(crate) work: Work,
     /// How far it is.
     pub(crate) cursor: Cursor,
+    /// The step of which an attempt ended without an answer: it may be done.
+    pub(crate) uncertain: Option<usize>,
 }
 
 /// How far an operation is.
@@ -52,7 +54,14 @@ pub(crate) struct Stuck {
 
 impl Intent {
     pub(crate) fn new(id: OperationId, work: Work) -> Self {
-        Self { version: VERSION, id, started: crate::clock::unix_now(), work, cursor: Cursor::Forward(0) }
+        Self {
+            version: VERSION,
+            id,
+            started: crate::clock::unix_now(),
+            work,
+            cursor: Cursor::Forward(0),
+            uncertain: None,
+        }
     }
 
     /// The attachment whose mapping the array still has, although the device is retired or about to be.
@@ -66,6 +75,15 @@ impl Intent {
         }
     }
 
+    /// Sets it back to before the device was retired, so that a device that is brought back is taken down anew.
+    pub(crate) fn rewind(&mut self) {
+        match &self.work {
+            Work::Detach(_) => self.cursor = Cursor::Forward(0),
+            Work::Attach(_) => self.cursor = Cursor::Back(Attach::DEVICE, "it was interrupted".to_owned()),
+            _ => {}
+        }
+    }
+
     /// The error for whoever wants to change the volume of an operation that is stuck.
     pub(crate) fn stuck_error(&self, stuck: &Stuck) -> Error {
         let steps = self.work.plan().steps();
@@ -73,9 +91,8 @@ impl Intent {
         let way = if stuck.undoing.is_some() { "undone" } else { "finished" };
         let message =
             format!("operation {} could not be {way} at step \"{step}\": {}", self.id, stuck.reason);
-        let mut error = Error::new(ErrorKind::Stuck, message).with_remedy(
-            "remove the named obstacle on the array or this node, then restart sanbridge to try again",
-        );
+        let mut error = Error::new(ErrorKind::Stuck, message)
+            .with_remedy("remove the named obstacle on the array or this node; it is tried again by itself");
         if let Some(owner) = self.work.owner() {
             error = error.on(owner.object());
         }

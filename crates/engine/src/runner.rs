@@ -15,6 +15,9 @@ use crate::san::San;
 
 /// How long clean-up may take after the caller's deadline.
 const CLEAN_UP: Duration = Duration::from_secs(120);
+/// How long one round of what an earlier run left open may hold its volume: a guest's start must not wait for an array
+/// that says nothing.
+const ROUND: Duration = Duration::from_secs(20);
 /// What may follow an answer that is already certain waits no longer than this for the array.
 const AFTERWARDS: Duration = Duration::from_secs(10);
 /// Pauses between attempts to go on with what cannot be undone any more. Then it stays open for the next round.
@@ -138,6 +141,10 @@ impl San {
         let owner = work.owner().filter(|_| work.plan().needs_lease()).cloned();
         let Some(owner) = owner else { return inside(cx, work).await };
         let lease = self.cluster().lease(cx, &owner).await?;
+        if self.cluster().overwriting(cx, &owner).await?.is_some_and(|it| it != cx.operation()) {
+            // An earlier operation may still mean to overwrite the volume. It must not, once this one has begun.
+            self.cluster().note_overwriting(cx, &owner, None).await?;
+        }
         let result = inside(&cx.fenced(lease.until), work).await;
         let after = cx.with_deadline(Deadline::after(AFTERWARDS));
         if let Err(error) = self.cluster().give_back(&after, &lease).await {
@@ -162,18 +169,23 @@ impl San {
                         return Ok(End::Finished(outcome));
                     }
                     intent.cursor = Cursor::Unacknowledged(outcome);
-                    self.keep(clean_up, intent).await;
+                    // Nobody gets an answer of which a crash would know nothing.
+                    if let Err(error) = self.intents().save(clean_up, intent).await {
+                        intent.cursor = Cursor::Back(steps - 1, error.chain().to_string());
+                        failure = Some(error);
+                    }
                 }
                 Cursor::Unacknowledged(outcome) => {
                     if self.is_taken(clean_up, intent, &outcome, entry).await {
-                        self.close(clean_up, intent).await;
-                        return Ok(End::Finished(outcome));
+                        // Only what is recorded is confirmed.
+                        return Ok(match self.intents().remove(clean_up, intent.id).await {
+                            Ok(()) => End::Finished(outcome),
+                            Err(error) => End::Open(error),
+                        });
                     }
-                    failure = Some(Error::new(
-                        ErrorKind::Cancelled,
-                        "nobody confirmed the answer, so it was undone",
-                    ));
-                    intent.cursor = Cursor::Back(steps - 1, "nobody confirmed the answer".to_owned());
+                    let why = "nobody confirmed the answer, so it was undone";
+                    failure = Some(Error::new(ErrorKind::Cancelled, why));
+                    intent.cursor = Cursor::Back(steps - 1, why.to_owned());
                     self.keep(clean_up, intent).await;
                 }
                 Cursor::Forward(step) => {
@@ -230,7 +242,7 @@ impl San {
     /// One step forward, saved.
     async fn step(&self, cx: &Cx, clean_up: &Cx, intent: &mut Intent, step: usize) -> Result<()> {
         let later = intent.work.plan().may_end_later(step);
-        let committed = intent.work.plan().is_committed(step);
+        let committed = intent.work.plan().is_committed(step) || intent.uncertain == Some(step);
         // What cannot be undone any more is finished under the clean-up deadline, but without keeping a caller waiting.
         let cx = if later {
             &clean_up.at_most(AFTERWARDS)
@@ -245,6 +257,7 @@ impl San {
             Flow::Next => step + 1,
             Flow::Again(step) => step,
         });
+        intent.uncertain = None;
         self.intents().save(cx, intent).await
     }
 
@@ -260,7 +273,10 @@ impl San {
         // The step that failed decides, not where the cursor stands after a save that failed.
         intent.cursor = Cursor::Forward(step);
         let committed = intent.work.plan().is_committed(step);
-        if !committed && error.effect() == EffectState::None {
+        // An attempt without an answer may have done it: a later one that could not even be made changes nothing about
+        // that, but a definite refusal comes from a fresh look.
+        let may_be_done = intent.uncertain == Some(step) && may_pass(&error);
+        if !committed && !may_be_done && error.effect() == EffectState::None {
             self.close(clean_up, intent).await;
             return Some(End::Undone(error));
         }
@@ -269,6 +285,10 @@ impl San {
             return Some(End::Open(error));
         }
         tracing::warn!(operation = %intent.id, error = %error.chain(), "a step failed and is tried again");
+        if error.effect() == EffectState::Unknown {
+            intent.uncertain = Some(step);
+        }
+        self.keep(clean_up, intent).await;
         if let Some(entry) = entry {
             let pending = intent.work.plan().may_end_later(step).then(|| error.chain().to_string());
             entry.answer(match pending {
@@ -345,6 +365,11 @@ impl San {
                     Error::new(ErrorKind::Busy, "another operation on it has not ended").on(owner.object())
                 );
             }
+            if Self::is_visibly_taken(&intent) {
+                self.intents().remove(cx, intent.id).await?;
+                self.settle_callers(intent.id, true);
+                continue;
+            }
             let Err(error) = self.take_up(cx, &mut intent).await else { continue };
             let presence = matches!(work, Work::Attach(_) | Work::Detach(_));
             match (&intent.work, work) {
@@ -353,8 +378,11 @@ impl San {
                 }
                 // It could not be unmapped, so it is still ours to use.
                 (Work::Detach(_) | Work::Attach(_), Work::Attach(_)) => {
-                    let Some(record) = intent.still_mapped() else { return Err(error) };
-                    self.revive(cx, record).await?;
+                    let Some(record) = intent.still_mapped().cloned() else { return Err(error) };
+                    // Should this process die here, the device that is back is taken down anew, not pulled away.
+                    intent.rewind();
+                    self.intents().save(cx, &intent).await?;
+                    self.revive(cx, &record).await?;
                     self.intents().remove(cx, intent.id).await?;
                 }
                 (Work::Grow(_) | Work::Snapshot(_) | Work::DeleteSnapshot(_), _) if presence => {}
@@ -367,6 +395,20 @@ impl San {
             }
         }
         Ok(None)
+    }
+
+    /// Whether somebody who asks for more of the volume has evidently seen the answer that was never confirmed.
+    fn is_visibly_taken(intent: &Intent) -> bool {
+        let Cursor::Unacknowledged(outcome) = &intent.cursor else { return false };
+        matches!(outcome, Outcome::Created { .. } | Outcome::Attached { .. })
+    }
+
+    /// Tells callers of an earlier process that still wait what became of their operation.
+    fn settle_callers(&self, id: OperationId, kept: bool) {
+        if let Some(ticket) = self.node().registry.find(id) {
+            ticket.entry().settle(kept);
+            ticket.entry().end();
+        }
     }
 
     /// Brings a device back that could not be unmapped on the array.
@@ -383,6 +425,7 @@ impl San {
     async fn take_up(&self, cx: &Cx, intent: &mut Intent) -> Result<()> {
         let Some(_running) = self.mark_running(intent.id) else { return Err(still_running()) };
         let steps = intent.work.plan().steps().len();
+        let had_answer = matches!(intent.cursor, Cursor::Unacknowledged(_));
         match (&intent.cursor, intent.work.plan().direction()) {
             (Cursor::Forward(step), Direction::Undo) => {
                 intent.cursor = Cursor::Back((*step).min(steps - 1), "it was interrupted".to_owned());
@@ -408,8 +451,14 @@ impl San {
         if let Some(lease) = lease {
             self.cluster().give_back(&cx, &lease).await?;
         }
-        match end? {
-            End::Finished(_) | End::Undone(_) => Ok(()),
+        let end = end?;
+        match end {
+            End::Finished(_) | End::Undone(_) => {
+                if had_answer {
+                    self.settle_callers(intent.id, matches!(end, End::Finished(_)));
+                }
+                Ok(())
+            }
             End::Open(error) => Err(error),
         }
     }
@@ -446,7 +495,7 @@ impl San {
     }
 
     async fn take_up_found(&self, found: &Intent) -> Result<()> {
-        let cx = self.node().cx(Deadline::after(CLEAN_UP), found.id);
+        let cx = self.node().cx(Deadline::after(ROUND), found.id);
         let _lock = self.node().locks.lock(&cx, &found.work.lock_name()).await?;
         // Whoever had the lock may have ended it.
         match self.intents().get(found.id).await? {

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::intent::{Cursor, Found, Intents};
 use crate::node::{Inner, Node};
-use crate::record::{Attachment, Attachments};
+use crate::plan::Request;
+use crate::record::{Attachment, AttachmentState, Attachments};
 use crate::store::Folder;
 
 /// What a storage is made of.
@@ -129,17 +130,12 @@ impl San {
     /// and callers that waited for that process find their operations again. Ending what that process left open is
     /// [`San::take_up_open`], which may take as long as the array does.
     pub async fn start(&self) -> Result<()> {
-        let is_first = self
-            .0
-            .node
-            .started
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(self.space().to_owned());
-        if is_first {
+        let started = || self.0.node.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if !started().contains(self.space()) {
             let cx = self.0.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
             self.cluster().give_back_leftovers(&cx, self.realm(), self.space()).await?;
             self.expect_callers().await?;
+            started().insert(self.space().to_owned());
         }
         Ok(())
     }
@@ -205,6 +201,27 @@ impl San {
     /// The disks attached on this node.
     pub async fn attached(&self) -> Result<Vec<Attachment>> {
         self.0.attachments.all().await
+    }
+
+    /// Takes down what is attached here on record and belongs here no longer: another node has ended its mapping, or the
+    /// name means another object by now. What is in use stays.
+    pub async fn drop_stale_attachments(&self) -> Result<()> {
+        for record in self.attached().await? {
+            let cx = self.0.node.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
+            let noted = self.cluster().attached_on(&cx, &record.owner).await?;
+            let bound = self.cluster().binding(&cx, &record.owner).await?;
+            let is_stale =
+                !noted.contains(&self.0.node.name) || bound.is_none_or(|it| it.id != record.volume);
+            if record.state == AttachmentState::Attached && is_stale {
+                tracing::info!(volume = %record.owner, "it belongs here no longer: detaching it");
+                let request = Request::Detach { object: record.owner.object().to_owned() };
+                let ticket = self.submit(cx.operation(), request, cx.deadline());
+                if let Err(error) = ticket.wait(cx.deadline()).await {
+                    tracing::debug!(volume = %record.owner, error = %error.chain(), "a stale attachment stays");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What is known without asking anybody.

@@ -99,6 +99,12 @@ impl San {
             && let Some(volume) = self.array().volume(cx, &VolumeKey::Id(bound.id.clone())).await?
         {
             require_ours(owner, &volume, Some(bound))?;
+            if volume.name != self.encode(owner)? {
+                let message = format!("its volume is called {} on the array now", volume.name);
+                return Err(Error::new(ErrorKind::Conflict, message)
+                    .on(owner.object())
+                    .with_remedy("give it its former name back on the array"));
+            }
             self.rebind(cx, owner, &volume, Some(bound)).await?;
             return Ok(Some(volume));
         }
@@ -125,6 +131,17 @@ impl San {
             size: Some(volume.size),
         };
         if bound == Some(&binding) { Ok(()) } else { self.cluster().bind(cx, &binding).await }
+    }
+
+    /// Writes the size into a binding as it is now, not as it was when the operation began. One of another object is left
+    /// alone.
+    pub(crate) async fn rebind_size(&self, cx: &Cx, of: &Binding, size: Option<ByteSize>) -> Result<()> {
+        match self.cluster().binding(cx, &of.owner).await? {
+            Some(now) if now.id == of.id && now.size != size => {
+                self.cluster().bind(cx, &Binding { size, ..now }).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The owner's binding, from the cluster or, once, from the array.
@@ -254,7 +271,9 @@ impl San {
 
     /// The array's ports, asked for once and again after all of them have failed.
     pub(crate) async fn ports(&self, cx: &Cx) -> Result<Vec<TargetPort>> {
-        let mut ports = self.shared().ports.lock().await;
+        let mut ports = cx
+            .within("waiting for the array's ports", async { Ok(self.shared().ports.lock().await) })
+            .await?;
         if let Some(known) = &*ports {
             return Ok(known.clone());
         }
@@ -265,14 +284,21 @@ impl San {
 
     /// This node's host object, made sure of once.
     pub(crate) async fn host_access(&self, cx: &Cx) -> Result<HostAccess> {
-        let mut host = self.shared().host.lock().await;
+        let mut host = cx
+            .within("waiting for this node's host object", async { Ok(self.shared().host.lock().await) })
+            .await?;
+        let array = &self.array().profile().serial;
         if let Some(known) = &*host {
+            if self.cluster().node_of_host(cx, array, &known.id).await?.as_ref() != Some(self.node_name()) {
+                // The note was lost, and other nodes would not know whose mapping it is.
+                self.cluster().note_host(cx, array, &known.id, self.node_name()).await?;
+            }
             return Ok(known.clone());
         }
         let initiators = self.shared().node.transport(self.shared().config.transport)?.initiators(cx).await?;
         let spec = HostSpec { realm: self.realm().to_owned(), node: self.node_name().clone(), initiators };
         let made = self.array().ensure_host(cx, &spec).await?.into_inner();
-        self.cluster().note_host(cx, &self.array().profile().serial, &made.id, self.node_name()).await?;
+        self.cluster().note_host(cx, array, &made.id, self.node_name()).await?;
         *host = Some(made.clone());
         Ok(made)
     }

@@ -12,16 +12,29 @@ use serde::de::DeserializeOwned;
 /// A record of ours is a few hundred bytes; whatever is larger is not one.
 const MAX: u64 = 1 << 20;
 
+/// No file operation here takes longer, unless the file system hangs: a cluster file system can.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A temporary file of this age belongs to nobody any more.
+const STALE: Duration = Duration::from_secs(600);
+
 /// A folder of JSON files, root-only.
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
+    /// A folder that is there exactly while the file system below `path` is mounted.
+    witness: Option<PathBuf>,
 }
 
 impl Folder {
-    /// The folder at `path`; it is made when something is written.
+    /// A folder of this node; it is made when something is written.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), witness: None }
+    }
+
+    /// A folder on a file system that all nodes share and that may be absent. While `witness`, a folder on it, is not
+    /// there, everything is an error: nothing is taken for absent, and nothing is written in its place.
+    pub fn shared(path: impl Into<PathBuf>, witness: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), witness: Some(witness.into()) }
     }
 
     /// Where it is.
@@ -32,13 +45,13 @@ impl Folder {
     /// A folder in it.
     #[must_use]
     pub fn below(&self, name: &str) -> Self {
-        Self { path: self.path.join(name) }
+        Self { path: self.path.join(name), witness: self.witness.clone() }
     }
 
     /// The names of the files in it, sorted; none where the folder does not exist.
     pub async fn names(&self) -> Result<Vec<String>> {
         let path = self.path.clone();
-        blocking(path.clone(), "list", move || {
+        self.blocking(path.clone(), "list", move || {
             let entries = match std::fs::read_dir(&path) {
                 Err(error) if error.kind() == Io::NotFound => return Ok(Vec::new()),
                 other => other?,
@@ -60,20 +73,21 @@ impl Folder {
     /// `Conflict` where it is there and cannot be understood: it must not be taken for absent.
     pub async fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let path = self.path.join(name);
-        let bytes = blocking(path.clone(), "read", {
-            let path = path.clone();
-            move || match std::fs::metadata(&path) {
-                Err(error) if error.kind() == Io::NotFound => Ok(None),
-                Err(error) => Err(error),
-                Ok(it) if it.len() > MAX => Err(std::io::Error::other("the file is too large")),
-                Ok(_) => match std::fs::read(&path) {
-                    // It was removed between the two calls.
+        let bytes = self
+            .blocking(path.clone(), "read", {
+                let path = path.clone();
+                move || match std::fs::metadata(&path) {
                     Err(error) if error.kind() == Io::NotFound => Ok(None),
-                    other => other.map(Some),
-                },
-            }
-        })
-        .await?;
+                    Err(error) => Err(error),
+                    Ok(it) if it.len() > MAX => Err(std::io::Error::other("the file is too large")),
+                    Ok(_) => match std::fs::read(&path) {
+                        // It was removed between the two calls.
+                        Err(error) if error.kind() == Io::NotFound => Ok(None),
+                        other => other.map(Some),
+                    },
+                }
+            })
+            .await?;
         let Some(bytes) = bytes else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
             Error::new(ErrorKind::Conflict, "the file cannot be understood")
@@ -87,8 +101,9 @@ impl Folder {
     pub async fn write<T: Serialize>(&self, cx: &Cx, name: &str, value: &T) -> Result<()> {
         let (folder, path) = (self.path.clone(), self.path.join(name));
         let bytes = to_bytes(value, &path)?;
-        let temporary = self.path.join(format!(".{name}.new"));
-        let write = blocking(path.clone(), "write", move || {
+        // Several nodes may write at once: each whole, the last one stays.
+        let temporary = self.path.join(format!(".{name}.{}", uuid::Uuid::new_v4().simple()));
+        let write = self.blocking(path.clone(), "write", move || {
             in_folder(&folder, || {
                 let mut options = std::fs::OpenOptions::new();
                 let mut file =
@@ -105,7 +120,7 @@ impl Folder {
     /// How long ago a file was written; `None` where it is proved absent.
     pub async fn age(&self, name: &str) -> Result<Option<Duration>> {
         let path = self.path.join(name);
-        blocking(path.clone(), "look at", move || match std::fs::metadata(&path) {
+        self.blocking(path.clone(), "look at", move || match std::fs::metadata(&path) {
             Err(error) if error.kind() == Io::NotFound => Ok(None),
             // A time in the future is no age yet.
             other => Ok(Some(other?.modified()?.elapsed().unwrap_or_default())),
@@ -117,7 +132,7 @@ impl Folder {
     pub async fn claim<T: Serialize>(&self, cx: &Cx, name: &str, value: &T) -> Result<bool> {
         let (folder, path) = (self.path.clone(), self.path.join(name));
         let bytes = to_bytes(value, &path)?;
-        let claim = blocking(path.clone(), "claim", move || {
+        let claim = self.blocking(path.clone(), "claim", move || {
             // Exclusive creation is what a cluster file system decides for all nodes; hard links it may not have.
             in_folder(&folder, || {
                 match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
@@ -130,20 +145,21 @@ impl Folder {
         cx.effect(self.effect("claim", name), claim).await
     }
 
-    /// Removes one file; whether it was there.
+    /// Removes one file, durably; whether it was there.
     pub async fn remove(&self, cx: &Cx, name: &str) -> Result<bool> {
-        let path = self.path.join(name);
-        let remove = blocking(path.clone(), "remove", move || match std::fs::remove_file(&path) {
+        let (folder, path) = (self.path.clone(), self.path.join(name));
+        let remove = self.blocking(path.clone(), "remove", move || match std::fs::remove_file(&path) {
             Err(error) if error.kind() == Io::NotFound => Ok(false),
-            other => other.map(|()| true),
+            Err(error) => Err(error),
+            Ok(()) => std::fs::File::open(&folder)?.sync_all().map(|()| true),
         });
         cx.effect(self.effect("forget", name), remove).await
     }
 
-    /// Removes the folder if it is empty: a folder nobody needs is no error.
+    /// Removes the folder if it is empty but for what killed writers left: a folder nobody needs is no error.
     pub async fn prune(&self, cx: &Cx) -> Result<()> {
         let path = self.path.clone();
-        let prune = blocking(path.clone(), "remove", move || match std::fs::remove_dir(&path) {
+        let prune = self.blocking(path.clone(), "remove", move || match prune(&path) {
             Err(error) if matches!(error.kind(), Io::NotFound | Io::DirectoryNotEmpty) => Ok(()),
             other => other,
         });
@@ -151,7 +167,8 @@ impl Folder {
     }
 
     fn effect(&self, verb: &'static str, name: &str) -> Effect {
-        Effect { kind: EffectKind::Store, verb, subject: self.path.join(name).display().to_string() }
+        let kind = if self.witness.is_some() { EffectKind::Shared } else { EffectKind::Store };
+        Effect { kind, verb, subject: self.path.join(name).display().to_string() }
     }
 }
 
@@ -174,25 +191,68 @@ fn in_folder<T>(folder: &Path, mut work: impl FnMut() -> std::io::Result<T>) -> 
     work()
 }
 
-async fn blocking<T: Send + 'static>(
-    path: PathBuf,
-    doing: &'static str,
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T> {
-    let failed = |error: std::io::Error| {
-        let kind = match error.kind() {
-            Io::StorageFull | Io::QuotaExceeded => ErrorKind::OutOfSpace,
-            Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
-            _ => ErrorKind::Internal,
+fn prune(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let is_temporary = entry.file_name().to_string_lossy().starts_with('.');
+        if is_temporary && entry.metadata()?.modified()?.elapsed().is_ok_and(|it| it > STALE) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    std::fs::remove_dir(path)
+}
+
+/// An error unless the witness of a shared file system is there.
+fn attest(witness: Option<&Path>) -> std::io::Result<()> {
+    match witness.map(std::fs::metadata) {
+        None => Ok(()),
+        Some(Ok(it)) if it.is_dir() => Ok(()),
+        Some(_) => Err(std::io::Error::new(Io::NotConnected, "the cluster file system is not mounted")),
+    }
+}
+
+impl Folder {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        path: PathBuf,
+        doing: &'static str,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let failed = |error: std::io::Error| {
+            let kind = match error.kind() {
+                Io::StorageFull | Io::QuotaExceeded => ErrorKind::OutOfSpace,
+                Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
+                Io::NotConnected => ErrorKind::Unavailable,
+                _ => ErrorKind::Internal,
+            };
+            let error = Error::new(kind, format!("cannot {doing} the file"))
+                .on(path.display())
+                .with_effect(EffectState::Unknown)
+                .caused_by(error);
+            if kind == ErrorKind::Unavailable {
+                error.with_remedy("mount the file system that the nodes share")
+            } else {
+                error
+            }
         };
-        Error::new(kind, format!("cannot {doing} the file"))
-            .on(path.display())
-            .with_effect(EffectState::Unknown)
-            .caused_by(error)
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(failed),
-        Err(error) => Err(Error::new(ErrorKind::Internal, "a file operation did not end").caused_by(error)),
+        let witness = self.witness.clone();
+        let attested = move || {
+            attest(witness.as_deref())?;
+            let done = work();
+            // What was seen or done while it went away counts for nothing.
+            attest(witness.as_deref())?;
+            done
+        };
+        match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(attested)).await {
+            Ok(Ok(result)) => result.map_err(failed),
+            Ok(Err(error)) => {
+                Err(Error::new(ErrorKind::Internal, "a file operation did not end").caused_by(error))
+            }
+            Err(_) => {
+                let message = format!("cannot {doing} the file: its file system does not answer");
+                Err(Error::new(ErrorKind::Timeout, message).on(path.display()))
+            }
+        }
     }
 }
 
@@ -236,6 +296,23 @@ mod tests {
         let large = std::fs::File::create(folder.path().join("y")).unwrap();
         large.set_len(MAX + 1).unwrap();
         assert!(store.read::<u32>("y").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_shared_folder_that_is_not_mounted_proves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let witness = folder.path().join("nodes");
+        std::fs::create_dir(&witness).unwrap();
+        let store = Folder::shared(folder.path().join("priv"), &witness).below("x");
+        store.write(&cx(), "x", &7).await.unwrap();
+        assert_eq!(store.read::<u32>("x").await.unwrap(), Some(7));
+        std::fs::rename(folder.path().join("priv"), folder.path().join("away")).unwrap();
+        std::fs::remove_dir(&witness).unwrap();
+        assert_eq!(store.read::<u32>("x").await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(store.names().await.is_err());
+        assert!(store.remove(&cx(), "x").await.is_err());
+        assert!(store.write(&cx(), "x", &8).await.is_err());
+        assert!(!folder.path().join("priv").try_exists().unwrap());
     }
 
     #[tokio::test]

@@ -166,7 +166,10 @@ impl Api {
         };
         match look().await {
             Ok(Some(it)) => Ok(Settled::Seen(it)),
-            Ok(None) => self.change(cx, request).await.map(Settled::Answered),
+            Ok(None) => self.change(cx, request).await.map(Settled::Answered).map_err(|again| {
+                // The first attempt may still be carried out: a second that never left does not change that.
+                if again.is_passing() { again.with_effect(EffectState::Unknown) } else { again }
+            }),
             // A look that cannot be had leaves the first error standing; one that contradicts the request says more.
             Err(looked) => Err(if looked.is_passing() { error } else { looked }),
         }

@@ -15,6 +15,8 @@ use crate::wire::{ErrorBody, Failure};
 /// Codes that some verb handles itself.
 pub(crate) mod code {
     pub(crate) const NO_ENTRY: u64 = 4;
+    pub(crate) const UNEXPECTED_ARGUMENT: u64 = 262_179;
+    pub(crate) const INVALID_FIELD: u64 = 262_197;
     pub(crate) const VOLUME_EXISTS: u64 = 917_526;
     pub(crate) const VOLUME_IN_CREATION: u64 = 13_107_405;
     pub(crate) const LUN_EXISTS: u64 = 5_374_242;

@@ -5,8 +5,9 @@
 
 use san_core::{
     Cx, EffectState, Error, ErrorKind, OperationId, Result, Snapshot, SnapshotName, SnapshotSet, Volume,
+    VolumeKey,
 };
-use san_rest::Request;
+use san_rest::{Replay, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -175,20 +176,74 @@ impl Ontap {
         }
     }
 
-    /// One request: the LUN's bytes are replaced by those of its image in the snapshot. Identity, mappings and all
-    /// snapshots stay. Doing it twice is doing it once.
+    /// One request: the LUN's bytes are replaced by those of its image in the snapshot, on the array's own condition that
+    /// it is mapped to nobody. Identity and all snapshots stay. Doing it twice is doing it once.
     pub(crate) async fn roll_back(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()> {
         let key = Key::parse(&volume.id)?;
         let source = format!("/vol/{}/.snapshot/{}/{LUN_NAME}", volume.name, array_name(name));
-        let request = Request::patch("/api/storage/luns/{}", &[key.lun()?])
-            .json(&json!({ "clone": { "source": { "name": source } } }))?;
-        let outcome = self.api.insist(cx, patiently(cx, request)).await;
-        let Err(error) = outcome else { return Ok(()) };
-        if error.effect() == EffectState::None
-            && let Ok(None) = self.snapshot_named(cx, &key, &array_name(name)).await
-        {
-            return Err(Error::new(ErrorKind::NotFound, "the volume has no such snapshot").caused_by(error));
+        let body = json!({ "clone": { "source": { "name": source } } });
+        let request = Request::patch("/api/storage/luns", &[])
+            .query("uuid", key.lun()?)
+            .query("svm.uuid", &self.svm)
+            .query("status.mapped", false)
+            .json(&body)?;
+        match self.overwrite(cx, request).await {
+            Ok(Some(0)) => Err(self.why_untouched(cx, volume).await?),
+            Ok(Some(_)) => Ok(()),
+            // That a change by query says how much it touched is documented for all collections; a release that does not
+            // say it, or takes no such condition, is asked first and told then.
+            Ok(None) => self.roll_back_looking(cx, volume, &key, &body).await,
+            Err(error) if is(&error, code::UNEXPECTED_ARGUMENT) || is(&error, code::INVALID_FIELD) => {
+                self.roll_back_looking(cx, volume, &key, &body).await
+            }
+            Err(error) => Err(self.explain_overwrite(cx, &key, name, error).await),
         }
-        Err(error)
+    }
+
+    async fn overwrite(&self, cx: &Cx, request: Request) -> Result<Option<u64>> {
+        let request = patiently(cx, request.replay(Replay::Safe));
+        let undecided = || async { Ok(None::<()>) };
+        match self.api.settle::<serde_json::Value, _, _>(cx, &request, undecided).await? {
+            Settled::Answered(done) => Ok(done.touched),
+            Settled::Seen(()) => Ok(None),
+        }
+    }
+
+    async fn roll_back_looking(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+        key: &Key,
+        body: &serde_json::Value,
+    ) -> Result<()> {
+        let now = self.look_up(cx, &VolumeKey::Id(volume.id.clone())).await?;
+        let is_mapped = now.as_ref().is_none_or(|it| it.mapped.as_ref().is_none_or(|it| !it.is_empty()));
+        if is_mapped {
+            return Err(self.why_untouched(cx, volume).await?);
+        }
+        let request = Request::patch("/api/storage/luns/{}", &[key.lun()?]).json(body)?;
+        self.overwrite(cx, request).await.map(drop)
+    }
+
+    /// Why a change on condition touched nothing.
+    async fn why_untouched(&self, cx: &Cx, volume: &Volume) -> Result<Error> {
+        let now = self.look_up(cx, &VolumeKey::Id(volume.id.clone())).await?;
+        let hosts: Vec<String> =
+            now.iter().flat_map(|it| it.mapped.iter().flatten()).map(|it| it.name.clone()).collect();
+        Ok(match (now.is_some(), hosts.is_empty()) {
+            (true, false) => Error::new(ErrorKind::InUse, format!("it is mapped to {}", hosts.join(", ")))
+                .with_remedy("detach it there first; what writes to it would lose or mix its data"),
+            (true, true) => Error::new(ErrorKind::Busy, "its mapping changed at this moment"),
+            (false, _) => Error::new(ErrorKind::NotFound, "the array has no such volume"),
+        })
+    }
+
+    async fn explain_overwrite(&self, cx: &Cx, key: &Key, name: &SnapshotName, error: Error) -> Error {
+        if error.effect() == EffectState::None
+            && let Ok(None) = self.snapshot_named(cx, key, &array_name(name)).await
+        {
+            return Error::new(ErrorKind::NotFound, "the volume has no such snapshot").caused_by(error);
+        }
+        error
     }
 }

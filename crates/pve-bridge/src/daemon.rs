@@ -1,7 +1,7 @@
 //! The node daemon: the one process of a node that changes anything. A library, so that several run in one process in tests.
 
 use std::fs::File;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -81,7 +81,9 @@ impl Daemon {
         let cx =
             Cx::new(Deadline::after(Duration::from_secs(30)), OperationId::random(), config.effects.clone());
         require_cluster_file_system(&config.pve)?;
-        let shared = Folder::at(config.pve.join("priv").join("sanbridge"));
+        // pmxcfs shows this folder exactly while it is mounted.
+        let witness = config.pve.join("nodes");
+        let shared = Folder::shared(config.pve.join("priv").join("sanbridge"), &witness);
         let realm = realm(&cx, &config.pve, &shared, config.node.as_str()).await?;
         let cluster: Arc<dyn Cluster> =
             Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::new(PveGuests::new(&config.pve))));
@@ -97,7 +99,7 @@ impl Daemon {
             transports: vec![Arc::clone(&transport)],
             effects: config.effects.clone(),
         }));
-        let secrets = SecretFiles::at(&config.pve.join("priv").join("storage"));
+        let secrets = SecretFiles::at(Folder::shared(config.pve.join("priv").join("storage"), &witness));
         let storages = Storages::new(Arc::clone(&node), cluster, wires, secrets, state, transport);
         let service = Arc::new(Service { node, storages });
         // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.
@@ -163,8 +165,8 @@ fn listen(socket: &Path) -> Result<UnixListener> {
         Error::new(ErrorKind::Internal, "cannot listen").on(socket.display()).caused_by(error)
     };
     let folder = socket.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    // An existing folder keeps its mode: it may be somebody else's.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     // The state folder's lock proves that nobody listens on an old one.
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -223,6 +225,7 @@ async fn tend(service: Arc<Service>) {
                 // Not only what an earlier run left: what this one could not end has no caller any more either.
                 let open_before = storage.open.load(Ordering::Relaxed) > 0;
                 storage.take_up().await;
+                storage.drop_stale().await;
                 let still_open = storage.open.load(Ordering::Relaxed) > 0;
                 if open_before || still_open || storage.san.status_is_older_than(STATUS_AGE) {
                     storage.refresh().await;

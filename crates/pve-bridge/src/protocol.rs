@@ -32,6 +32,13 @@ pub(crate) struct Frame {
     pub(crate) params: Value,
 }
 
+/// What frames of all versions have.
+#[derive(Deserialize)]
+struct Opening {
+    v: u32,
+    id: OperationId,
+}
+
 /// Which storage, with its section of the configuration as the asking node has it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,9 +141,28 @@ pub(crate) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<
     }
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await.map_err(broken)?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| protocol("a frame cannot be understood").caused_by(error))
+    understand(&bytes).map(Some)
+}
+
+/// A frame of this version, or as much of another version's as it takes to say that this is not spoken here. Errors do
+/// not repeat what was sent: a secret may be in it.
+fn understand(bytes: &[u8]) -> Result<Frame> {
+    let opening: Opening =
+        serde_json::from_slice(bytes).map_err(|_| protocol("a frame has no version and operation"))?;
+    if opening.v == VERSION {
+        return serde_json::from_slice(bytes).map_err(|_| protocol("a frame cannot be understood"));
+    }
+    Ok(Frame {
+        v: opening.v,
+        id: opening.id,
+        ack: false,
+        resend: false,
+        timeout_ms: None,
+        method: None,
+        storage: None,
+        caller: None,
+        params: Value::Null,
+    })
 }
 
 /// Writes one frame.

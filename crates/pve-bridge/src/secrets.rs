@@ -2,22 +2,37 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use san_core::{Cx, Error, ErrorKind, Result};
 use san_engine::Folder;
 use san_rest::{CredentialSource, Credentials};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// The one secret option there is.
 const PASSWORD: &str = "sanbridge-password";
 
 /// Secrets as a request carries them; `None` deletes one.
-#[derive(Clone, Deserialize, Default)]
-#[serde(transparent)]
+#[derive(Clone, Default)]
 pub(crate) struct Secrets(BTreeMap<String, Option<SecretString>>);
+
+impl<'de> Deserialize<'de> for Secrets {
+    /// Takes texts, and numbers for what a person typed as digits. Its errors never repeat a value.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let values: BTreeMap<String, Value> = Deserialize::deserialize(from)
+            .map_err(|_| serde::de::Error::custom("secrets are not a map of names to texts"))?;
+        let secret = |value| match value {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(SecretString::from(text))),
+            Value::Number(number) => Ok(Some(SecretString::from(number.to_string()))),
+            _ => Err(serde::de::Error::custom("a secret is neither a text nor a number")),
+        };
+        values.into_iter().map(|(name, value)| Ok((name, secret(value)?))).collect::<Result<_, _>>().map(Self)
+    }
+}
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,8 +80,8 @@ impl Secrets {
 pub(crate) struct SecretFiles(Folder);
 
 impl SecretFiles {
-    pub(crate) fn at(folder: &Path) -> Self {
-        Self(Folder::at(folder))
+    pub(crate) fn at(folder: Folder) -> Self {
+        Self(folder)
     }
 
     fn file(storage: &str) -> String {
@@ -117,5 +132,21 @@ impl CredentialSource for FileCredentials {
             .with_remedy(format!("pvesm set {} --{PASSWORD} ...", self.storage))
         })?;
         Ok(Credentials { username: self.username.clone(), password })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_is_not_understood_is_not_repeated() {
+        let good: Secrets = serde_json::from_str(r#"{"sanbridge-password":12345678}"#).unwrap();
+        assert_eq!(good.password().unwrap().unwrap().expose_secret(), "12345678");
+        for text in [r#"{"sanbridge-password":["hunter2"]}"#, r#"["hunter2"]"#, r#""hunter2""#] {
+            let error = serde_json::from_str::<Secrets>(text).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        assert!(!format!("{good:?}").contains("12345678"));
     }
 }

@@ -76,7 +76,7 @@ impl Connection {
     }
 
     async fn operation(&mut self, frame: &Frame, running: Running, deadline: Deadline) -> Result<()> {
-        let mut result = self.wait(&running.ticket, deadline).await?;
+        let mut result = self.wait(frame.id, &running.ticket, deadline).await?;
         let mut again = None;
         if let Err(error) = &result
             && error.kind() == ErrorKind::Cancelled
@@ -85,7 +85,7 @@ impl Connection {
             // The daemon that began it died, and recovery undid it: the request is as good as new.
             again = running.again(deadline);
             if let Some(ticket) = &again {
-                result = self.wait(ticket, deadline).await?;
+                result = self.wait(frame.id, ticket, deadline).await?;
             }
         }
         let ticket = again.as_ref().unwrap_or(&running.ticket);
@@ -113,14 +113,22 @@ impl Connection {
 
     /// Waits for an operation as long as its caller is there. A caller that goes away has refused what would have to be
     /// acknowledged; everything else goes on without it.
-    async fn wait(&mut self, ticket: &Ticket, deadline: Deadline) -> Result<Result<Outcome>> {
+    async fn wait(
+        &mut self,
+        id: OperationId,
+        ticket: &Ticket,
+        deadline: Deadline,
+    ) -> Result<Result<Outcome>> {
         let mut byte = [0; 1];
         tokio::select! {
             biased;
             result = ticket.wait(deadline) => Ok(result),
             // Nothing may be said before the answer: a byte is as good as a closed connection.
             _ = self.reader.read(&mut byte) => {
-                ticket.refuse();
+                // Whoever only watches another's operation has nothing to refuse.
+                if ticket.id() == id {
+                    ticket.refuse();
+                }
                 Err(Error::new(ErrorKind::Cancelled, "the caller went away"))
             }
         }

@@ -178,13 +178,32 @@ impl Storages {
             self.connect_with(cx, &options, password).await.map_err(|error| problems.push(error)).ok();
         problems.extend(self.transport.initiators(cx).await.err());
         let Some(array) = array.filter(|_| problems.is_empty()) else { return Err(all_of(problems)) };
-        self.secrets.write(cx, &of.id, password).await?;
         let mut slot = self.slot(cx, &of.id).await?;
+        let former = self.secrets.read(&of.id).await?;
+        self.secrets.write(cx, &of.id, password).await?;
         self.forget_clients(&of.id);
-        let client = self.client(&of.id, &options)?;
-        let array = Ontap::from_profile(client, options.ontap.clone(), array.profile().clone())?;
-        *slot = Some(self.make(cx, of, options, array).await?);
-        Ok(())
+        let made = async {
+            let client = self.client(&of.id, &options)?;
+            let array = Ontap::from_profile(client, options.ontap.clone(), array.profile().clone())?;
+            self.make(cx, of, options.clone(), array).await
+        };
+        match made.await {
+            Ok(storage) => {
+                *slot = Some(storage);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing of a failed addition stays, and what was there before does.
+                let restored = match &former {
+                    Some(password) => self.secrets.write(cx, &of.id, password).await,
+                    None => self.secrets.remove(cx, &of.id).await,
+                };
+                if let Err(error) = restored {
+                    tracing::error!(storage = %of.id, error = %error.chain(), "its secret could not be put back");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Changed options or secrets: nothing is changed unless all of it is right, and it is still the same array.
@@ -195,6 +214,7 @@ impl Storages {
         new: &StorageRef,
         password: Option<&SecretString>,
     ) -> Result<()> {
+        check_storage_id(&of.id)?;
         let options = Options::parse(&new.options).map_err(|error| error.on(&of.id))?;
         let stored = if password.is_some() { None } else { self.secrets.read(&of.id).await? };
         let valid = password.or(stored.as_ref()).ok_or_else(|| {
@@ -214,8 +234,10 @@ impl Storages {
     /// The storage is not configured any more: what this node keeps of it goes; its volumes stay on the array.
     pub(crate) async fn remove(&self, cx: &Cx, of: &StorageRef) -> Result<()> {
         check_storage_id(&of.id)?;
-        if let Ok(storage) = self.get(cx, of).await {
-            storage.detach_all(cx, &of.id).await?;
+        let attachments: Vec<String> = self.state.below(&of.id).below("attachments").names().await?;
+        if !attachments.is_empty() {
+            // Without the storage nobody could take them down.
+            self.get(cx, of).await?.detach_all(cx, &of.id).await?;
         }
         self.forget(cx, &of.id).await?;
         self.secrets.remove(cx, &of.id).await?;
@@ -288,6 +310,13 @@ impl Storage {
         if open != before && open > 0 {
             let why = why.map(|it| it.chain().to_string());
             tracing::warn!(storage = %self.san.space(), open, why, "operations stay open until the array answers");
+        }
+    }
+
+    /// Takes down what is attached here on record and belongs here no longer.
+    pub(crate) async fn drop_stale(&self) {
+        if let Err(error) = self.san.drop_stale_attachments().await {
+            tracing::debug!(storage = %self.san.space(), error = %error.chain(), "stale attachments are not known");
         }
     }
 

@@ -88,14 +88,18 @@ impl Client {
     /// `Unavailable`, `Timeout`, `Throttled`, `Unauthenticated`, `IdentityMismatch` (the certificate), `Protocol`;
     /// each says whether the array may have acted.
     pub async fn send(&self, cx: &Cx, request: &Request) -> Result<Answer> {
-        self.send_repeatedly(cx, request).await.map_err(|error| {
+        let mut uncertain = false;
+        self.send_repeatedly(cx, request, &mut uncertain).await.map_err(|error| {
+            // What an earlier attempt may have done, a later one that never left does not undo.
+            let error =
+                if uncertain && error.is_passing() { error.with_effect(EffectState::Unknown) } else { error };
             // A request that only reads leaves nothing behind, whatever became of it.
             let error = if request.is_mutating() { error } else { error.with_effect(EffectState::None) };
             error.during(request.verb()).on(&request.path)
         })
     }
 
-    async fn send_repeatedly(&self, cx: &Cx, request: &Request) -> Result<Answer> {
+    async fn send_repeatedly(&self, cx: &Cx, request: &Request, uncertain: &mut bool) -> Result<Answer> {
         let mut credentials = self.0.login.current().await?;
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
@@ -118,6 +122,7 @@ impl Client {
                     return Err(self.0.login.refused(&credentials).await.err().unwrap_or_else(refusal));
                 }
                 Verdict::Again(asked, error) => {
+                    *uncertain |= error.effect() == EffectState::Unknown;
                     let Some(pause) = pauses.next() else { return Err(error.with_retries_spent()) };
                     let pause = asked.unwrap_or(pause);
                     if cx.deadline().remaining() <= pause {

@@ -8,6 +8,7 @@ mod callers;
 mod crash;
 mod daemon;
 mod directions;
+mod doubt;
 mod exclusive;
 mod faults;
 mod hosts;

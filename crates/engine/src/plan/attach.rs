@@ -61,6 +61,9 @@ impl Attach {
         }
     }
 
+    /// The step that builds the device, and whose undo retires it.
+    pub(crate) const DEVICE: usize = DEVICE;
+
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
     }
@@ -118,18 +121,26 @@ impl Attach {
         let (_, others) = san.split_mappings(cx, &volume).await?;
         let mut noted = san.attached_elsewhere(cx, &self.owner).await?;
         if (!others.is_empty() || !noted.is_empty()) && self.is_home(cx, san).await? {
+            let mut unexplained = Vec::new();
             for (host, node) in others {
                 match node {
                     Some(node) => {
                         noted.retain(|it| *it != node);
                         self.fenced.push((node, Some(host.id)));
                     }
-                    None => self.warnings.push(format!(
-                        "host object {} is mapped to it and belongs to no node of this cluster: it may write to it",
-                        host.name
-                    )),
+                    None => unexplained.push(host.name),
                 }
             }
+            if let (Some(host), Some(node)) = (unexplained.first(), noted.first()) {
+                let message =
+                    format!("it is mapped to {host}, which may be node {node} as far as anybody knows");
+                return Err(Error::new(ErrorKind::Conflict, message).on(self.owner.object()).with_remedy(
+                    "start sanbridge on that node, or unmap the volume from that host on the array",
+                ));
+            }
+            self.warnings.extend(unexplained.into_iter().map(|host| {
+                format!("host object {host} is mapped to it and belongs to no node of this cluster: it may write to it")
+            }));
             self.fenced.extend(noted.into_iter().map(|node| (node, None)));
         }
         self.record = Some(before.clone().unwrap_or_else(|| Attachment {
@@ -211,6 +222,9 @@ impl Attach {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 san.forget_host().await;
                 let host = san.host_access(cx).await?;
+                // An undo must know the new one, whatever becomes of the mapping.
+                self.record_mut()?.host = Some(host.clone());
+                san.attachments().put(cx, self.record_mut()?).await?;
                 san.array().ensure_mapped(cx, &volume, &host, &choice).await?
             }
             other => other?,

@@ -99,18 +99,25 @@ impl Plan for Delete {
             if let Some(bound) = &bound {
                 san.cluster().unbind(cx, &self.owner, &bound.id).await?;
             }
-            return Ok(Some(Outcome::Deleted));
+            let Some(record) = san.attachments().get(&self.owner).await? else {
+                return Ok(Some(Outcome::Deleted));
+            };
+            // It was deleted elsewhere while this node still had it.
+            san.require_unused(cx, &record).await?;
+            self.down = TakeDown::of(record);
+            return Ok(None);
         };
         // The look brought it up to date, or made it.
         self.bound = san.cluster().binding(cx, &self.owner).await?;
         let (ours, others) = san.split_mappings(cx, &volume).await?;
         refuse_mapped_elsewhere(&self.owner, &others)?;
-        match san.attachments().get(&self.owner).await? {
-            Some(record) => {
-                san.require_unused(cx, &record).await?;
-                self.down = TakeDown::of(record);
-            }
-            None => self.strays = ours,
+        let record = san.attachments().get(&self.owner).await?;
+        if record.as_ref().is_none_or(|it| it.volume != volume.id) {
+            self.strays = ours;
+        }
+        if let Some(record) = record {
+            san.require_unused(cx, &record).await?;
+            self.down = TakeDown::of(record);
         }
         self.key = Some(match &self.bound {
             Some(it) if it.id == volume.id => VolumeKey::Id(volume.id.clone()),
@@ -139,6 +146,10 @@ impl Plan for Delete {
                 }
             }
             FORGET => {
+                // Nobody had it mapped; notes that say otherwise are of an earlier object, or of a node that is gone.
+                for node in san.attached_elsewhere(cx, &self.owner).await? {
+                    san.cluster().note_detached(cx, &self.owner, &node).await?;
+                }
                 if let Some(bound) = &self.bound {
                     san.cluster().unbind(cx, &self.owner, &bound.id).await?;
                 }

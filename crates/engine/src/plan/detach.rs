@@ -1,7 +1,7 @@
 //! Detach, in the order that alone beats both known races: map gone, legs offline, array's mapping gone, legs deleted.
 
 use async_trait::async_trait;
-use san_core::{Cx, ErrorKind, Owner, Result, Retired};
+use san_core::{Cx, Owner, Result, Retired};
 use serde::{Deserialize, Serialize};
 
 use super::{Direction, Flow, Outcome, Plan};
@@ -30,6 +30,7 @@ impl TakeDown {
         let Some(record) = &self.record else { return Ok(()) };
         let Some(known) = record.known_legs() else { return Ok(()) };
         let device = match record.expected() {
+            // One that cannot be inspected is judged by the device manager itself, leg by leg.
             Some(expect) => san.inspect(cx, &expect, &record.ports).await.ok().flatten(),
             None => None,
         };
@@ -44,8 +45,8 @@ impl TakeDown {
                 Ok(())
             }
             Err(error) => {
-                // Somebody was faster. It is still a whole device, so it stays where people look for it.
-                if let (ErrorKind::InUse, Some(device)) = (error.kind(), &device) {
+                // It is still a whole device, as far as anybody knows: it stays where people look for it.
+                if let Some(device) = &device {
                     san.publish(cx, &record.owner, device).await?;
                 }
                 Err(error)

@@ -76,8 +76,7 @@ impl Plan for Grow {
                 }
             }
             BIND => {
-                let bound = Binding { size: Some(self.size), ..self.bound()?.clone() };
-                san.cluster().bind(cx, &bound).await?;
+                san.rebind_size(cx, self.bound()?, Some(self.size)).await?;
             }
             DEVICE => {
                 let id = &self.bound()?.id;

@@ -1,7 +1,7 @@
 //! Roll back: prove it unused everywhere, take it down here, put the snapshot's bytes back.
 
 use async_trait::async_trait;
-use san_core::{Cx, Error, ErrorKind, Owner, Result, SnapshotName};
+use san_core::{Cx, EffectState, Error, ErrorKind, Owner, Result, SnapshotName};
 use serde::{Deserialize, Serialize};
 
 use super::detach::TakeDown;
@@ -11,6 +11,7 @@ use crate::san::San;
 
 const UNSIZE: usize = TakeDown::STEPS;
 const ROLL_BACK: usize = UNSIZE + 1;
+const DONE: usize = ROLL_BACK + 1;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Rollback {
@@ -18,15 +19,45 @@ pub(crate) struct Rollback {
     snapshot: SnapshotName,
     bound: Option<Binding>,
     down: TakeDown,
+    /// Whether this process, under this lease, has just proved that nobody uses it.
+    #[serde(skip)]
+    is_proved: bool,
 }
 
 impl Rollback {
     pub(crate) fn new(owner: Owner, snapshot: SnapshotName) -> Self {
-        Self { owner, snapshot, bound: None, down: TakeDown::default() }
+        Self { owner, snapshot, bound: None, down: TakeDown::default(), is_proved: false }
     }
 
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Repeats all proofs for a roll back that goes on later: nothing may have happened to the volume since. Whoever
+    /// attached or changed it meanwhile has taken our note away.
+    async fn require_undisturbed(&self, cx: &Cx, san: &San) -> Result<()> {
+        let bound = self.bound()?;
+        let disturbed = |what: String| {
+            let message = format!("it was not rolled back any more: {what}");
+            Err(Error::new(ErrorKind::Cancelled, message)
+                .with_effect(EffectState::None)
+                .on(self.owner.object())
+                .with_remedy("look at its bytes, and roll it back again if that is still wanted"))
+        };
+        if san.cluster().overwriting(cx, &self.owner).await? != Some(cx.operation()) {
+            return disturbed("another operation came in between".to_owned());
+        }
+        let volume = match san.find(cx, &self.owner, Some(bound)).await? {
+            Some(volume) if volume.id == bound.id => volume,
+            _ => return disturbed("it is another volume by now".to_owned()),
+        };
+        if let Some(node) = san.cluster().attached_on(cx, &self.owner).await?.first() {
+            return disturbed(format!("it is attached on node {node}"));
+        }
+        if let Some(host) = volume.mapped.iter().flatten().next() {
+            return disturbed(format!("it is mapped to {}", host.name));
+        }
+        Ok(())
     }
 
     fn bound(&self) -> Result<&Binding> {
@@ -44,6 +75,7 @@ impl Plan for Rollback {
             "forget the attachment",
             "forget its size",
             "put the snapshot's bytes back",
+            "tell the cluster",
         ]
     }
 
@@ -52,7 +84,7 @@ impl Plan for Rollback {
     }
 
     fn is_committed(&self, step: usize) -> bool {
-        TakeDown::is_committed(step)
+        TakeDown::is_committed(step) || step == DONE
     }
 
     fn needs_lease(&self) -> bool {
@@ -73,6 +105,7 @@ impl Plan for Rollback {
             self.down = TakeDown::of(record);
         }
         self.bound = Some(bound);
+        self.is_proved = true;
         Ok(None)
     }
 
@@ -80,10 +113,20 @@ impl Plan for Rollback {
         match step {
             // The snapshot may be of a smaller disk: until somebody asks the array, nobody knows its size.
             UNSIZE => {
-                let bound = Binding { size: None, ..self.bound()?.clone() };
-                san.cluster().bind(cx, &bound).await?;
+                san.rebind_size(cx, self.bound()?, None).await?;
+                san.cluster().note_overwriting(cx, &self.owner, Some(cx.operation())).await?;
             }
-            ROLL_BACK => san.array().rollback(cx, &self.bound()?.to_volume(), &self.snapshot).await?,
+            ROLL_BACK => {
+                if !std::mem::take(&mut self.is_proved) {
+                    self.require_undisturbed(cx, san).await?;
+                }
+                san.array().rollback(cx, &self.bound()?.to_volume(), &self.snapshot).await?;
+            }
+            DONE => {
+                if san.cluster().overwriting(cx, &self.owner).await? == Some(cx.operation()) {
+                    san.cluster().note_overwriting(cx, &self.owner, None).await?;
+                }
+            }
             // What the node's cache holds of the old bytes goes with the device.
             _ => self.down.forward(step, cx, san).await?,
         }

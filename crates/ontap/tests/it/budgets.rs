@@ -56,7 +56,7 @@ async fn each_verb_keeps_its_budget() {
         let sent = requests!(it, array.snapshot(&cx, &snapshot));
         assert_eq!(sent, "POST /storage/volumes/{volume.uuid}/snapshots\n");
         let sent = requests!(it, array.rollback(&cx, &volume, &snapshot.name));
-        assert_eq!(sent, "PATCH /storage/luns/{uuid}\n");
+        assert_eq!(sent, "PATCH /storage/luns\n");
         let sent = requests!(it, array.ensure_no_snapshot(&cx, &volume, &snapshot.name));
         assert_eq!(sent, "DELETE /storage/volumes/{volume.uuid}/snapshots\n");
 

@@ -83,11 +83,11 @@ async fn life_on(it: &Fixture, fault: &Fault) {
     it.write(&volume, b"first").await;
     assert_eq!(array.snapshot(&cx(), &set(&volume)).await.unwrap().len(), 1);
     it.write(&volume, b"after").await;
-    it.inject("PATCH", LUN, fault.clone());
+    assert!(array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap());
+    it.inject("PATCH", LUNS, fault.clone());
     array.rollback(&cx(), &volume, &name()).await.unwrap();
     assert_eq!(it.read(&volume, 5).await, b"first");
     assert!(array.ensure_no_snapshot(&cx(), &volume, &name()).await.unwrap());
-    assert!(array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap());
     assert!(array.ensure_no_volume(&cx(), &volume, DeleteMode::Immediate).await.unwrap());
     assert!(it.sim.volumes().iter().all(|it| !it.comment.contains("sanbridge")));
     assert!(it.sim.maps().is_empty());
@@ -398,4 +398,24 @@ async fn only_the_portals_of_the_reporting_nodes_serve_a_volume() {
         Some(mapping),
         "ports are not asked for again"
     );
+}
+
+/// A release that takes no condition, or does not say how much it changed, is asked first and told then.
+#[tokio::test(start_paused = true)]
+async fn a_roll_back_without_the_arrays_condition_looks_first() {
+    for code in [262_179, 262_197] {
+        let it = Fixture::new(NEW).await;
+        let volume = it.made("vm-100-disk-0").await;
+        it.write(&volume, b"first").await;
+        it.array.snapshot(&cx(), &set(&volume)).await.unwrap();
+        it.write(&volume, b"after").await;
+        it.inject_times("PATCH", LUNS, answer(400, code, "Unexpected argument"), Times::Always);
+        let host = it.host().await;
+        it.array.ensure_mapped(&cx(), &volume, &host, &lun_choice(&[3])).await.unwrap();
+        let error = it.array.rollback(&cx(), &volume, &name()).await.unwrap_err();
+        assert_error(&error, ErrorKind::InUse, EffectState::None);
+        it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap();
+        it.array.rollback(&cx(), &volume, &name()).await.unwrap();
+        assert_eq!(it.read(&volume, 5).await, b"first");
+    }
 }
