@@ -200,8 +200,8 @@ async fn at_each(
 
 /// Of the pairs (boundary of the operation, boundary of its recovery) every so many-th of each is tried, so that the
 /// suite stays short. 1 and 1 try all of them, which takes about half an hour.
-const FIRST_STRIDE: usize = 7;
-const SECOND_STRIDE: usize = 6;
+const FIRST_STRIDE: usize = 9;
+const SECOND_STRIDE: usize = 7;
 
 async fn stopped_twice(op: Op) {
     let tried = Cell::new(0);
@@ -235,7 +235,7 @@ macro_rules! matrix {
 
                 #[tokio::test(start_paused = true)]
                 async fn on_a_node_lost_for_ever() {
-                    at_each(Op::$op, "node lost", 5, async |boundary, _| {
+                    at_each(Op::$op, "node lost", 6, async |boundary, _| {
                         lose_node_at(&Op::$op, boundary).await
                     })
                     .await;
@@ -263,7 +263,7 @@ mod power {
     use super::*;
 
     async fn lost_everywhere(op: Op) {
-        at_each(op, "power lost", 3, async |boundary, _| lose_power_at(&op, boundary).await).await;
+        at_each(op, "power lost", 4, async |boundary, _| lose_power_at(&op, boundary).await).await;
     }
 
     #[tokio::test(start_paused = true)]
