@@ -67,8 +67,8 @@ impl San {
         let cx = self.node().cx(deadline, id);
         let (verb, lock_name) = (work.verb(), work.lock_name());
         let result = self.run_locked(&cx, work, &lock_name, entry).await;
-        let object =
-            lock_name.split_once('/').map_or("", |(_, object)| object.trim_end_matches('#')).to_owned();
+        // A disk that has no number yet is shown without one.
+        let object = lock_name.split_once('/').map_or("", |(_, object)| object).replace('#', "N");
         let result = result.map_err(|error| error.during(verb).on(object));
         if let Err(error) = &result {
             tracing::warn!(operation = %id, error = %error.chain(), "operation failed");
@@ -290,7 +290,7 @@ impl San {
         }
         self.keep(clean_up, intent).await;
         if let Some(entry) = entry {
-            let pending = intent.work.plan().may_end_later(step).then(|| error.chain().to_string());
+            let pending = intent.work.plan().may_end_later(step).then(|| error.message().to_owned());
             entry.answer(match pending {
                 Some(pending) => Ok(Outcome::Detached { pending: Some(pending) }),
                 None => Err(error.with_effect(EffectState::Unknown)),
@@ -308,12 +308,15 @@ impl San {
         error: &Error,
     ) -> End {
         tracing::error!(operation = %intent.id, error = %error.chain(), "an undo failed");
-        let message = if may_pass(error) {
-            format!("{failed}; undoing it goes on as soon as it can ({})", error.chain())
+        let mut message = if may_pass(error) {
+            "it failed, and what it had begun is taken back as soon as that is possible".to_owned()
         } else {
             self.stick(cx, intent, step, Some(failed.to_string()), error).await;
-            format!("{failed}; it could not be undone ({})", error.chain())
+            "it failed, and what it had begun could not be taken back".to_owned()
         };
+        if error.message() != failed.message() {
+            message = format!("{message} ({})", error.chain());
+        }
         End::Open(Error::wrap(failed, message).with_effect(EffectState::Unknown))
     }
 

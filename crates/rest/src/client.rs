@@ -108,8 +108,14 @@ impl Client {
             .with_jitter()
             .build();
         let mut may_log_in_again = true;
+        let mut last: Option<Error> = None;
         loop {
-            let outcome = self.send_once(cx, request, &credentials).await?;
+            let outcome = match (self.send_once(cx, request, &credentials).await, &last) {
+                (Ok(outcome), _) => outcome,
+                // What went wrong on the wire says more than why it is not tried again just now.
+                (Err(_), Some(last)) => return Err(Error::clone(last).with_retries_spent()),
+                (Err(error), None) => return Err(error),
+            };
             match judge(request, outcome) {
                 Verdict::Done(answer) => return Ok(answer),
                 Verdict::Fail(error) => return Err(error),
@@ -129,6 +135,7 @@ impl Client {
                         return Err(error.with_retries_spent());
                     }
                     tracing::debug!(request = ?request, %error, "repeating");
+                    last = Some(error);
                     tokio::time::sleep(pause).await;
                 }
             }
