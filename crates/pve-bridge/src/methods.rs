@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::names::DiskName;
 use crate::protocol::{Frame, StorageRef, VERSION};
 use crate::secrets::Secrets;
-use crate::storage::{Storage, Storages};
+use crate::storage::{Addition, Storage, Storages};
 
 /// What a request came to.
 pub(crate) enum Reply {
@@ -22,7 +22,7 @@ pub(crate) enum Reply {
     /// An operation of the engine to wait for.
     Operation(Box<Running>),
     /// A storage was added; it is removed again unless the answer is acknowledged.
-    Added(StorageRef),
+    Added(StorageRef, Addition),
 }
 
 /// An operation and how it is started again if its recovery undid it.
@@ -168,8 +168,8 @@ pub(crate) async fn call(
             let password = secrets.password()?.ok_or_else(|| {
                 Error::new(ErrorKind::InvalidInput, "sanbridge-password is missing").on(&of.id)
             })?;
-            storages.add(cx, of, password).await?;
-            Ok(Reply::Added(of.clone()))
+            let addition = storages.add(cx, of, password).await?;
+            Ok(Reply::Added(of.clone(), addition))
         }
         "storage.update" => {
             let Update { changes, delete, secrets } = params(frame)?;

@@ -12,7 +12,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::methods::{self, Reply, Running};
 use crate::protocol::{Answer, Frame, VERSION, read_frame, write_frame};
-use crate::storage::Storages;
+use crate::storage::{Addition, Storages};
 
 /// A client has so long to say what it wants, and to confirm an answer.
 const SPEAK: Duration = Duration::from_secs(10);
@@ -62,11 +62,14 @@ impl Connection {
         match methods::call(&service.node, &service.storages, &frame, deadline).await {
             Err(error) => self.write(&Answer::error(frame.id, &error)).await,
             Ok(Reply::Value(value)) => self.write(&Answer::ok(frame.id, value, Vec::new())).await,
-            Ok(Reply::Added(storage)) => {
+            Ok(Reply::Added(storage, addition)) => {
                 let answer = Answer::ok(frame.id, json!({}), Vec::new()).asking_for_acknowledgement();
                 let taken = self.write(&answer).await.is_ok() && self.reads_acknowledgement(frame.id).await;
                 if taken {
                     return self.write(&Answer::acked(frame.id)).await;
+                }
+                if addition == Addition::Replaced {
+                    return Ok(());
                 }
                 let cx = service.node.cx(Deadline::after(CLEAN_UP), frame.id);
                 service.storages.remove(&cx, &storage).await

@@ -32,6 +32,15 @@ struct Kept {
 
 const KEPT: &str = "storage";
 
+/// What an addition found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Addition {
+    /// Nothing.
+    New,
+    /// The same storage, whose settings it replaced.
+    Replaced,
+}
+
 /// One storage, ready for work.
 #[derive(Debug)]
 pub(crate) struct Storage {
@@ -169,8 +178,9 @@ impl Storages {
         Ok(storage)
     }
 
-    /// A new storage: everything is asked of the array before anything is stored.
-    pub(crate) async fn add(&self, cx: &Cx, of: &StorageRef, password: &SecretString) -> Result<()> {
+    /// A new storage: everything is asked of the array before anything is stored. Says whether it was there before, so
+    /// that an addition nobody confirms does not take away what it did not bring.
+    pub(crate) async fn add(&self, cx: &Cx, of: &StorageRef, password: &SecretString) -> Result<Addition> {
         check_storage_id(&of.id)?;
         let options = Options::parse(&of.options).map_err(|error| error.on(&of.id))?;
         let mut problems: Vec<Error> = Vec::new();
@@ -190,7 +200,7 @@ impl Storages {
         match made.await {
             Ok(storage) => {
                 *slot = Some(storage);
-                Ok(())
+                Ok(if former.is_some() { Addition::Replaced } else { Addition::New })
             }
             Err(error) => {
                 // Nothing of a failed addition stays, and what was there before does.

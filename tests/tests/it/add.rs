@@ -245,6 +245,25 @@ async fn an_add_nobody_confirmed_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeated_add_nobody_confirmed_takes_nothing_away() {
+    let site = site_with(|_| {}).await;
+    let client = site.client(0);
+    client.add().await.unwrap();
+    client.call("volume.create", json!({ "vmid": 100, "name": null, "size_bytes": 8 << 20 })).await.unwrap();
+    client.call("volume.attach", json!({ "name": "vm-100-disk-0" })).await.unwrap();
+    let mut stream = client.send(OperationId::random(), "storage.add", add_params(PASSWORD)).await.unwrap();
+    assert_eq!(read(&mut stream).await.unwrap()["ack"], true);
+    drop(stream);
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    let there = client.call("volume.attach", json!({ "name": "vm-100-disk-0" })).await.unwrap();
+    assert_eq!(there.ok["size_bytes"], 8 << 20);
+    assert_eq!(
+        client.call("volume.list", json!({})).await.unwrap().ok["volumes"].as_array().unwrap().len(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_password_is_nowhere_but_in_its_file() {
     let (log, capturing) = Log::capture();
     let mut site = site_with(|_| {}).await;
