@@ -22,6 +22,10 @@ fn main() -> ExitCode {
         Some("demo") => program("demo", rest),
         Some("bench") => program("bench", rest),
         Some("test") if rest.is_empty() => test(),
+        Some("--help" | "-h" | "help") => {
+            say(USAGE);
+            Ok(())
+        }
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -33,12 +37,17 @@ fn main() -> ExitCode {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
+fn say(message: &str) {
+    println!("{}", message.trim_end());
+}
+
 #[expect(clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
 fn complain(message: &str) {
     eprintln!("{}", message.trim_end());
 }
 
-/// Runs one of the programs of the member `tests`, with the helper programs it starts built first.
+/// Runs one of the programs of the member `tests`.
 fn program(name: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
     let mut run = cargo(&["run", "--quiet", "--package", "sanbridge-tests", "--bin", name, "--"]);
     run.args(arguments);

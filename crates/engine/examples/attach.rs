@@ -1,6 +1,8 @@
 //! An embedder makes a disk and attaches it. Array and node are simulated here; with `san_rest::HttpsWire` and
 //! `san_host::System` in their places the same lines drive real ones.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it did")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,5 +82,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     ticket.acknowledge(deadline).await?;
     machine.write_at(&path, 0, b"hello").await?;
     assert_eq!(machine.read_at(&path, 0, 5).await?, b"hello");
+    println!("{} carries what was written to it", path.display());
     Ok(())
 }

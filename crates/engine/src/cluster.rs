@@ -145,6 +145,7 @@ pub trait Cluster: fmt::Debug + Send + Sync {
 /// <folder>/volumes/<space>/<object>/on.<node>  the node has it mapped, or is about to
 /// <folder>/volumes/<space>/<object>/lease      who changes it, and until when
 /// <folder>/volumes/<space>/<object>/overwrite  which operation is about to overwrite its bytes
+/// <folder>/volumes/<space>/<object>/successor.<operation>  for a moment: who takes that operation's dead lease over
 /// <folder>/hosts/<array>.<host id>             which node a host object of an array stands for
 /// ```
 #[derive(Debug)]

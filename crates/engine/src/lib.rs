@@ -4,6 +4,8 @@
 //! one array as this node sees it. Operations are submitted to a `San` under an id and run in tasks of the node; callers
 //! only wait for them. What an operation set out to do lies on disk before its first effect, so that the next run
 //! finishes or undoes whatever a crash interrupted.
+//!
+//! `cargo run -p san-engine --example attach` shows an embedder that makes and attaches a disk.
 
 mod clock;
 mod cluster;

@@ -1,5 +1,6 @@
 //! `sanbridge`: the node daemon and its helper processes.
 
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,8 +46,9 @@ fn main() -> ExitCode {
             match serve(node, socket, state) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    let remedy = error.remedy().unwrap_or_default();
-                    tracing::error!(error = %error.chain(), remedy, "cannot serve");
+                    let remedy = error.remedy().map(|it| format!(" -- {it}")).unwrap_or_default();
+                    // Whatever the log's filter: somebody wants to know why it does not run.
+                    let _ = writeln!(std::io::stderr(), "sanbridge: {}{remedy}", error.chain());
                     ExitCode::FAILURE
                 }
             }
@@ -57,7 +59,12 @@ fn main() -> ExitCode {
 fn init_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .init();
 }
 
 fn serve(node: Option<String>, socket: PathBuf, state: PathBuf) -> Result<()> {
