@@ -102,9 +102,17 @@ impl Multipath {
         match self.remembered(cx, hctl, identity).await? {
             Proof::Ours => candidate(true, false),
             Proof::Other(_) => candidate(false, false),
-            // A unit without an identity at the address the array gave us, that nobody else holds.
-            Proof::Unknown(_) if leg.holders.iter().all(|it| map.is_some_and(|map| map.kernel == *it)) => {
+            // A unit without an identity under our own map: it came there as ours.
+            Proof::Unknown(_)
+                if !leg.holders.is_empty()
+                    && leg.holders.iter().all(|it| map.is_some_and(|map| map.kernel == *it)) =>
+            {
                 candidate(true, false)
+            }
+            // Nothing says that it is ours, and the address may have passed to another target since it was recorded.
+            Proof::Unknown(error) if leg.holders.is_empty() => {
+                tracing::warn!(leg = %leg.name(), %error, "a device at a recorded address is left alone");
+                candidate(false, false)
             }
             Proof::Unknown(error) => {
                 Err(Error::wrap(error, "a leg at a recorded address cannot be recognised")

@@ -8,7 +8,7 @@ use san_core::{Cx, EffectState, Error, ErrorKind, Result};
 use san_rest::{Client, CredentialSource, Replay, Request, Wire};
 use serde::de::DeserializeOwned;
 
-use crate::error::{code, is, of_answer, of_failure};
+use crate::error::{is_one_of, of_answer, of_failure};
 use crate::wire::{Changed, Page};
 
 /// Below which everything of ONTAP lies.
@@ -56,11 +56,16 @@ impl Api {
         read.map_err(|error| error.with_effect(EffectState::None))
     }
 
-    /// Reads one object by its key; `None` only where ONTAP says that this entry does not exist.
-    pub(crate) async fn find<T: DeserializeOwned>(&self, cx: &Cx, request: &Request) -> Result<Option<T>> {
+    /// Reads one object by its key; `None` only where ONTAP says, by one of the `absent` codes, that it does not exist.
+    pub(crate) async fn find<T: DeserializeOwned>(
+        &self,
+        cx: &Cx,
+        request: &Request,
+        absent: &[u64],
+    ) -> Result<Option<T>> {
         match self.get(cx, request).await {
             Ok(it) => Ok(Some(it)),
-            Err(error) if is(&error, code::NO_ENTRY) => Ok(None),
+            Err(error) if is_one_of(&error, absent) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -106,7 +111,13 @@ impl Api {
         for _ in 0..PAGES {
             let answer = self.0.send(cx, &request).await?;
             if !answer.status.is_success() {
-                return Err(of_answer(&answer));
+                let error = of_answer(&answer);
+                // An earlier attempt, whose answer was lost, may have done it, whatever the repetition is told.
+                return Err(if answer.after_silence {
+                    error.with_effect(EffectState::Unknown)
+                } else {
+                    error
+                });
             }
             let changed: Changed<T> = answer.json()?;
             if let Some(failure) = changed.error {

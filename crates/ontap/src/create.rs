@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::array::Ontap;
 use crate::client::patiently;
 use crate::convert::{self, inconsistent, lun_path};
-use crate::error::{code, is};
+use crate::error::{code, code_of, is};
 use crate::wire;
 
 /// Smallest FlexVol.
@@ -124,7 +124,9 @@ impl Ontap {
             Some(_) => Err(Error::new(ErrorKind::AlreadyExists, "the name is taken by another volume")
                 .with_effect(EffectState::None)),
             // Not there (any more): its creation may not have begun, or somebody's deletion has just ended.
-            None => Ok(Next::Again),
+            None if exists || error.is_passing() || code_of(&error).is_none() => Ok(Next::Again),
+            // The array says that it failed, and shows that nothing came of it.
+            None => Err(error.with_effect(EffectState::None)),
         }
     }
 

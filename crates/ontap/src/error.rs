@@ -14,7 +14,14 @@ use crate::wire::{ErrorBody, Failure};
 
 /// Codes that some verb handles itself.
 pub(crate) mod code {
-    pub(crate) const NO_ENTRY: u64 = 4;
+    /// Which code says "no such object" differs by release and operation: each look-up and removal accepts those that
+    /// the API definition documents for it.
+    pub(crate) const NO_JOB: &[u64] = &[4];
+    pub(crate) const NO_LUN: &[u64] = &[4, 5_374_875, 5_374_876];
+    pub(crate) const NO_MAP: &[u64] = &[4, 5_374_922, 5_374_875, 5_374_876, 5_374_878];
+    pub(crate) const NO_VOLUME: &[u64] = &[4, 917_927, 918_235];
+    pub(crate) const NO_SNAPSHOT: &[u64] = &[4, 1_638_600];
+    pub(crate) const NO_ISCSI_SERVICE: &[u64] = &[4, 5_374_078];
     pub(crate) const UNEXPECTED_ARGUMENT: u64 = 262_179;
     pub(crate) const INVALID_FIELD: u64 = 262_197;
     pub(crate) const VOLUME_EXISTS: u64 = 917_526;
@@ -25,11 +32,9 @@ pub(crate) mod code {
     pub(crate) const SAME_SIZE: u64 = 1_254_226;
     pub(crate) const SNAPSHOT_EXISTS: u64 = 525_059;
     pub(crate) const SNAPSHOT_BUSY: u64 = 1_638_543;
-    pub(crate) const SNAPSHOT_MISSING: u64 = 1_638_600;
     pub(crate) const IGROUP_EXISTS: u64 = 5_374_023;
     pub(crate) const INITIATOR_PRESENT: u64 = 5_374_035;
     pub(crate) const ALREADY_MAPPED: u64 = 1_254_207;
-    pub(crate) const NOT_MAPPED: u64 = 5_374_922;
 }
 
 /// Longest part of the array's own text that is kept.
@@ -78,6 +83,11 @@ pub(crate) fn code_of(error: &Error) -> Option<u64> {
 /// Whether ONTAP gave this code.
 pub(crate) fn is(error: &Error, code: u64) -> bool {
     code_of(error) == Some(code)
+}
+
+/// Whether ONTAP gave one of these codes.
+pub(crate) fn is_one_of(error: &Error, codes: &[u64]) -> bool {
+    code_of(error).is_some_and(|it| codes.contains(&it))
 }
 
 /// The error of an answer that is not a success.
@@ -165,12 +175,21 @@ fn classify(status: Option<StatusCode>, code: Option<u64>, text: &str) -> (Error
     if status == Some(StatusCode::FORBIDDEN) {
         return (ErrorKind::PermissionDenied, EffectState::None);
     }
+    if let Some(code) = code
+        && HALF_DONE.contains(&code)
+    {
+        return (ErrorKind::Internal, EffectState::Unknown);
+    }
     if let Some(kind) = code.and_then(kind_of_code).or_else(|| kind_of_text(text)) {
         return (kind, EffectState::None);
     }
     let refused = status.is_some_and(|it| it.is_client_error());
     (ErrorKind::Internal, if refused { EffectState::None } else { EffectState::Unknown })
 }
+
+/// Errors after a part of the request was carried out: a LUN made or overwritten whose properties could not be set or
+/// read, a clone that failed on its way.
+const HALF_DONE: [u64; 5] = [5_374_863, 5_374_864, 5_374_885, 5_374_886, 13_565_952];
 
 /// The table.
 #[expect(clippy::match_same_arms, reason = "the rows keep the order of the objects they are about")]
@@ -233,7 +252,7 @@ fn kind_of_code(code: u64) -> Option<ErrorKind> {
         5_373_966 => Unsupported,
         // Mappings.
         1_254_207 => AlreadyExists,
-        5_374_922 | 1_254_201 | 5_374_878 => NotFound,
+        5_374_922 | 1_254_201 | 5_374_878 | 5_374_078 => NotFound,
         5_374_573 | 5_374_574 | 5_374_581..=5_374_584 => Conflict,
         5_374_901 | 5_374_902 => InvalidInput,
         5_374_329 => Unsupported,
@@ -362,7 +381,8 @@ mod tests {
     fn a_foreign_answer_is_named_as_such() {
         for (status, effect) in [(404, EffectState::None), (500, EffectState::Unknown)] {
             let status = StatusCode::from_u16(status).unwrap();
-            let error = of_answer(&Answer { status, body: "<html>canary</html>".into() });
+            let error =
+                of_answer(&Answer { status, body: "<html>canary</html>".into(), after_silence: false });
             assert_eq!((error.kind(), error.effect()), (ErrorKind::Protocol, effect));
             assert!(!format!("{error:?}").contains("canary"));
         }

@@ -6,7 +6,7 @@ use san_core::{Cx, EffectState, Error, ErrorKind, Result};
 use san_rest::Request;
 
 use crate::client::Api;
-use crate::error::of_failure;
+use crate::error::{code, of_failure};
 use crate::wire::{Failure, Job};
 
 const FIRST: Duration = Duration::from_millis(100);
@@ -24,8 +24,10 @@ impl Api {
         let mut pause = FIRST;
         loop {
             // Whatever happens to the question, the job itself may go on.
-            let job: Option<Job> =
-                self.find(cx, &request).await.map_err(|error| error.with_effect(EffectState::Unknown))?;
+            let job: Option<Job> = self
+                .find(cx, &request, code::NO_JOB)
+                .await
+                .map_err(|error| error.with_effect(EffectState::Unknown))?;
             let Some(job) = job else {
                 return Err(Error::new(ErrorKind::Protocol, "the array forgot the job it had accepted"));
             };

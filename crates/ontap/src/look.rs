@@ -5,6 +5,7 @@ use san_rest::Request;
 
 use crate::array::Ontap;
 use crate::convert::{self, Key, inconsistent, lun_path, mapped};
+use crate::error::code;
 use crate::wire;
 
 /// What is read of a FlexVol.
@@ -68,7 +69,7 @@ impl Ontap {
     /// The FlexVol with this UUID.
     pub(crate) async fn flexvol(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Volume>> {
         let request = Request::get("/api/storage/volumes/{}", &[uuid]).query("fields", VOLUME_FIELDS);
-        let Some(it) = self.api.find::<wire::Volume>(cx, &request).await? else {
+        let Some(it) = self.api.find::<wire::Volume>(cx, &request, code::NO_VOLUME).await? else {
             self.prove_svm(cx).await?;
             return Ok(None);
         };
@@ -83,7 +84,7 @@ impl Ontap {
     /// The LUN with this UUID, with its mappings.
     async fn lun(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Lun>> {
         let request = Request::get("/api/storage/luns/{}", &[uuid]).query("fields", LUN_AND_MAPS);
-        let found: Option<wire::Lun> = self.api.find(cx, &request).await?;
+        let found: Option<wire::Lun> = self.api.find(cx, &request, code::NO_LUN).await?;
         match &found {
             Some(it) if it.uuid != uuid => return Err(inconsistent("the array answered about another LUN")),
             Some(it) => {

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::array::Ontap;
 use crate::client::Settled;
 use crate::convert::{Key, inconsistent, is_uuid, lun_number};
-use crate::error::{code, is, is_lun_number_taken};
+use crate::error::{code, is, is_lun_number_taken, is_one_of};
 use crate::wire;
 
 const COLLECTION: &str = "/api/protocols/san/lun-maps";
@@ -97,7 +97,7 @@ impl Ontap {
         let gone = || async { Ok(self.lun_map(cx, &lun, host).await?.is_none().then_some(())) };
         match self.api.settle::<serde_json::Value, _, _>(cx, &request, gone).await {
             Ok(_) => Ok(true),
-            Err(error) if is(&error, code::NOT_MAPPED) || is(&error, code::NO_ENTRY) => {
+            Err(error) if is_one_of(&error, code::NO_MAP) => {
                 self.prove_svm(cx).await?;
                 Ok(false)
             }

@@ -10,6 +10,7 @@ use san_rest::Request;
 use crate::array::Ontap;
 use crate::client::Api;
 use crate::convert::inconsistent;
+use crate::error::code;
 use crate::wire;
 
 /// The port ONTAP's iSCSI service listens on; it cannot be changed.
@@ -103,7 +104,7 @@ fn on(ports: &Ports, nodes: &[String]) -> Vec<TargetPort> {
 pub(crate) async fn iscsi_service(cx: &Cx, api: &Api, svm: &str) -> Result<Option<wire::IscsiService>> {
     let request =
         Request::get("/api/protocols/san/iscsi/services/{}", &[svm]).query("fields", "enabled,target");
-    api.find(cx, &request).await
+    api.find(cx, &request, code::NO_ISCSI_SERVICE).await
 }
 
 /// The portals that are switched on, and the pairs of nodes.

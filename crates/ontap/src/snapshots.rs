@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::array::Ontap;
 use crate::client::{Settled, patiently};
 use crate::convert::{Key, LUN_NAME, inconsistent, time};
-use crate::error::{code, is};
+use crate::error::{code, is, is_one_of};
 use crate::wire;
 
 const PREFIX: &str = "sb_";
@@ -147,7 +147,7 @@ impl Ontap {
                 // Whether it is gone can be seen; whether this call did it was not said.
                 None => self.gone(cx, &key, &name).await,
             },
-            Err(error) if is(&error, code::NO_ENTRY) || is(&error, code::SNAPSHOT_MISSING) => {
+            Err(error) if is_one_of(&error, code::NO_SNAPSHOT) => {
                 self.prove_svm(cx).await?;
                 Ok(false)
             }
@@ -200,13 +200,16 @@ impl Ontap {
         }
     }
 
+    /// Repeatable: the condition holds for each attempt anew.
     async fn overwrite(&self, cx: &Cx, request: Request) -> Result<Option<u64>> {
         let request = patiently(cx, request.replay(Replay::Safe));
-        let undecided = || async { Ok(None::<()>) };
-        match self.api.settle::<serde_json::Value, _, _>(cx, &request, undecided).await? {
-            Settled::Answered(done) => Ok(done.touched),
-            Settled::Seen(()) => Ok(None),
-        }
+        let first = match self.api.change::<serde_json::Value>(cx, &request).await {
+            Err(error) if error.effect() == EffectState::Unknown => error,
+            other => return other.map(|it| it.touched),
+        };
+        tracing::debug!(error = %first.chain(), "overwriting once more");
+        let again = self.api.change::<serde_json::Value>(cx, &request).await;
+        again.map(|it| it.touched).map_err(|error| error.with_effect(EffectState::Unknown))
     }
 
     async fn roll_back_looking(
@@ -221,8 +224,9 @@ impl Ontap {
         if is_mapped {
             return Err(self.why_untouched(cx, volume).await?);
         }
+        // Sent once: without a condition a late first copy of it could strike a disk that is in use again.
         let request = Request::patch("/api/storage/luns/{}", &[key.lun()?]).json(body)?;
-        self.overwrite(cx, request).await.map(drop)
+        self.api.change::<serde_json::Value>(cx, &patiently(cx, request)).await.map(drop)
     }
 
     /// Why a change on condition touched nothing.

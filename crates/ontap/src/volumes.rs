@@ -10,7 +10,7 @@ use crate::array::Ontap;
 use crate::client::patiently;
 use crate::convert::{self, Key, LUN_NAME, inconsistent};
 use crate::create::{check_size, flexvol_maximum};
-use crate::error::{code, is};
+use crate::error::{code, is, is_one_of};
 use crate::look::{LUN_FIELDS, VOLUME_FIELDS};
 use crate::wire;
 
@@ -107,7 +107,7 @@ impl Ontap {
         key.lun.iter().for_each(|it| self.forget_lun_node(it));
         match outcome {
             Ok(_) => Ok(true),
-            Err(error) if is(&error, code::NO_ENTRY) => {
+            Err(error) if is_one_of(&error, code::NO_VOLUME) => {
                 self.prove_svm(cx).await?;
                 Ok(false)
             }

@@ -91,8 +91,7 @@ impl Client {
         let mut uncertain = false;
         self.send_repeatedly(cx, request, &mut uncertain).await.map_err(|error| {
             // What an earlier attempt may have done, a later one that never left does not undo.
-            let error =
-                if uncertain && error.is_passing() { error.with_effect(EffectState::Unknown) } else { error };
+            let error = if uncertain { error.with_effect(EffectState::Unknown) } else { error };
             // A request that only reads leaves nothing behind, whatever became of it.
             let error = if request.is_mutating() { error } else { error.with_effect(EffectState::None) };
             error.during(request.verb()).on(&request.path)
@@ -117,7 +116,7 @@ impl Client {
                 (Err(error), None) => return Err(error),
             };
             match judge(request, outcome) {
-                Verdict::Done(answer) => return Ok(answer),
+                Verdict::Done(answer) => return Ok(Answer { after_silence: *uncertain, ..answer }),
                 Verdict::Fail(error) => return Err(error),
                 Verdict::Login if may_log_in_again => {
                     may_log_in_again = false;
@@ -255,7 +254,7 @@ fn judge_answer(request: &Request, answer: Response<Bytes>) -> Verdict {
                 format!("the array cannot serve now ({status})"),
             ))
         }
-        _ => Verdict::Done(Answer { status, body: answer.into_body() }),
+        _ => Verdict::Done(Answer { status, body: answer.into_body(), after_silence: false }),
     }
 }
 

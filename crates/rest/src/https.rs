@@ -133,10 +133,16 @@ impl HttpsWire {
         let mut outcome = Err(WireError::NotSent("no address".into()));
         for offset in 0..self.addresses.len() {
             let index = (first + offset) % self.addresses.len();
+            // Should this one never answer, the next request goes to the next address.
+            self.preferred.store((index + 1) % self.addresses.len(), Ordering::Relaxed);
             outcome = self.send_to(&self.addresses[index], request.clone()).await;
-            if !matches!(outcome, Err(WireError::NotSent(_))) {
-                self.preferred.store(index, Ordering::Relaxed);
-                break;
+            match outcome {
+                Err(WireError::NotSent(_)) => {}
+                Err(WireError::Lost(_) | WireError::TimedOut) => break,
+                _ => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    break;
+                }
             }
         }
         outcome

@@ -194,6 +194,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// The whole body.
     pub body: Bytes,
+    /// Whether an earlier attempt of the same request may have been carried out without an answer.
+    pub after_silence: bool,
 }
 
 impl Answer {
@@ -272,7 +274,8 @@ mod tests {
 
     #[test]
     fn a_garbled_answer_is_not_quoted() {
-        let answer = Answer { status: StatusCode::OK, body: Bytes::from_static(br#""canary""#) };
+        let answer =
+            Answer { status: StatusCode::OK, body: Bytes::from_static(br#""canary""#), after_silence: false };
         let error = answer.json::<u32>().unwrap_err();
         assert!(!format!("{error:?} {answer:?}").contains("canary"));
         assert_eq!(error.kind(), ErrorKind::Protocol);

@@ -102,19 +102,25 @@ impl Node<'_> {
         Ok(Record::Absent)
     }
 
-    /// A folder `ADDRESS,PORT,GROUP`; the group is the last part and is not compared.
+    /// `ADDRESS,PORT,GROUP`, a folder with a file for each interface, or, where the record was made without a group,
+    /// `ADDRESS,PORT`, the file itself. The group is not compared.
     fn is_entry(&self, name: &str) -> bool {
-        let mut parts = name.rsplitn(3, ',').skip(1);
+        let mut parts = name.rsplitn(3, ',').skip(usize::from(!is_file(name)));
         let port = parts.next().and_then(|it| it.parse::<u16>().ok());
         let address = parts.next().and_then(|it| it.parse::<std::net::IpAddr>().ok());
         port == Some(self.portal.port())
             && address.map(|it| it.to_canonical()) == Some(self.portal.ip().to_canonical())
     }
 
-    async fn read(&self, guard: &Guard, cx: &Cx, folder: &Path) -> Result<Option<Vec<u8>>> {
-        let file: PathBuf = folder.join(self.interface);
+    async fn read(&self, guard: &Guard, cx: &Cx, entry: &Path) -> Result<Option<Vec<u8>>> {
+        let in_folder = entry.file_name().is_none_or(|it| !is_file(&it.to_string_lossy()));
+        let file: PathBuf = if in_folder { entry.join(self.interface) } else { entry.to_owned() };
         guard.read(cx, &file, RECORD_MAX).await
     }
+}
+
+fn is_file(entry: &str) -> bool {
+    entry.matches(',').count() == 1
 }
 
 /// The `name = value` lines of a record.
@@ -176,6 +182,9 @@ mod tests {
         let node = Node { target: &target, portal: "10.77.1.2:3260".parse().unwrap(), interface: "default" };
         for (name, expected) in [
             ("10.77.1.2,3260,1028", true),
+            // Made by hand or by us: no group, and no folder.
+            ("10.77.1.2,3260", true),
+            ("10.77.1.2,3261", false),
             ("10.77.1.2,3260,4294967295", true),
             ("10.77.1.20,3260,1028", false),
             ("10.77.1.2,3261,1028", false),

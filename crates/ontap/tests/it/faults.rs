@@ -419,3 +419,74 @@ async fn a_roll_back_without_the_arrays_condition_looks_first() {
         assert_eq!(it.read(&volume, 5).await, b"first");
     }
 }
+
+/// Which code says "no such object" differs by release and operation. Each is an absence, and each is proved.
+#[tokio::test(start_paused = true)]
+async fn every_documented_code_for_absence_is_one() {
+    for code in [4, 5_374_875, 5_374_876] {
+        let it = Fixture::new(NEW).await;
+        let volume = it.made("vm-100-disk-0").await;
+        assert!(it.array.ensure_no_volume(&cx(), &volume, DeleteMode::Immediate).await.unwrap());
+        it.inject("GET", LUN, answer(404, code, "not found"));
+        assert_eq!(it.array.volume(&cx(), &VolumeKey::Id(volume.id.clone())).await.unwrap(), None, "{code}");
+    }
+    for code in [4, 5_374_922, 5_374_875, 5_374_878] {
+        let it = Fixture::new(NEW).await;
+        let volume = it.made("vm-100-disk-0").await;
+        let host = it.host().await;
+        it.inject("DELETE", MAP, answer(404, code, "not found"));
+        assert!(!it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap(), "{code}");
+    }
+}
+
+/// A code that says that a part was done is no proof that nothing happened.
+#[tokio::test(start_paused = true)]
+async fn half_done_is_not_nothing() {
+    let it = Fixture::new(NEW).await;
+    let volume = it.made("vm-100-disk-0").await;
+    it.array.snapshot(&cx(), &set(&volume)).await.unwrap();
+    for code in [5_374_864, 5_374_885] {
+        it.inject_times(
+            "PATCH",
+            LUNS,
+            answer(400, code, "error after successfully overwriting"),
+            Times::Count(2),
+        );
+        let error = it.array.rollback(&cx(), &volume, &name()).await.unwrap_err();
+        assert_error(&error, ErrorKind::Internal, EffectState::Unknown);
+    }
+}
+
+/// An attempt whose answer was lost may have done it: what the repetition is told does not change that.
+#[tokio::test(start_paused = true)]
+async fn a_refused_repetition_proves_nothing_about_the_first_attempt() {
+    let it = Fixture::new(NEW).await;
+    let volume = it.made("vm-100-disk-0").await;
+    it.write(&volume, b"first").await;
+    it.array.snapshot(&cx(), &set(&volume)).await.unwrap();
+    it.write(&volume, b"after").await;
+    it.inject("PATCH", LUNS, Fault::LoseAnswer);
+    let skipped = When {
+        method: Some("PATCH".into()),
+        path: Some(LUNS.into()),
+        skip: 1,
+        times: Times::Always,
+        ..When::default()
+    };
+    it.sim.inject(Rule { when: skipped, fault: answer(409, 8, "busy") });
+    let error = it.array.rollback(&cx(), &volume, &name()).await.unwrap_err();
+    assert_eq!(error.effect(), EffectState::Unknown, "{error:?}");
+    assert_eq!(it.read(&volume, 5).await, b"first");
+}
+
+/// A creation whose job fails for a reason no table knows ends with that reason, at once.
+#[tokio::test(start_paused = true)]
+async fn a_failed_creation_says_why() {
+    let it = Fixture::new(NEW).await;
+    let fault = Fault::JobFails { code: 460_770, message: "the aggregate is in an odd state".into() };
+    it.inject("POST", VOLUMES, fault);
+    let start = tokio::time::Instant::now();
+    let error = it.array.ensure_volume(&cx(), &spec("vm-100-disk-0")).await.unwrap_err();
+    assert!(error.chain().to_string().contains("odd state"), "{}", error.chain());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
