@@ -160,6 +160,7 @@ macro_rules! device_contract {
             a_swap_under_an_open_map_is_found_and_refused,
             equal_identifiers_with_other_serials_are_refused,
             an_empty_identity_is_refused,
+            what_says_nothing_is_left_alone,
             one_wrong_leg_is_left_out_and_told,
             only_other_volumes_is_an_identity_mismatch,
             flat_addressing_is_refused_by_name,

@@ -3,8 +3,8 @@
 use san_core::{ByteSize, ErrorKind, Expected};
 
 use super::{
-    DeviceFixture, Garble, Use, assert_carries, assert_empty, attach, bury, cx, detach, expect, retire,
-    try_attach,
+    DeviceFixture, Garble, Use, assert_carries, assert_empty, attach, bury, cx, detach, expect, known,
+    retire, try_attach,
 };
 
 /// 1, 2: the LUN number was given to another volume while the legs of the old one stayed.
@@ -142,4 +142,24 @@ pub async fn bystanders_are_not_touched(fixture: &impl DeviceFixture) {
     assert_eq!(fixture.legs().len(), other.legs.len());
     assert_carries(fixture, &other, 9).await;
     drop(in_use);
+}
+
+/// A device at a recorded address that does not say what it is, and is under no map of ours, is nobody's to remove: the
+/// address may have passed to another target since it was recorded.
+pub async fn what_says_nothing_is_left_alone(fixture: &impl DeviceFixture) {
+    fixture.garble(1, Garble::NoWwid);
+    fixture.show(1, 5);
+    fixture.scan_everything().await;
+    let before = fixture.legs();
+    assert!(!before.is_empty());
+    let retired = fixture.manager().retire(&cx(), &known(fixture, 2, 5)).await;
+    if fixture.maps_come_by_themselves() {
+        // A map of somebody's holds it: perhaps a leg of ours was merged into that, so people have to look.
+        assert_eq!(retired.unwrap_err().kind(), ErrorKind::IdentityMismatch);
+    } else {
+        let retired = retired.unwrap();
+        assert_eq!(retired.legs, []);
+        bury(fixture, &retired).await;
+    }
+    assert_eq!(fixture.legs(), before);
 }
