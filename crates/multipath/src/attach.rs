@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Route};
+use san_core::{
+    Cx, Deadline, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Route,
+};
 
 use crate::Multipath;
 use crate::leg::{Present, Proof, State};
@@ -14,6 +16,8 @@ use futures_util::future::join_all;
 /// How long a unit may give no usable answer: the array's mapping takes effect while we look.
 const ANSWER: Duration = Duration::from_millis(2500);
 const ANSWER_PAUSE: Duration = Duration::from_millis(100);
+/// How long a leg may take to be put offline again.
+const PUT_BACK: Duration = Duration::from_secs(2);
 /// How long the kernel may take to show a size it has just read again.
 const SIZE: Duration = Duration::from_secs(2);
 
@@ -185,7 +189,9 @@ impl Multipath {
                 tracing::warn!(leg = %leg.name(), error = %held.chain(), "a wrong leg stays");
             }
         } else if leg.state == State::Offline {
-            self.set_state(cx, leg.hctl, &State::Offline).await?;
+            // Also where the time of the proof was all there was: a retired leg must not stay in use.
+            let brief = cx.with_deadline(Deadline::after(PUT_BACK));
+            self.set_state(&brief, leg.hctl, &State::Offline).await?;
         }
         Err(error)
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use san_core::{Cx, Error, ErrorKind, Hctl, Result};
+use san_host::Attr;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -64,14 +65,41 @@ impl Multipath {
             let next = AGAIN.get(repeated.load(Ordering::Relaxed));
             if next.is_some_and(|it| started.elapsed() >= *it) {
                 repeated.fetch_add(1, Ordering::Relaxed);
+                self.drop_empty(&bounded, hctl).await?;
                 self.ask_for(&bounded, hctl).await?;
             }
             Ok(None)
         });
-        appeared.await.map_err(|error| {
-            let is_ours = error.kind() == ErrorKind::Timeout && !cx.deadline().has_passed();
-            if is_ours { nothing() } else { error.on(hctl) }
-        })
+        match appeared.await {
+            Ok(leg) => Ok(leg),
+            Err(error) if error.kind() == ErrorKind::Timeout && !cx.deadline().has_passed() => {
+                // What these scans made goes again.
+                self.drop_empty(cx, hctl).await?;
+                Err(nothing())
+            }
+            Err(error) => Err(error.on(hctl)),
+        }
+    }
+
+    /// Deletes what the kernel made of an earlier answer that there is no unit here (a peripheral qualifier other than 0):
+    /// a device without a disk, which no further scan would look at again.
+    async fn drop_empty(&self, cx: &Cx, hctl: Hctl) -> Result<()> {
+        let Some(leg) = self.look(cx, hctl).await? else { return Ok(()) };
+        let (None, Some(generic)) = (&leg.disk, &leg.generic) else { return Ok(()) };
+        let node = Path::new("/dev").join(generic);
+        let qualifier = |answer: &Vec<u8>| answer.first().map(|it| it >> 5);
+        // What this one says now tells nothing about what the kernel took it for: that is on record.
+        let then = match self.guard.attr(cx, &device_of(hctl), "inquiry").await? {
+            Attr::Value(answer) => qualifier(&answer),
+            Attr::Missing | Attr::DeviceGone => None,
+        };
+        let now =
+            self.guard.inquiry(cx, &node, None, self.config.inquiry).await.ok().as_ref().and_then(qualifier);
+        if then.is_some_and(|it| it != 0) || now.is_some_and(|it| it != 0) {
+            tracing::info!(address = %hctl, "deleting a device without a unit");
+            self.delete(cx, hctl).await?;
+        }
+        Ok(())
     }
 
     /// Asks for exactly one LUN of one target, never for more.

@@ -1,6 +1,6 @@
 //! The device contract on the releases in use and on the settings an administrator may have chosen.
 
-use san_sim::host::{FindMultipaths, NodeSpec, Release, Sockets};
+use san_sim::host::{FindMultipaths, NodeSpec, Release, Sockets, UnshownLun};
 
 use crate::fixture::Fixture;
 
@@ -16,6 +16,15 @@ mod debian_13 {
 mod debian_12 {
     fn spec() -> super::NodeSpec {
         super::NodeSpec { release: super::Release::Debian12, ..super::spec() }
+    }
+
+    san_contract::device_contract!(super::Fixture::on(spec()));
+}
+
+/// 17: a LUN that is not mapped yet leaves a device without a disk behind.
+mod unmapped_luns_answer {
+    fn spec() -> super::NodeSpec {
+        super::NodeSpec { unshown: super::UnshownLun::Diskless, ..super::spec() }
     }
 
     san_contract::device_contract!(super::Fixture::on(spec()));

@@ -43,5 +43,7 @@ pub use log::{LogEntry, LogKind};
 pub use node::SimNode;
 pub use plane::{BlockPlane, LoopPlane};
 pub use scsi::{Address, LegState};
-pub use settings::{FindMultipaths, Multipath, NoPathRetry, NodeSpec, RecheckWwid, Release, Sockets, Timing};
+pub use settings::{
+    FindMultipaths, Multipath, NoPathRetry, NodeSpec, RecheckWwid, Release, Sockets, Timing, UnshownLun,
+};
 pub use world::{Snapshot, World};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use san_core::{DeviceNumber, Error, ErrorKind, Result};
 
@@ -10,6 +11,7 @@ use super::inquiry;
 use super::iscsi::SessionState;
 use super::log::LogKind;
 use super::machine::{Event, Machine};
+use super::settings::UnshownLun;
 use super::tree::{Action, Device};
 use crate::target::{Portal, Unit};
 
@@ -158,6 +160,13 @@ pub(crate) fn disk_number(index: u32) -> DeviceNumber {
     DeviceNumber { major, minor: ((index & 0xf) << 4) | (index & 0xfff00) }
 }
 
+/// What answered a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Unit,
+    Nothing,
+}
+
 impl Machine {
     /// The unit behind a leg at this moment, not as cached; `None` where none is mapped or the session is down.
     pub(crate) fn unit_of(&self, leg: Address) -> Option<(Unit, Portal)> {
@@ -192,7 +201,36 @@ impl Machine {
                 self.later(self.spec.timing.leg, Event::LegAppears(address));
             }
         }
+        if let Some(lun) = lun
+            && self.spec.unshown == UnshownLun::Diskless
+        {
+            // Whether it is shown is told when the kernel asks.
+            let address = Address { host, channel: 0, target: 0, lun };
+            if !self.scsi.legs.contains_key(&address) {
+                self.later(self.spec.timing.leg, Event::LegAppears(address));
+            }
+        }
         Ok(())
+    }
+
+    /// What a scan finds: a unit, or nothing but the target's word that there is none.
+    fn found_at(&self, address: Address) -> Option<(Unit, Portal, Found)> {
+        if let Some((unit, portal)) = self.unit_of(address) {
+            return Some((unit, portal, Found::Unit));
+        }
+        let session = self.iscsi.on_host(address.host)?;
+        let (portal, _) = self.portal(session.portal)?;
+        let unit = Unit {
+            vendor: "NETAPP".to_owned(),
+            product: "LUN C-Mode".to_owned(),
+            revision: "9161".to_owned(),
+            serial: Vec::new(),
+            naa: [0; 16],
+            size: 0,
+            file: PathBuf::new(),
+            optimized: true,
+        };
+        (self.spec.unshown == UnshownLun::Diskless).then_some((unit, portal, Found::Nothing))
     }
 
     /// What a login with automatic scan does.
@@ -217,7 +255,7 @@ impl Machine {
             return;
         }
         let Some(sid) = self.iscsi.on_host(address.host).map(|it| it.sid) else { return };
-        let Some((unit, portal)) = self.unit_of(address) else { return };
+        let Some((unit, portal, found)) = self.found_at(address) else { return };
         let used: Vec<u32> = self.scsi.legs.values().map(|it| it.generic).collect();
         let generic = lowest_free(|it| used.contains(&it));
         let serial = self.serial();
@@ -237,6 +275,10 @@ impl Machine {
             disk: None,
         };
         self.leg_into_sysfs(&leg, &unit, &portal);
+        if found == Found::Nothing {
+            let folder = format!("/sys{}", leg.device_path(sid));
+            self.tree.put_attr(&format!("{folder}/inquiry"), Some(inquiry::nothing_here()), None);
+        }
         let device = leg.device_path(sid);
         self.scsi.legs.insert(address, leg);
         if let Some(session) = self.iscsi.sessions.get_mut(&sid) {
@@ -245,7 +287,9 @@ impl Machine {
         let more = [("DEVTYPE", "scsi_device".to_owned()), ("MODALIAS", "scsi:t-0x00".to_owned())];
         self.uevent("add", &device, "scsi", &more);
         self.note(LogKind::Event, format!("{address} appeared"));
-        self.later(self.spec.timing.disk, Event::DiskAppears { leg: address, serial });
+        if found == Found::Unit {
+            self.later(self.spec.timing.disk, Event::DiskAppears { leg: address, serial });
+        }
     }
 
     fn leg_into_sysfs(&mut self, leg: &Leg, unit: &Unit, portal: &Portal) {

@@ -159,6 +159,16 @@ impl Default for Timing {
     }
 }
 
+/// How the array's target answers for a LUN that this node is not shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnshownLun {
+    /// So that the kernel makes no device of it.
+    #[default]
+    NoDevice,
+    /// With peripheral qualifier 1: the kernel makes a SCSI device without a disk, and scans it no more.
+    Diskless,
+}
+
 /// What a node is made with.
 #[derive(Debug, Clone)]
 pub struct NodeSpec {
@@ -174,6 +184,8 @@ pub struct NodeSpec {
     pub multipath: Multipath,
     /// How long things take.
     pub timing: Timing,
+    /// What a scan of a LUN that is not there leaves behind.
+    pub unshown: UnshownLun,
 }
 
 impl NodeSpec {
@@ -186,6 +198,7 @@ impl NodeSpec {
             station: None,
             multipath: Multipath::default(),
             timing: Timing::default(),
+            unshown: UnshownLun::default(),
         }
     }
 }
