@@ -75,6 +75,12 @@ impl Intent {
         }
     }
 
+    /// Everything it did is to be undone, the last step first.
+    pub(crate) fn turn_back(&mut self, why: String) {
+        let last = self.work.plan().steps().len().saturating_sub(1);
+        self.cursor = Cursor::Back(last, why);
+    }
+
     /// Sets it back to before the device was retired, so that a device that is brought back is taken down anew.
     pub(crate) fn rewind(&mut self) {
         match &self.work {

@@ -14,6 +14,7 @@ mod locks;
 mod node;
 mod plan;
 mod record;
+mod recovery;
 mod registry;
 mod runner;
 mod san;

@@ -1,39 +1,35 @@
-//! Runs plans: each step on disk before it is done, failures undone or gone on with, open intents taken up again.
+//! Runs plans: each step on disk before it is done, failures undone or gone on with.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, OperationId, Owner, Result};
-use tokio::task::JoinSet;
+use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, OperationId, Result};
 
 use crate::cluster::Tie;
-use crate::intent::{Cursor, Found, Intent, Stuck};
+use crate::intent::{Cursor, Intent, Stuck};
 use crate::plan::{Direction, Flow, Outcome, Request, Work};
-use crate::record::{Attachment, AttachmentState};
 use crate::registry::{Entry, Ticket};
 use crate::san::San;
 
 /// How long clean-up may take after the caller's deadline.
-const CLEAN_UP: Duration = Duration::from_secs(120);
-/// How long one round of what an earlier run left open may hold its volume: a guest's start must not wait for an array
-/// that says nothing.
-const ROUND: Duration = Duration::from_secs(20);
+pub(crate) const CLEAN_UP: Duration = Duration::from_secs(120);
 /// What may follow an answer that is already certain waits no longer than this for the array.
 const AFTERWARDS: Duration = Duration::from_secs(10);
 /// Pauses between attempts to go on with what cannot be undone any more. Then it stays open for the next round.
-const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
+pub(crate) const PAUSES: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
 
 /// How patiently an intent is driven once its caller's deadline does not count any more.
-struct Pace {
+pub(crate) struct Pace {
     /// For what has to be ended or undone.
-    clean_up: Cx,
+    pub(crate) clean_up: Cx,
     /// Between attempts.
-    pauses: &'static [Duration],
+    pub(crate) pauses: &'static [Duration],
 }
 
 /// What became of an intent.
 #[derive(Debug)]
-enum End {
+pub(crate) enum End {
     /// Done; with what.
     Finished(Outcome),
     /// Everything it did was taken back.
@@ -111,26 +107,6 @@ impl San {
         .await
     }
 
-    /// The same operation as an earlier process left it, where its caller asks again before the recovery came to it. An
-    /// answer nobody has confirmed is given again. A creation is undone first: what it made under the name it had chosen
-    /// would be forgotten otherwise. Everything else is found by its volume.
-    async fn take_up_own(&self, cx: &Cx, entry: &Entry) -> Result<Option<Outcome>> {
-        let Some(mut intent) = self.intents().get(cx.operation()).await? else { return Ok(None) };
-        if matches!(intent.cursor, Cursor::Unacknowledged(_)) {
-            let Some(_running) = self.mark_running(intent.id) else { return Err(still_running()) };
-            let clean_up = cx.with_deadline(Deadline::after(cx.deadline().remaining() + CLEAN_UP));
-            let pace = Pace { clean_up, pauses: &PAUSES };
-            return match self.drive(cx, &pace, &mut intent, Some(entry)).await? {
-                End::Finished(outcome) => Ok(Some(outcome)),
-                End::Undone(error) | End::Open(error) => Err(error),
-            };
-        }
-        if matches!(intent.work, Work::Create(_)) {
-            self.take_up(cx, &mut intent).await?;
-        }
-        Ok(None)
-    }
-
     /// Runs `inside` under the cluster-wide lease where the plan needs one.
     async fn leased<T>(
         &self,
@@ -155,38 +131,29 @@ impl San {
 
     /// Drives an intent until it is finished, undone, or has to wait. Errors are those of the intent store before
     /// anything was done.
-    async fn drive(&self, cx: &Cx, pace: &Pace, intent: &mut Intent, entry: Option<&Entry>) -> Result<End> {
+    pub(crate) async fn drive(
+        &self,
+        cx: &Cx,
+        pace: &Pace,
+        intent: &mut Intent,
+        entry: Option<&Entry>,
+    ) -> Result<End> {
         let clean_up = &pace.clean_up;
         let mut failure: Option<Error> = None;
         let mut pauses = pace.pauses.iter();
         loop {
             let steps = intent.work.plan().steps().len();
             match intent.cursor.clone() {
-                Cursor::Forward(step) if step >= steps => {
-                    let outcome = intent.work.plan().outcome(self);
-                    if !outcome.needs_acknowledgement() {
-                        self.close(clean_up, intent).await;
-                        return Ok(End::Finished(outcome));
-                    }
-                    intent.cursor = Cursor::Unacknowledged(outcome);
-                    // Nobody gets an answer of which a crash would know nothing.
-                    if let Err(error) = self.intents().save(clean_up, intent).await {
-                        intent.cursor = Cursor::Back(steps - 1, error.chain().to_string());
-                        failure = Some(error);
-                    }
-                }
+                Cursor::Forward(step) if step >= steps => match self.finish(clean_up, intent).await {
+                    Ok(Some(end)) => return Ok(end),
+                    Ok(None) => {}
+                    Err(error) => failure = Some(error),
+                },
                 Cursor::Unacknowledged(outcome) => {
-                    if self.is_taken(clean_up, intent, &outcome, entry).await {
-                        // Only what is recorded is confirmed.
-                        return Ok(match self.intents().remove(clean_up, intent.id).await {
-                            Ok(()) => End::Finished(outcome),
-                            Err(error) => End::Open(error),
-                        });
+                    match self.hand_over(clean_up, intent, outcome, entry).await {
+                        Ok(end) => return Ok(end),
+                        Err(error) => failure = Some(error),
                     }
-                    let why = "nobody confirmed the answer, so it was undone";
-                    failure = Some(Error::new(ErrorKind::Cancelled, why));
-                    intent.cursor = Cursor::Back(steps - 1, why.to_owned());
-                    self.keep(clean_up, intent).await;
                 }
                 Cursor::Forward(step) => {
                     let undoes = intent.work.plan().direction() == Direction::Undo;
@@ -218,24 +185,73 @@ impl San {
                     tokio::time::sleep(*pause).await;
                 }
                 Cursor::Back(step, why) => {
-                    let why_error = || Error::new(ErrorKind::Cancelled, format!("undone: {why}"));
-                    match intent.work.plan_mut().back(step, clean_up, self).await {
-                        Ok(()) if step == 0 => {
-                            self.close(clean_up, intent).await;
-                            return Ok(End::Undone(failure.unwrap_or_else(why_error)));
-                        }
-                        Ok(()) => {
-                            intent.cursor = Cursor::Back(step - 1, why);
-                            self.keep(clean_up, intent).await;
-                        }
-                        Err(error) => {
-                            let failed = failure.unwrap_or_else(why_error);
-                            return Ok(self.undo_failed(clean_up, intent, step, failed, &error).await);
-                        }
+                    let failed = failure
+                        .get_or_insert_with(|| Error::new(ErrorKind::Cancelled, format!("undone: {why}")))
+                        .clone();
+                    if let Some(end) = self.undo(clean_up, intent, step, why, failed).await {
+                        return Ok(end);
                     }
                 }
                 Cursor::Stuck(stuck) => return Ok(End::Open(intent.stuck_error(&stuck))),
             }
+        }
+    }
+
+    /// All steps are done. `None`: the answer is to be handed over. An error: it could not be recorded that it is, so
+    /// that everything is undone.
+    async fn finish(&self, clean_up: &Cx, intent: &mut Intent) -> Result<Option<End>> {
+        let outcome = intent.work.plan().outcome(self);
+        if !outcome.needs_acknowledgement() {
+            self.close(clean_up, intent).await;
+            return Ok(Some(End::Finished(outcome)));
+        }
+        intent.cursor = Cursor::Unacknowledged(outcome);
+        // Nobody gets an answer of which a crash would know nothing.
+        let saved = self.intents().save(clean_up, intent).await;
+        saved.map(|()| None).inspect_err(|error| intent.turn_back(error.chain().to_string()))
+    }
+
+    /// Gives the answer to the caller. An error: nobody took it, so that everything is undone.
+    async fn hand_over(
+        &self,
+        clean_up: &Cx,
+        intent: &mut Intent,
+        outcome: Outcome,
+        entry: Option<&Entry>,
+    ) -> Result<End> {
+        if self.is_taken(clean_up, intent, &outcome, entry).await {
+            // Only what is recorded is confirmed.
+            return Ok(match self.intents().remove(clean_up, intent.id).await {
+                Ok(()) => End::Finished(outcome),
+                Err(error) => End::Open(error),
+            });
+        }
+        let why = "nobody confirmed the answer, so it was undone";
+        intent.turn_back(why.to_owned());
+        self.keep(clean_up, intent).await;
+        Err(Error::new(ErrorKind::Cancelled, why))
+    }
+
+    /// Takes one step back. `Some`: that was the last one, or it goes no further.
+    async fn undo(
+        &self,
+        clean_up: &Cx,
+        intent: &mut Intent,
+        step: usize,
+        why: String,
+        failed: Error,
+    ) -> Option<End> {
+        match intent.work.plan_mut().back(step, clean_up, self).await {
+            Ok(()) if step == 0 => {
+                self.close(clean_up, intent).await;
+                Some(End::Undone(failed))
+            }
+            Ok(()) => {
+                intent.cursor = Cursor::Back(step - 1, why);
+                self.keep(clean_up, intent).await;
+                None
+            }
+            Err(error) => Some(self.undo_failed(clean_up, intent, step, failed, &error).await),
         }
     }
 
@@ -359,197 +375,10 @@ impl San {
             tracing::error!(operation = %intent.id, error = %error.chain(), "an intent could not be removed");
         }
     }
-
-    /// Takes up what earlier operations on this volume left open, before another one begins. `Some`: that was the answer.
-    async fn settle_open(&self, cx: &Cx, owner: &Owner, work: &Work) -> Result<Option<Outcome>> {
-        for mut intent in self.intents().of(owner).await? {
-            if self.is_running(intent.id) {
-                return Err(
-                    Error::new(ErrorKind::Busy, "another operation on it has not ended").on(owner.object())
-                );
-            }
-            if Self::is_visibly_taken(&intent) {
-                self.intents().remove(cx, intent.id).await?;
-                self.settle_callers(intent.id, true);
-                continue;
-            }
-            let Err(error) = self.take_up(cx, &mut intent).await else { continue };
-            let presence = matches!(work, Work::Attach(_) | Work::Detach(_));
-            match (&intent.work, work) {
-                (Work::Detach(_), Work::Detach(_)) => {
-                    return Ok(Some(Outcome::Detached { pending: Some(error.chain().to_string()) }));
-                }
-                // It could not be unmapped, so it is still ours to use.
-                (Work::Detach(_) | Work::Attach(_), Work::Attach(_)) => {
-                    let Some(record) = intent.still_mapped().cloned() else { return Err(error) };
-                    // Should this process die here, the device that is back is taken down anew, not pulled away.
-                    intent.rewind();
-                    self.intents().save(cx, &intent).await?;
-                    self.revive(cx, &record).await?;
-                    self.intents().remove(cx, intent.id).await?;
-                }
-                (Work::Grow(_) | Work::Snapshot(_) | Work::DeleteSnapshot(_), _) if presence => {}
-                _ if matches!(intent.cursor, Cursor::Stuck(_)) => return Err(error),
-                _ => {
-                    return Err(
-                        Error::wrap(error, "an earlier operation on it has to end first").on(owner.object())
-                    );
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether somebody who asks for more of the volume has evidently seen the answer that was never confirmed.
-    fn is_visibly_taken(intent: &Intent) -> bool {
-        let Cursor::Unacknowledged(outcome) = &intent.cursor else { return false };
-        matches!(outcome, Outcome::Created { .. } | Outcome::Attached { .. })
-    }
-
-    /// Tells callers of an earlier process that still wait what became of their operation.
-    fn settle_callers(&self, id: OperationId, kept: bool) {
-        if let Some(ticket) = self.node().registry.find(id) {
-            ticket.entry().settle(kept);
-            ticket.entry().end();
-        }
-    }
-
-    /// Brings a device back that could not be unmapped on the array.
-    async fn revive(&self, cx: &Cx, record: &Attachment) -> Result<()> {
-        let Some(expect) = record.expected() else { return Ok(()) };
-        let routes = self.routes(cx, &record.ports).await?;
-        let device = self.devices().revive(cx, &expect, &routes).await?;
-        let record = Attachment { state: AttachmentState::Attached, ..record.clone() };
-        self.attachments().put(cx, &record).await?;
-        self.publish(cx, &record.owner, &device).await
-    }
-
-    /// Goes on with an open intent of an earlier process or round. An error: it is still open.
-    async fn take_up(&self, cx: &Cx, intent: &mut Intent) -> Result<()> {
-        let Some(_running) = self.mark_running(intent.id) else { return Err(still_running()) };
-        let steps = intent.work.plan().steps().len();
-        let had_answer = matches!(intent.cursor, Cursor::Unacknowledged(_));
-        match (&intent.cursor, intent.work.plan().direction()) {
-            (Cursor::Forward(step), Direction::Undo) => {
-                intent.cursor = Cursor::Back((*step).min(steps - 1), "it was interrupted".to_owned());
-            }
-            (Cursor::Stuck(stuck), _) => {
-                intent.cursor = match &stuck.undoing {
-                    Some(why) => Cursor::Back(stuck.step, why.clone()),
-                    None => Cursor::Forward(stuck.step),
-                };
-            }
-            _ => {}
-        }
-        let cx = self.node().cx(cx.deadline(), intent.id);
-        let owner = intent.work.owner().filter(|_| intent.work.plan().needs_lease()).cloned();
-        let lease = match owner {
-            Some(owner) => Some(self.cluster().lease(&cx, &owner).await?),
-            None => None,
-        };
-        let fenced = lease.as_ref().map_or_else(|| cx.clone(), |it| cx.fenced(it.until));
-        // The next round tries again, so there are no pauses here.
-        let pace = Pace { clean_up: fenced.clone(), pauses: &[] };
-        let end = self.drive(&fenced, &pace, intent, None).await;
-        if let Some(lease) = lease {
-            self.cluster().give_back(&cx, &lease).await?;
-        }
-        let end = end?;
-        match end {
-            End::Finished(_) | End::Undone(_) => {
-                if had_answer {
-                    self.settle_callers(intent.id, matches!(end, End::Finished(_)));
-                }
-                Ok(())
-            }
-            End::Open(error) => Err(error),
-        }
-    }
-
-    /// Takes up everything earlier runs left open: called after the start, and then whenever the array may answer again.
-    /// Returns how many operations are still open.
-    pub async fn take_up_open(&self) -> Result<usize> {
-        let mut open = 0;
-        // Side by side: one that waits for its caller, or for the array, must not keep the others from theirs.
-        let mut under_way = JoinSet::new();
-        for found in self.intents().all().await? {
-            match found {
-                Found::Unreadable { file, error } => {
-                    tracing::error!(%file, error = %error.chain(), "an intent cannot be understood; it is left alone");
-                    open += 1;
-                }
-                Found::Readable(intent) if self.is_running(intent.id) => {}
-                Found::Readable(intent) => {
-                    let san = self.clone();
-                    under_way.spawn(async move {
-                        let ended = san.take_up_found(&intent).await;
-                        if let Err(error) = &ended {
-                            tracing::debug!(operation = %intent.id, error = %error.chain(), "an operation stays open");
-                        }
-                        ended.is_ok()
-                    });
-                }
-            }
-        }
-        while let Some(ended) = under_way.join_next().await {
-            open += usize::from(!matches!(ended, Ok(true)));
-        }
-        Ok(open)
-    }
-
-    async fn take_up_found(&self, found: &Intent) -> Result<()> {
-        let cx = self.node().cx(Deadline::after(ROUND), found.id);
-        let _lock = self.node().locks.lock(&cx, &found.work.lock_name()).await?;
-        // Whoever had the lock may have ended it.
-        match self.intents().get(found.id).await? {
-            Some(mut now) => self.take_up_joined(&cx, &mut now).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Puts the answers that callers have not confirmed back where they look for them.
-    pub(crate) async fn expect_callers(&self) -> Result<()> {
-        for found in self.intents().all().await? {
-            if let Found::Readable(intent) = found
-                && let Cursor::Unacknowledged(outcome) = &intent.cursor
-            {
-                let (ticket, _) = self.node().registry.join(intent.id);
-                ticket.entry().answer(Ok(outcome.clone()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes up one intent while its caller may come back for the answer.
-    async fn take_up_joined(&self, cx: &Cx, intent: &mut Intent) -> Result<()> {
-        let Cursor::Unacknowledged(outcome) = &intent.cursor else { return self.take_up(cx, intent).await };
-        let outcome = outcome.clone();
-        let (ticket, _) = self.node().registry.join(intent.id);
-        let entry = Arc::clone(ticket.entry());
-        drop(ticket);
-        let Some(_running) = self.mark_running(intent.id) else { return Err(still_running()) };
-        let pace = Pace { clean_up: cx.clone(), pauses: &[] };
-        let end = self.drive(cx, &pace, intent, Some(&entry)).await?;
-        let kept = matches!(end, End::Finished(_));
-        entry.settle(kept);
-        entry.end();
-        if !kept {
-            // The same request may be made again.
-            self.node().registry.forget(intent.id);
-        }
-        match end {
-            End::Open(error) => Err(Error::wrap(error, format!("the answer {outcome:?} was not confirmed"))),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Whether a step that has to be ended is worth another try: only a definite refusal is not. A refused password says
 /// nothing about the step, and somebody will mend it.
 fn may_pass(error: &Error) -> bool {
     error.is_passing() || error.effect() == EffectState::Unknown || error.kind() == ErrorKind::Unauthenticated
-}
-
-fn still_running() -> Error {
-    Error::new(ErrorKind::Busy, "another operation on it has not ended")
 }
