@@ -306,7 +306,10 @@ impl San {
         }
         self.keep(clean_up, intent).await;
         if let Some(entry) = entry {
-            let pending = intent.work.plan().may_end_later(step).then(|| error.message().to_owned());
+            let pending = intent.work.plan().may_end_later(step).then(|| {
+                let object = intent.work.owner().map(|it| it.object().to_owned()).unwrap_or_default();
+                format!("{object}: {}", error.causes().last().unwrap_or_else(|| error.message().to_owned()))
+            });
             entry.answer(match pending {
                 Some(pending) => Ok(Outcome::Detached { pending: Some(pending) }),
                 None => Err(error.with_effect(EffectState::Unknown)),

@@ -191,7 +191,7 @@ impl Array for Ontap {
     }
 
     async fn snapshots(&self, cx: &Cx, volume: &Volume) -> Result<Vec<Snapshot>> {
-        verb!(self, cx, "cannot list the snapshots of", &volume.name, self.list_snapshots(cx, volume))
+        verb!(self, cx, "cannot list the snapshots", &volume.name, self.list_snapshots(cx, volume))
     }
 
     async fn ensure_no_snapshot(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<bool> {

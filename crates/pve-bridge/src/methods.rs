@@ -300,7 +300,7 @@ pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
         }
         Outcome::Detached { pending: Some(why) } => (
             json!({}),
-            vec![format!("the array still has the mapping and loses it as soon as it answers: {why}")],
+            vec![format!("the array still has a mapping and loses it as soon as it answers: {why}")],
         ),
         Outcome::Grown { size } => (json!({ "size_bytes": size.bytes() }), Vec::new()),
         Outcome::Detached { pending: None }
