@@ -153,7 +153,7 @@ impl San {
         for found in self.intents().all().await? {
             match found {
                 Found::Unreadable { file, error } => {
-                    tracing::error!(%file, error = %error.chain(), "an intent cannot be understood; it is left alone");
+                    tracing::debug!(%file, error = %error.chain(), "an intent cannot be understood");
                     open += 1;
                 }
                 Found::Readable(intent) if self.is_running(intent.id) => {}
@@ -188,11 +188,16 @@ impl San {
     /// Puts the answers that callers have not confirmed back where they look for them.
     pub(crate) async fn expect_callers(&self) -> Result<()> {
         for found in self.intents().all().await? {
-            if let Found::Readable(intent) = found
-                && let Cursor::Unacknowledged(outcome) = &intent.cursor
-            {
-                let (ticket, _) = self.node().registry.join(intent.id);
-                ticket.entry().answer(Ok(outcome.clone()));
+            match found {
+                Found::Readable(intent) => {
+                    if let Cursor::Unacknowledged(outcome) = &intent.cursor {
+                        let (ticket, _) = self.node().registry.join(intent.id);
+                        ticket.entry().answer(Ok(outcome.clone()));
+                    }
+                }
+                Found::Unreadable { file, error } => {
+                    tracing::error!(%file, error = %error.chain(), "an intent cannot be understood; it is left alone");
+                }
             }
         }
         Ok(())

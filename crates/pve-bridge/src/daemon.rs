@@ -225,10 +225,11 @@ async fn tend(service: Arc<Service>) {
                 // Not only what an earlier run left: what this one could not end has no caller any more either.
                 let open_before = storage.open.load(Ordering::Relaxed) > 0;
                 storage.take_up().await;
-                storage.drop_stale().await;
                 let still_open = storage.open.load(Ordering::Relaxed) > 0;
-                if open_before || still_open || storage.san.status_is_older_than(STATUS_AGE) {
+                // An array that let the last one end answers again; otherwise it is asked once a minute.
+                if (open_before && !still_open) || storage.san.status_is_older_than(STATUS_AGE) {
                     storage.refresh().await;
+                    storage.drop_stale().await;
                     service.storages.drop_if_removed(&storage).await;
                 }
                 drop(turn);

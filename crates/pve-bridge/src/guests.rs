@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{Cx, Error, ErrorKind, NodeName, Owner, Result};
@@ -22,19 +23,27 @@ impl PveGuests {
     }
 }
 
+/// The configurations lie in memory: reading them takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The folders of a node that hold guests' configurations, with PVE's words for the guests.
 const KINDS: [(&str, &str); 2] = [("qemu-server", "VM"), ("lxc", "CT")];
 
 #[async_trait]
 impl Guests for PveGuests {
-    async fn using(&self, _cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
+    async fn using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
         let Ok(DiskName { vmid }) = DiskName::parse(owner.object()) else { return Ok(Vec::new()) };
         let volume = format!("{}:{}", owner.space(), owner.object());
         let nodes = self.nodes.clone();
         let search = tokio::task::spawn_blocking(move || search(&nodes, vmid, &volume));
-        let found = search
-            .await
-            .map_err(|error| Error::new(ErrorKind::Internal, "a search did not end").caused_by(error))?;
+        // A cluster file system can hang; whoever asks must not.
+        let bounded = cx.at_most(PATIENCE);
+        let found = bounded.within("reading the guests' configurations", async {
+            search
+                .await
+                .map_err(|error| Error::new(ErrorKind::Internal, "a search did not end").caused_by(error))
+        });
+        let found = found.await?;
         found.map_err(|error| {
             // Without the cluster file system nobody knows where a guest lives: that is not "nowhere".
             Error::new(ErrorKind::Unavailable, "cannot read the guests' configurations")
