@@ -63,12 +63,10 @@ impl DaemonSite {
         for index in 0..this.site.nodes() {
             let node = this.site.node(index);
             let config = Config {
-                node: node.name.clone(),
                 socket: this.site.folder().join(format!("run-{}", node.name)).join("sanbridge.sock"),
                 state: node.state.clone(),
                 pve: this.pve(),
-                devices: "/dev/sanbridge".into(),
-                effects: Effects::unobserved(),
+                ..Config::new(node.name.clone())
             };
             std::fs::create_dir_all(config.pve.join("nodes").join(node.name.as_str())).map_err(io)?;
             this.places.push(Place { config, daemon: None });

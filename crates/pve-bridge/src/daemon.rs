@@ -42,6 +42,10 @@ pub struct Config {
     pub pve: PathBuf,
     /// Where attached volumes appear: `/dev/sanbridge`. The plugin's paths begin with it.
     pub devices: PathBuf,
+    /// How devices are built and taken down.
+    pub multipath: MultipathConfig,
+    /// How iSCSI sessions are made.
+    pub iscsi: IscsiConfig,
     /// The effect seam.
     pub effects: Effects,
 }
@@ -55,6 +59,8 @@ impl Config {
             state: "/var/lib/sanbridge".into(),
             pve: "/etc/pve".into(),
             devices: "/dev/sanbridge".into(),
+            multipath: MultipathConfig::default(),
+            iscsi: IscsiConfig::default(),
             effects: Effects::unobserved(),
         }
     }
@@ -87,7 +93,7 @@ impl Daemon {
         let realm = realm(&cx, &config.pve, &shared, config.node.as_str()).await?;
         let cluster: Arc<dyn Cluster> =
             Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::new(PveGuests::new(&config.pve))));
-        let transport: Arc<dyn Transport> = Arc::new(Iscsi::new(guard.clone(), IscsiConfig::default()));
+        let transport: Arc<dyn Transport> = Arc::new(Iscsi::new(guard.clone(), config.iscsi));
         let state = Folder::at(config.state.join("storages"));
         let node = Arc::new(Node::new(NodeConfig {
             realm,
@@ -95,7 +101,7 @@ impl Daemon {
             state: state.path().to_owned(),
             devices_folder: config.devices.clone(),
             host: guard.clone(),
-            devices: Arc::new(Multipath::new(guard, MultipathConfig::default())),
+            devices: Arc::new(Multipath::new(guard, config.multipath)),
             transports: vec![Arc::clone(&transport)],
             effects: config.effects.clone(),
         }));

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use san_core::{Deadline, Effects, Error, ErrorKind, NodeName, Result};
+use san_core::{Deadline, Error, ErrorKind, NodeName, Result};
 use san_sim::host::{LoopPlane, NodeSpec, SimNode, World};
 use san_sim::ontap::{OntapConfig, OntapSim, Version};
 use san_sim::server::{ControlServer, HttpsServer};
@@ -161,12 +161,10 @@ impl Member {
     fn new(world: &World, folders: &Folders, name: &NodeName, pve: &std::path::Path) -> Self {
         let initiator = format!("iqn.1993-08.org.debian:01:{name}");
         let config = Config {
-            node: name.clone(),
             socket: folders.socket(name),
             state: folders.state(name),
             pve: pve.to_owned(),
-            devices: "/dev/sanbridge".into(),
-            effects: Effects::unobserved(),
+            ..Config::new(name.clone())
         };
         let host = world.add_node(NodeSpec::new(name.as_str(), initiator));
         Self { name: name.clone(), host, config, daemon: Mutex::new(None) }
