@@ -1,5 +1,5 @@
 #!/usr/bin/perl -T
-# The life of a storage through the plugin's own methods, against a daemon that really runs (tests/it/perl.rs starts both).
+# The life of a storage through the plugin's own methods, against a daemon that really runs (src/walk.rs starts it).
 #
 # Arguments: socket of node 1, socket of node 2. Input: the storage's options, one JSON line. Output: TAP, and between it
 # lines "@ <place>", at each of which the walk waits for an input line: there the other side looks at the array and the
@@ -164,6 +164,7 @@ subtest 'attachment' => sub {
 subtest 'growth' => sub {
     on($one);
     $class->activate_volume($id, $scfg, $disk);
+    place('growing');
     is($class->volume_resize($scfg, $id, $disk, 16 * $MIB, 1), undef, 'online');
     is(scalar($class->volume_size_info($scfg, $id, $disk)), 16 * $MIB, 'it has grown');
     refused('shrinking', qr/vm-100-disk-0/, sub { $class->volume_resize($scfg, $id, $disk, 8 * $MIB, 1) });

@@ -8,3 +8,4 @@ pub mod ledger;
 pub mod program;
 pub mod simnode;
 pub mod site;
+pub mod walk;
