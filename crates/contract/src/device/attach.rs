@@ -6,7 +6,8 @@ use san_core::ErrorKind;
 use tokio::time::Instant;
 
 use super::{
-    DeviceFixture, SIZE, Use, addresses, assert_carries, assert_empty, attach, cx, detach, expect, try_attach,
+    DeviceFixture, SIZE, Use, addresses, assert_carries, assert_empty, at_most, attach, cx, detach, expect,
+    try_attach,
 };
 
 /// Every route is a leg, the size is the array's, the bytes are the volume's.
@@ -33,7 +34,7 @@ pub async fn attaching_again_changes_nothing(fixture: &impl DeviceFixture) {
     assert_eq!(fixture.changes(), before);
 }
 
-/// 21: the legs are there and the map was removed; no event would bring it back.
+/// The legs are there and the map was removed; no event would bring it back.
 pub async fn attaching_rebuilds_a_map_over_its_legs(fixture: &impl DeviceFixture) {
     attach(fixture, 1, 5).await;
     fixture.remove_map(1).await;
@@ -44,14 +45,14 @@ pub async fn attaching_rebuilds_a_map_over_its_legs(fixture: &impl DeviceFixture
     assert_carries(fixture, &device, 1).await;
 }
 
-/// 16.
+/// The disk of a leg appears some time after the scan.
 pub async fn a_late_disk_is_waited_for(fixture: &impl DeviceFixture) {
     fixture.slow_disks(Duration::from_millis(900));
     let device = attach(fixture, 1, 5).await;
     assert_eq!(device.legs.len(), fixture.routes().len());
 }
 
-/// 17: the array's mapping takes effect two seconds after it was promised.
+/// The array's mapping takes effect two seconds after it was promised.
 pub async fn a_late_mapping_is_scanned_for_again(fixture: &impl DeviceFixture) {
     let late = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -66,14 +67,14 @@ pub async fn nothing_at_the_address_is_a_bounded_not_found(fixture: &impl Device
     let start = Instant::now();
     let error = try_attach(fixture, 1, 5).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(start.elapsed() < at_most(fixture, Duration::from_secs(20)));
     assert_empty(fixture);
     assert!(
         fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap().is_none()
     );
 }
 
-/// 24: without any session nothing is tried.
+/// Without any session nothing is tried.
 pub async fn no_route_is_unavailable(fixture: &impl DeviceFixture) {
     fixture.show(1, 5);
     let error = fixture.manager().attach(&cx(), &expect(fixture, 1, 5), &[]).await.unwrap_err();
@@ -81,7 +82,7 @@ pub async fn no_route_is_unavailable(fixture: &impl DeviceFixture) {
     assert_eq!(fixture.changes(), [""; 0]);
 }
 
-/// 22: one road is missing; the device works, and the next attach completes it without a new one.
+/// One road is missing; the device works, and the next attach completes it without a new one.
 pub async fn a_missing_road_is_told_and_completed_later(fixture: &impl DeviceFixture) {
     let routes = fixture.routes();
     fixture.show(1, 5);
@@ -99,7 +100,7 @@ pub async fn a_missing_road_is_told_and_completed_later(fixture: &impl DeviceFix
     drop(in_use);
 }
 
-/// 49, 50: a leg takes commands and answers none.
+/// A leg takes commands and answers none.
 pub async fn a_leg_that_never_answers_is_left_out(fixture: &impl DeviceFixture) {
     let routes = fixture.routes();
     fixture.hang(addresses(fixture, 5)[0]);
@@ -107,7 +108,7 @@ pub async fn a_leg_that_never_answers_is_left_out(fixture: &impl DeviceFixture) 
     let start = Instant::now();
     let device = try_attach(fixture, 1, 5).await.unwrap();
     assert_eq!((device.legs.len(), device.missing.len()), (routes.len() - 1, 1));
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(start.elapsed() < at_most(fixture, Duration::from_secs(15)), "{:?}", start.elapsed());
     assert_carries(fixture, &device, 1).await;
     fixture.show(2, 6);
     let start = Instant::now();
@@ -116,10 +117,10 @@ pub async fn a_leg_that_never_answers_is_left_out(fixture: &impl DeviceFixture) 
         routes.len(),
         "other devices do not notice"
     );
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < at_most(fixture, Duration::from_secs(2)), "{:?}", start.elapsed());
 }
 
-/// 28, 15.
+/// Several attaches and detaches at once.
 pub async fn parallel_attaches_keep_apart(fixture: &impl DeviceFixture) {
     for n in 1..=6 {
         fixture.show(n, u16::from(n) + 10);
@@ -142,7 +143,7 @@ pub async fn parallel_attaches_keep_apart(fixture: &impl DeviceFixture) {
     }
 }
 
-/// 29.
+/// Two callers want the same volume.
 pub async fn the_same_volume_attached_twice_at_once_is_one_map(fixture: &impl DeviceFixture) {
     fixture.show(1, 5);
     let (a, b) = tokio::join!(try_attach(fixture, 1, 5), try_attach(fixture, 1, 5));

@@ -4,7 +4,7 @@ use san_core::{ByteSize, ErrorKind, Expected};
 
 use super::{DeviceFixture, SIZE, Use, attach, cx, expect};
 
-/// 69, 71: while a guest has it open.
+/// While a guest has it open.
 pub async fn growing_reaches_every_leg_and_the_map(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
     let in_use = fixture.take_into_use(&device.path, Use::Handle);
@@ -25,7 +25,7 @@ pub async fn growing_reaches_every_leg_and_the_map(fixture: &impl DeviceFixture)
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
-/// 70: the leg that could not grow is left out, told, and taken back when it is there again.
+/// The leg that could not grow is left out, told, and taken back when it is there again.
 pub async fn growing_works_with_a_road_missing(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
     let in_use = fixture.take_into_use(&device.path, Use::Handle);
@@ -42,7 +42,7 @@ pub async fn growing_works_with_a_road_missing(fixture: &impl DeviceFixture) {
     drop(in_use);
 }
 
-/// 72: neither on request nor because the array did.
+/// Neither on request nor because the array did.
 pub async fn shrinking_is_refused(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
     let smaller = ByteSize::from_mib(32);

@@ -7,7 +7,7 @@ use super::{
     retire, try_attach,
 };
 
-/// 1, 2: the LUN number was given to another volume while the legs of the old one stayed.
+/// The LUN number was given to another volume while the legs of the old one stayed.
 pub async fn stale_legs_of_another_volume_are_replaced(fixture: &impl DeviceFixture) {
     attach(fixture, 1, 5).await;
     fixture.remove_map(1).await;
@@ -20,7 +20,7 @@ pub async fn stale_legs_of_another_volume_are_replaced(fixture: &impl DeviceFixt
     );
 }
 
-/// 2, 3: the swap happens under a map that a guest has open: nobody is told by the kernel.
+/// The swap happens under a map that a guest has open: nobody is told by the kernel.
 pub async fn a_swap_under_an_open_map_is_found_and_refused(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
     let in_use = fixture.take_into_use(&device.path, Use::Handle);
@@ -38,7 +38,7 @@ pub async fn a_swap_under_an_open_map_is_found_and_refused(fixture: &impl Device
     drop(in_use);
 }
 
-/// 4: two volumes with one identifier; the daemon would merge them into one map.
+/// Two volumes with one identifier; the daemon would merge them into one map.
 pub async fn equal_identifiers_with_other_serials_are_refused(fixture: &impl DeviceFixture) {
     fixture.garble(2, Garble::WwidOf(1));
     let device = attach(fixture, 1, 5).await;
@@ -52,7 +52,7 @@ pub async fn equal_identifiers_with_other_serials_are_refused(fixture: &impl Dev
     drop(in_use);
 }
 
-/// 5.
+/// A unit that does not say what it is cannot be proved to be the volume.
 pub async fn an_empty_identity_is_refused(fixture: &impl DeviceFixture) {
     let wanted = [expect(fixture, 1, 5), expect(fixture, 2, 6)];
     fixture.garble(1, Garble::NoWwid);
@@ -69,7 +69,7 @@ pub async fn an_empty_identity_is_refused(fixture: &impl DeviceFixture) {
     }
 }
 
-/// 7: one port shows another volume at the address.
+/// One port shows another volume at the address.
 pub async fn one_wrong_leg_is_left_out_and_told(fixture: &impl DeviceFixture) {
     let routes = fixture.routes();
     fixture.show(1, 5);
@@ -83,7 +83,7 @@ pub async fn one_wrong_leg_is_left_out_and_told(fixture: &impl DeviceFixture) {
     assert_eq!(fixture.legs().len(), routes.len() - 1, "what was scanned in by mistake is gone again");
 }
 
-/// 1: the array shows somebody else there, whatever it told us.
+/// The array shows somebody else there, whatever it told us.
 pub async fn only_other_volumes_is_an_identity_mismatch(fixture: &impl DeviceFixture) {
     fixture.show(2, 5);
     let error = try_attach(fixture, 1, 5).await.unwrap_err();
@@ -91,7 +91,7 @@ pub async fn only_other_volumes_is_an_identity_mismatch(fixture: &impl DeviceFix
     assert_empty(fixture);
 }
 
-/// 13.
+/// A number whose form differs between array and kernel.
 pub async fn flat_addressing_is_refused_by_name(fixture: &impl DeviceFixture) {
     fixture.show(1, 300);
     let error = try_attach(fixture, 1, 300).await.unwrap_err();
@@ -110,7 +110,7 @@ pub async fn another_size_than_the_array_says_is_refused(fixture: &impl DeviceFi
     assert_empty(fixture);
 }
 
-/// 1: the number belongs to another volume, attached, by the time the burial is repeated.
+/// The number belongs to another volume, attached, by the time the burial is repeated.
 pub async fn an_address_given_to_another_volume_is_left_alone(fixture: &impl DeviceFixture) {
     attach(fixture, 1, 5).await;
     let retired = retire(fixture, 1, 5).await;
@@ -125,7 +125,7 @@ pub async fn an_address_given_to_another_volume_is_left_alone(fixture: &impl Dev
     drop(in_use);
 }
 
-/// 43, 62: another volume behind the same sessions notices nothing.
+/// Another volume behind the same sessions notices nothing.
 pub async fn bystanders_are_not_touched(fixture: &impl DeviceFixture) {
     let other = attach(fixture, 9, 40).await;
     let in_use = fixture.take_into_use(&other.path, Use::Handle);
