@@ -1,6 +1,9 @@
 //! Inside the machine: the groups of checks, and what runs them.
 
+pub mod bystander;
 mod check;
+pub mod direct;
+pub mod ledger;
 
 pub use check::{Check, Failure, Group, Play, Recorder, Running, Shown, run};
 
