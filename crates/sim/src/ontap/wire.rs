@@ -14,10 +14,17 @@ use crate::server::Cut;
 impl Wire for OntapSim {
     async fn send(&self, request: Request<Bytes>, deadline: Deadline) -> Result<Response<Bytes>, WireError> {
         match timeout_at(deadline.instant(), self.handle(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(Cut::Refused)) => Err(WireError::NotSent("connection refused".to_owned())),
-            Ok(Err(Cut::Reset | Cut::Lost)) => Err(WireError::Lost("connection reset by peer".to_owned())),
+            Ok(answer) => answer.map_err(WireError::from),
             Err(_) => Err(WireError::TimedOut),
+        }
+    }
+}
+
+impl From<Cut> for WireError {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Refused => Self::NotSent("connection refused".to_owned()),
+            Cut::Reset | Cut::Lost => Self::Lost("connection reset by peer".to_owned()),
         }
     }
 }
