@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use san_core::{Deadline, Error, ErrorKind, NodeName, Result};
 use san_host::{System, SystemConfig};
+use san_multipath::{MultipathConfig, UnitSerial};
 use sanbridge::{Config, Daemon, HttpsWires};
 
 /// SAN arrays under Proxmox VE.
@@ -32,18 +33,36 @@ enum Command {
         /// Where intents and attachment records are kept
         #[arg(long, default_value = "/var/lib/sanbridge")]
         state: PathBuf,
+        /// What the unit serial number (VPD page 0x80) is worth: some targets that stand for an array in tests cannot
+        /// show the array's
+        #[arg(long, hide = true, value_enum, default_value_t = UnitSerialNumber::MustMatch)]
+        unit_serial: UnitSerialNumber,
     },
     /// A helper process of the daemon: takes the calls that can hang in the kernel.
     #[command(hide = true)]
     Helper,
 }
 
+/// The settings of [`UnitSerial`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum UnitSerialNumber {
+    MustMatch,
+    Ignored,
+}
+
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Helper => san_host::helper_main(),
-        Command::Serve { node, socket, state } => {
+        Command::Serve { node, socket, state, unit_serial } => {
             init_log();
-            match serve(node, socket, state) {
+            let multipath = MultipathConfig {
+                unit_serial: match unit_serial {
+                    UnitSerialNumber::MustMatch => UnitSerial::MustMatch,
+                    UnitSerialNumber::Ignored => UnitSerial::Ignored,
+                },
+                ..MultipathConfig::default()
+            };
+            match serve(node, |config| Config { socket, state, multipath, ..config }) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     let remedy = error.remedy().map(|it| format!(" -- {it}")).unwrap_or_default();
@@ -67,24 +86,24 @@ fn init_log() {
         .init();
 }
 
-fn serve(node: Option<String>, socket: PathBuf, state: PathBuf) -> Result<()> {
+fn serve(node: Option<String>, settings: impl FnOnce(Config) -> Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::Internal, "cannot start the runtime").caused_by(error))?;
-    let result = runtime.block_on(serve_until_told(node, socket, state));
+    let result = runtime.block_on(serve_until_told(node, settings));
     // A call that hangs in the kernel must not keep the daemon from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve_until_told(node: Option<String>, socket: PathBuf, state: PathBuf) -> Result<()> {
+async fn serve_until_told(node: Option<String>, settings: impl FnOnce(Config) -> Config) -> Result<()> {
     let node: NodeName = match node {
         Some(name) => name.parse()?,
         None => host_name()?,
     };
     let system = System::start(SystemConfig::new("/proc/self/exe", ["helper"]))?;
-    let config = Config { socket, state, ..Config::new(node) };
+    let config = settings(Config::new(node));
     let mut end =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|error| {
             Error::new(ErrorKind::Internal, "cannot listen for the signal to end").caused_by(error)
