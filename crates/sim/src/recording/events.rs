@@ -1,0 +1,73 @@
+//! Writes kernel events down so that two runs can be compared: the kernel probes in parallel, so that only the order of
+//! one device's events, and that of what is made and taken away of a few kinds, is the same every time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use san_host::Uevent;
+
+/// Events of parts of the kernel that are no devices of this host: modules, the array's own side.
+const NOISE: [&str; 8] = [
+    "/module/",
+    "/class/",
+    "/bus/",
+    "/kernel/",
+    "/devices/virtual/bdi/",
+    "/devices/virtual/block/loop",
+    "/devices/virtual/net/",
+    "/devices/virtual/workqueue/",
+];
+
+/// Keys that every event has, or whose values say nothing.
+const COMMON: [&str; 8] =
+    ["ACTION", "DEVPATH", "SUBSYSTEM", "SEQNUM", "DISKSEQ", "SYNTH_UUID", "DM_COOKIE", "DM_SEQNUM"];
+
+/// The lines of some events.
+pub(super) fn lines(events: &[Arc<Uevent>]) -> Vec<String> {
+    let events: Vec<&Uevent> = events
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|it| !NOISE.iter().any(|noise| it.device.starts_with(noise)))
+        .collect();
+    if events.is_empty() {
+        return vec!["none".to_owned()];
+    }
+    let mut devices: BTreeMap<&str, (Vec<String>, BTreeSet<String>)> = BTreeMap::new();
+    for event in &events {
+        let (made, changes) = devices.entry(event.device.as_str()).or_default();
+        let keys: Vec<String> = event
+            .keys
+            .iter()
+            .filter(|(key, _)| !COMMON.contains(&key.as_str()))
+            .map(|(key, value)| format!(" {key}={value}"))
+            .collect();
+        let line = format!("{}{}", event.action, keys.concat());
+        if event.action == "change" {
+            changes.insert(line);
+        } else {
+            made.push(line);
+        }
+    }
+    let mut lines = Vec::new();
+    for (device, (made, changes)) in devices {
+        lines.push(device.to_owned());
+        lines.extend(made.into_iter().chain(changes).map(|it| format!("  {it}")));
+    }
+    lines.push("order".to_owned());
+    lines.extend(events.iter().filter(|it| is_ordered(it)).map(|it| {
+        let name = it.device.rsplit('/').next().unwrap_or_default();
+        format!("  {} {name}", it.action)
+    }));
+    lines
+}
+
+/// Whether the order of this event among its like is the same every time.
+fn is_ordered(event: &Uevent) -> bool {
+    let key = |name: &str| event.keys.get(name).map_or("", String::as_str);
+    event.action != "change"
+        && match key("SUBSYSTEM") {
+            "block" | "iscsi_session" | "iscsi_connection" => true,
+            "scsi" => key("DEVTYPE") != "scsi_host",
+            _ => false,
+        }
+}
