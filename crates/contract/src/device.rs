@@ -150,12 +150,12 @@ pub trait DeviceFixture: Send + Sync {
     }
 }
 
-/// Hands every clause, with the failure scenarios it shows, to the macro `$callback`, which also gets `$with`:
-/// `$callback! { $with clause ["scenario", ...], ... }`. The one list of the clauses there is.
+/// Hands every clause, with the failure scenarios it shows, to another macro: `!([callback] with)` becomes
+/// `callback! { with clause ["scenario", ...], ... }`. The one list of the clauses there is.
 #[macro_export]
 macro_rules! device_clauses {
-    ($callback:path, $with:tt) => {
-        $callback! { $with
+    ([$($callback:tt)+] $with:tt) => {
+        $($callback)+! { $with
             attaching_gives_the_volume_over_every_route [],
             attaching_again_changes_nothing [],
             attaching_rebuilds_a_map_over_its_legs ["21"],
@@ -219,7 +219,7 @@ macro_rules! device_contract {
         )+
     };
     ($fixture:expr) => {
-        $crate::device_clauses!($crate::device_contract, (@each $fixture));
+        $crate::device_clauses!([$crate::device_contract] (@each $fixture));
     };
 }
 

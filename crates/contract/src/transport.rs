@@ -68,12 +68,12 @@ pub trait TransportFixture: Send + Sync {
     }
 }
 
-/// Hands every clause, with the failure scenarios it shows, to the macro `$callback`, which also gets `$with`:
-/// `$callback! { $with clause ["scenario", ...], ... }`. The one list of the clauses there is.
+/// Hands every clause, with the failure scenarios it shows, to another macro: `!([callback] with)` becomes
+/// `callback! { with clause ["scenario", ...], ... }`. The one list of the clauses there is.
 #[macro_export]
 macro_rules! transport_clauses {
-    ($callback:path, $with:tt) => {
-        $callback! { $with
+    ([$($callback:tt)+] $with:tt) => {
+        $($callback)+! { $with
             the_node_has_a_name [],
             every_port_is_joined_and_leads_somewhere [],
             healthy_sessions_cost_nothing [],
@@ -108,7 +108,7 @@ macro_rules! transport_contract {
         )+
     };
     ($fixture:expr) => {
-        $crate::transport_clauses!($crate::transport_contract, (@each $fixture));
+        $crate::transport_clauses!([$crate::transport_contract] (@each $fixture));
     };
 }
 
