@@ -2,6 +2,7 @@
 //! nothing of what we do.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ pub struct VerifiedIo {
     device: PathBuf,
     seen: Arc<Mutex<Seen>>,
     end: Option<Sender<()>>,
-    ended: Receiver<()>,
+    ended: Arc<AtomicBool>,
 }
 
 impl VerifiedIo {
@@ -51,13 +52,12 @@ impl VerifiedIo {
         let open = Device::open(device)?;
         let seen = Arc::new(Mutex::new(Seen { report: Report::default(), last_good: Instant::now() }));
         let (end, told) = channel();
-        let (done, ended) = channel();
-        let shared = Arc::clone(&seen);
+        let ended = Arc::new(AtomicBool::new(false));
+        let (shared, done) = (Arc::clone(&seen), Arc::clone(&ended));
         std::thread::Builder::new().name("bystander".to_owned()).spawn(move || {
             run(&open, pause, &shared, &told);
             drop(open);
-            // Nobody may be waiting any more.
-            let _ = done.send(());
+            done.store(true, Ordering::Release);
         })?;
         Ok(Self { device: device.to_owned(), seen, end: Some(end), ended })
     }
@@ -100,7 +100,7 @@ impl VerifiedIo {
     pub async fn end(mut self) -> Result<Report, Failure> {
         self.end = None;
         let started = Instant::now();
-        while self.ended.try_recv().is_err() {
+        while !self.ended.load(Ordering::Acquire) {
             if started.elapsed() > LAST_ROUND {
                 return Err(Failure(format!("the last round on {} does not end", self.device.display())));
             }

@@ -119,10 +119,10 @@ impl NodeLedger {
                 lines.push((false, format!("session to {target}")));
             }
         }
-        for target in names(Path::new("/etc/iscsi/nodes")) {
-            if !self.targets.contains(&target) {
-                lines.push((false, format!("node record of {target}")));
-            }
+        // Debian keeps them in the first, others in the second.
+        let records = ["/var/lib/iscsi/nodes", "/etc/iscsi/nodes"].map(|it| names(Path::new(it))).concat();
+        for target in records.into_iter().filter(|it| !self.targets.contains(it)) {
+            lines.push((false, format!("node record of {target}")));
         }
         lines.extend(stuck_helpers().into_iter().map(|it| (true, it)));
         lines
