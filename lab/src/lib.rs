@@ -2,4 +2,6 @@
 //! plane is the kernel's own targets. The program `lab` works outside of the machine, `sanbridge-lab-guest` inside.
 
 pub mod guest;
+pub mod outside;
+pub mod scenarios;
 pub mod verdict;

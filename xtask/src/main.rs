@@ -1,4 +1,4 @@
-//! `cargo xtask demo | test | bench`: starts cargo and the project's programs, and nothing else. Depends on nothing of
+//! `cargo xtask demo | test | bench | lab`: starts cargo and the project's programs, and nothing else. Depends on nothing of
 //! the workspace, so that it builds in a second.
 
 use std::ffi::OsString;
@@ -9,6 +9,7 @@ const USAGE: &str = "\
 cargo xtask demo [--json]   the main job, on simulated arrays and nodes
 cargo xtask test            everything that has to hold; installs what it needs on Debian when root
 cargo xtask bench [--json]  requests, programs and waits per operation, against the budgets
+cargo xtask lab ...         a machine with a real kernel, real tools and kernel targets: up, run, shell, down; see --help
 ";
 
 /// What went wrong, in words for people.
@@ -19,8 +20,9 @@ fn main() -> ExitCode {
     let command = arguments.next().unwrap_or_default();
     let rest: Vec<OsString> = arguments.collect();
     let result = match command.to_str() {
-        Some("demo") => program("demo", rest),
-        Some("bench") => program("bench", rest),
+        Some("demo") => program("sanbridge-tests", "demo", rest),
+        Some("bench") => program("sanbridge-tests", "bench", rest),
+        Some("lab") => program("sanbridge-lab", "lab", rest),
         Some("test") if rest.is_empty() => test(),
         Some("--help" | "-h" | "help") => {
             say(USAGE);
@@ -47,9 +49,9 @@ fn complain(message: &str) {
     eprintln!("{}", message.trim_end());
 }
 
-/// Runs one of the programs of the member `tests`.
-fn program(name: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
-    let mut run = cargo(&["run", "--quiet", "--package", "sanbridge-tests", "--bin", name, "--"]);
+/// Runs a program of one of the members.
+fn program(package: &str, name: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
+    let mut run = cargo(&["run", "--quiet", "--package", package, "--bin", name, "--"]);
     run.args(arguments);
     succeed(run)
 }

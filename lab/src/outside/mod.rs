@@ -1,0 +1,12 @@
+//! Outside of the machine: its image, its life, the groups that run in it, and what came of them.
+
+mod archive;
+pub mod cache;
+pub mod channel;
+pub mod image;
+pub mod machine;
+mod modules;
+mod needs;
+pub mod programs;
+pub mod standing;
+pub mod tools;

@@ -1,0 +1,102 @@
+//! Programs of this computer that the lab starts, and how their failures are told.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+/// What went wrong outside of the machine, in words for people.
+#[derive(Debug)]
+pub struct Trouble {
+    /// The words.
+    pub text: String,
+    /// Whether this computer just cannot carry the lab (something is missing, or cannot be downloaded), as opposed to
+    /// a fault of what the lab is about.
+    pub kind: TroubleKind,
+}
+
+/// Whose trouble it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// This computer lacks something that the lab needs.
+    Lacking,
+    /// Anything else.
+    Fault,
+}
+
+impl Trouble {
+    /// Something the lab needs is not here.
+    pub fn lacking(text: impl Into<String>) -> Self {
+        Self { text: text.into(), kind: TroubleKind::Lacking }
+    }
+
+    /// Something went wrong.
+    pub fn fault(text: impl Into<String>) -> Self {
+        Self { text: text.into(), kind: TroubleKind::Fault }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// An error with the thing it befell.
+pub fn about(path: &Path) -> impl FnOnce(std::io::Error) -> Trouble {
+    let path = path.display().to_string();
+    move |error| Trouble::fault(format!("{path}: {error}"))
+}
+
+/// Says something to the person who waits; results go to standard output, this does not.
+#[expect(clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
+pub fn say(text: &str) {
+    eprintln!("lab: {text}");
+}
+
+/// Where a program lies: on the path, or among those of the system, which are not on everybody's path.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|it| it.join(name)).find(|it| it.is_file())
+}
+
+/// A program of this computer, without input, that ends when its handle is dropped.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the lab is a tool of the developers, not a part of the product"
+)]
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(find(name).unwrap_or_else(|| name.into()));
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// Runs a program to its end and returns what it wrote to standard output; what it complained of becomes the error.
+///
+/// # Errors
+/// Where it cannot be started or does not succeed.
+pub async fn run(
+    name: &str,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Result<Vec<u8>, Trouble> {
+    finish(command(name).args(arguments)).await
+}
+
+/// As [`run`], for a command with more to it.
+///
+/// # Errors
+/// Where it cannot be started or does not succeed.
+pub async fn finish(command: &mut Command) -> Result<Vec<u8>, Trouble> {
+    let shown = format!("{:?}", command.as_std().get_program());
+    let output = command.output().await;
+    let output = output.map_err(|error| Trouble::fault(format!("{shown} cannot be started: {error}")))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let last: Vec<&str> = complaint.lines().rev().take(8).collect();
+    let last = last.into_iter().rev().collect::<Vec<_>>().join("\n  ");
+    Err(Trouble::fault(format!("{shown} ended with {}\n  {last}", output.status)))
+}
