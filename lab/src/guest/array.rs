@@ -1,7 +1,7 @@
 //! A test array: volumes by small numbers, which can be shown anywhere, under any identity, without a management
 //! interface in the way. [`LivePlane::sync`](san_sim::kernel::LivePlane::sync) lets the kernel follow it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -33,6 +33,7 @@ pub struct TestArray {
 struct State {
     volumes: BTreeMap<u8, Unit>,
     shown: BTreeMap<(SocketAddr, u16), u8>,
+    withheld: BTreeSet<(SocketAddr, u16)>,
     reachability: BTreeMap<SocketAddr, Reachability>,
 }
 
@@ -159,6 +160,11 @@ impl TestArray {
         self.state().shown.retain(|(at, number), _| *number != lun || !portals.contains(at));
     }
 
+    /// Shows nothing as `lun` behind `portal`, whatever is asked for, until [`TestArray::hide_everything`].
+    pub fn withhold(&self, lun: u16, portal: SocketAddr) {
+        self.state().withheld.insert((portal, lun));
+    }
+
     /// How a portal takes connections from now on.
     pub fn set_reachability(&self, portal: SocketAddr, reachability: Reachability) {
         self.state().reachability.insert(portal, reachability);
@@ -169,6 +175,7 @@ impl TestArray {
     pub fn hide_everything(&self) {
         let mut state = self.state();
         state.shown.clear();
+        state.withheld.clear();
         state.reachability.clear();
     }
 
@@ -219,7 +226,8 @@ impl Target for TestArray {
 
     fn units(&self, _: &str, portal: SocketAddr) -> BTreeMap<u16, Unit> {
         let state = self.state();
-        let shown = state.shown.iter().filter(|((at, _), _)| *at == portal);
+        let shown =
+            state.shown.iter().filter(|(place, _)| place.0 == portal && !state.withheld.contains(place));
         // Every other portal is on the node that owns the volumes.
         let optimized = self.portals.iter().position(|it| *it == portal).is_some_and(|it| it % 2 == 0);
         let unit = |n| state.volumes.get(n).map(|it| Unit { optimized, ..it.clone() });
@@ -256,6 +264,10 @@ mod tests {
         assert_eq!(array.units("", portals[0])[&5].naa, [0; 16]);
         assert_eq!(array.identity(1), identity);
 
+        array.withhold(5, portals[0]);
+        assert!(array.units("", portals[0]).is_empty() && array.units("", portals[1]).contains_key(&5));
+        array.hide_everything();
+        array.show(1, 5, &portals).unwrap();
         array.hide(5, &portals[..1]);
         assert!(array.units("", portals[0]).is_empty() && array.units("", portals[1]).contains_key(&5));
         array.hide_everything();

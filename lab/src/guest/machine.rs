@@ -1,0 +1,157 @@
+//! This machine as a node that the product works on: the product's door to it with a log, short timers, and a look at
+//! what the kernel has.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use san_host::{Guard, System, SystemConfig};
+use san_multipath::MultipathConfig;
+use san_transport_iscsi::IscsiConfig;
+
+use super::watched::Watched;
+use super::{Failure, daemons, ledger, tools};
+
+/// How much longer than on real hardware things may take under emulation, on a loaded machine.
+pub const SLOWNESS: u32 = 5;
+/// Settings of multipathd beside the host's own: it looks often, so that outages are noticed soon.
+const MULTIPATH: &str = "defaults {\n\tpolling_interval 1\n\tmax_polling_interval 2\n}\n\
+                         overrides {\n\tfast_io_fail_tmo 2\n}\n";
+const MULTIPATH_FILE: &str = "/etc/multipath/conf.d/lab.conf";
+/// Where multipathd notes what it has made maps of, to make them again by itself.
+const MULTIPATH_MEMORY: &str = "/etc/multipath/wwids";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The machine, as the product sees it.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its name on iSCSI.
+    pub initiator: String,
+    /// The product's door.
+    pub host: Watched,
+}
+
+impl Machine {
+    /// Prepares the machine: multipathd with short timers.
+    ///
+    /// # Errors
+    /// Where the machine lacks something.
+    pub async fn prepare() -> Result<Self, Failure> {
+        fs::create_dir_all(Path::new(MULTIPATH_FILE).parent().unwrap_or(Path::new("/")))?;
+        fs::write(MULTIPATH_FILE, MULTIPATH)?;
+        daemons::Daemon::Multipathd.start().await?;
+        tools::run("multipathd", &["reconfigure"], PATIENCE).await?;
+        daemons::Daemon::Iscsid.start().await?;
+        let text = fs::read_to_string("/etc/iscsi/initiatorname.iscsi")?;
+        let name = text.lines().find_map(|it| it.trim().strip_prefix("InitiatorName="));
+        let initiator =
+            name.ok_or_else(|| Failure("this machine has no initiator name".to_owned()))?.to_owned();
+        let system = System::start(SystemConfig::new("/proc/self/exe", ["helper"]))?;
+        Ok(Self { initiator, host: Watched::new(system) })
+    }
+
+    /// What the product's parts take.
+    pub fn guard(&self) -> Guard {
+        Guard::new(Arc::new(self.host.clone()))
+    }
+}
+
+/// Sessions that notice an outage within seconds, and wait for slow logins.
+pub fn iscsi() -> IscsiConfig {
+    IscsiConfig {
+        login_timeout: Duration::from_secs(10),
+        replacement_timeout: Duration::from_secs(2),
+        ping: Duration::from_secs(1),
+        login_hold: Duration::from_secs(10),
+        ..IscsiConfig::default()
+    }
+}
+
+/// As much time for each phase as an emulated processor needs.
+pub fn multipath() -> MultipathConfig {
+    let usual = MultipathConfig::default();
+    MultipathConfig {
+        leg: usual.leg * 2,
+        straggler: usual.straggler * SLOWNESS,
+        udev: usual.udev * 3,
+        map: usual.map * 2,
+        ..usual
+    }
+}
+
+/// Every SCSI device, by its address.
+pub fn legs() -> Vec<String> {
+    ledger::names(Path::new("/sys/class/scsi_device"))
+}
+
+/// An attribute of a SCSI device.
+fn attribute(leg: &str, name: &str) -> std::path::PathBuf {
+    Path::new("/sys/class/scsi_device").join(leg).join("device").join(name)
+}
+
+/// Every device-mapper map, by its name.
+///
+/// # Errors
+/// Where one has none.
+pub fn maps() -> Result<Vec<String>, Failure> {
+    let blocks = ledger::names(Path::new("/sys/block")).into_iter().filter(|it| it.starts_with("dm-"));
+    let name = |it: String| fs::read_to_string(Path::new("/sys/block").join(it).join("dm/name"));
+    blocks.map(|it| Ok(name(it)?.trim_end().to_owned())).collect()
+}
+
+/// How many iSCSI sessions there are, usable or not.
+pub fn sessions() -> usize {
+    ledger::names(Path::new("/sys/class/iscsi_session")).len()
+}
+
+/// The state of the session that brings SCSI host `host`; `None` where it has none.
+pub fn session_state(host: u32) -> Option<String> {
+    let folder = Path::new("/sys/class/scsi_host").join(format!("host{host}")).join("device");
+    let session = ledger::names(&folder).into_iter().find(|it| it.starts_with("session"))?;
+    let state = fs::read_to_string(Path::new("/sys/class/iscsi_session").join(session).join("state")).ok()?;
+    Some(state.trim_end().to_owned())
+}
+
+/// Whether the session behind `host` carries commands, and every leg behind it is `running`.
+pub fn is_up(host: u32) -> bool {
+    session_state(host).as_deref() == Some("LOGGED_IN") && states(host).iter().all(|it| it == "running")
+}
+
+/// Whether the session behind `host` is broken and the kernel has given up waiting for it on every leg.
+pub fn is_down(host: u32) -> bool {
+    session_state(host).is_some_and(|it| it != "LOGGED_IN")
+        && states(host).iter().all(|it| it == "transport-offline")
+}
+
+fn states(host: u32) -> Vec<String> {
+    let own = legs().into_iter().filter(|it| it.starts_with(&format!("{host}:")));
+    own.filter_map(|it| fs::read_to_string(attribute(&it, "state")).ok())
+        .map(|it| it.trim_end().to_owned())
+        .collect()
+}
+
+/// Removes every map and every SCSI device, as an administrator would who knows that nobody uses them, and makes
+/// multipathd forget what it has seen.
+///
+/// # Errors
+/// Where something stays.
+pub async fn sweep() -> Result<(), Failure> {
+    daemons::udev_rests().await?;
+    for map in maps()? {
+        // A partition's map goes with the map it is on.
+        if !map.contains("part") {
+            tools::run("multipath", &["-f", &map], PATIENCE).await?;
+        }
+    }
+    for leg in legs() {
+        // It may have gone with another.
+        let _ = fs::write(attribute(&leg, "delete"), "1");
+    }
+    daemons::until("devices stay", || Ok(legs().is_empty() && maps()?.is_empty())).await?;
+    daemons::udev_rests().await?;
+    match fs::remove_file(MULTIPATH_MEMORY) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
