@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sanbridge_lab::outside::cache::Cache;
-use sanbridge_lab::outside::machine::{Accelerator, Boot, Changes, Plan};
+use sanbridge_lab::outside::machine::{Boot, Changes, Plan};
+use sanbridge_lab::outside::run::{self, Choice};
 use sanbridge_lab::outside::standing::Standing;
 use sanbridge_lab::outside::tools::{Trouble, about, say};
-use sanbridge_lab::outside::{image, programs};
+use sanbridge_lab::outside::{accelerator, image, programs};
 use serde_json::json;
 
 /// The lab: a throw-away virtual machine in which the product meets a real kernel.
@@ -36,6 +37,10 @@ struct Arguments {
 enum Verb {
     /// Build the image of the guest, if it is not there
     Image,
+    /// Run groups of checks, each in a fresh machine
+    Run(Choice),
+    /// Run the group that records what real tools say, and put the recordings into the clone
+    Record,
     /// Start a machine with everything in place; where one stands, give it the present programs
     Up {
         /// Boot systemd with Debian's units instead of a script
@@ -113,8 +118,7 @@ async fn work(arguments: Arguments) -> Result<ExitCode, Trouble> {
     let json = arguments.json;
     let cache = Cache::open(arguments.cache)?;
     let folder = arguments.machine.unwrap_or_else(|| cache.path("machine"));
-    std::fs::create_dir_all(&folder).map_err(about(&folder))?;
-    let folder = folder.canonicalize().map_err(about(&folder))?;
+    let folder = std::path::absolute(&folder).map_err(about(&folder))?;
     let standing = Standing::new(folder.clone());
     let mirror = arguments.mirror.as_deref();
     match arguments.verb {
@@ -123,8 +127,18 @@ async fn work(arguments: Arguments) -> Result<ExitCode, Trouble> {
             let folder = image.folder.display().to_string();
             tell(json, &json!({ "format": 1, "ok": true, "image": folder }), &folder);
         }
+        Verb::Run(choice) => {
+            let (report, logs) = run::run(&cache, mirror, &choice).await?;
+            print(&if json { format!("{:#}", report.to_json()) } else { report.to_text() });
+            if let Some(logs) = logs {
+                say(&format!("logs and recordings: {}", logs.display()));
+            }
+            return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Verb::Record => run::record(&cache, mirror).await?,
         Verb::Up { systemd } => {
             let (image, programs) = tokio::try_join!(image::ensure(&cache, mirror), programs::build())?;
+            let accelerator = accelerator::find(&cache, &image).await?;
             let plan = Plan {
                 image,
                 share: folder.join("share"),
@@ -133,7 +147,7 @@ async fn work(arguments: Arguments) -> Result<ExitCode, Trouble> {
                 changes: Changes::InMemory,
                 node: 1,
                 wires: None,
-                accelerator: Accelerator::Emulation,
+                accelerator,
             };
             let booted = standing.up(&plan, &programs).await?;
             let sentence = match booted {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sanbridge_lab::guest::{Failure, groups};
+use sanbridge_lab::guest::{Failure, REBOOT, Recorder, groups};
 
 /// The lab's program inside the machine.
 #[derive(Debug, Parser)]
@@ -26,6 +26,9 @@ enum Command {
         /// Only checks whose name contains this
         #[arg(long)]
         only: Option<String>,
+        /// The number of this machine, where the group runs in two
+        #[arg(long, default_value_t = 1)]
+        node: u8,
     },
     /// Print the names of all groups
     Groups,
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     match work(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             tracing::error!("{failure}");
             ExitCode::FAILURE
@@ -52,25 +55,26 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
-fn work(command: Command) -> Result<(), Failure> {
+fn work(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Groups => {
             for group in groups() {
                 println!("{}", group.name);
             }
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Run { group, verdicts, only } => {
+        Command::Run { group, verdicts, only, node } => {
             let found = groups().into_iter().find(|it| it.name == group);
             let group = found.ok_or_else(|| Failure(format!("there is no group {group}")))?;
             let lines = OpenOptions::new().create(true).append(true).open(verdicts)?;
-            let recorder = sanbridge_lab::guest::Recorder::new(group.name, lines, only);
+            let recorder = Recorder::new(group.name, lines, only).in_node(node);
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            let result = runtime.block_on((group.play)(recorder));
+            let result = runtime.block_on((group.play)(recorder.clone()));
             // A call that hangs in the kernel must not keep this process from ending.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-            result
+            result?;
+            Ok(if recorder.reboots() { ExitCode::from(REBOOT) } else { ExitCode::SUCCESS })
         }
         Command::Helper => Err(Failure("handled before".to_owned())),
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::verdict::{Outcome, Verdict};
@@ -69,6 +70,22 @@ pub struct Check<B> {
 /// What a group needs to be run: called once, in a fresh machine.
 pub type Play = fn(Recorder) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
+/// The machines that a group runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machines {
+    /// One, with a script of ours as its init: udev, iscsid and multipathd run.
+    Script,
+    /// One that boots systemd with Debian's units, and keeps its disks over a reboot: see [`REBOOT`].
+    Systemd,
+    /// Two of the first kind, joined by four network cards each. The group runs in both at once, with the machine's
+    /// number in [`Recorder::node`]; both see the same `/lab/share`.
+    Pair,
+}
+
+/// The exit code by which the guest program asks to be started again after a reboot, which it has asked the machine for
+/// itself or is about to: see [`Recorder::goes_on_after_a_reboot`]. Only in [`Machines::Systemd`].
+pub const REBOOT: u8 = 75;
+
 /// Checks that share a machine.
 #[derive(Debug)]
 pub struct Group {
@@ -76,6 +93,21 @@ pub struct Group {
     pub name: &'static str,
     /// Sets the bench up, runs the checks through the recorder, and takes everything down.
     pub play: Play,
+    /// What it runs in.
+    pub machines: Machines,
+}
+
+impl Group {
+    /// A group that runs in one machine without systemd.
+    pub fn new(name: &'static str, play: Play) -> Self {
+        Self { name, play, machines: Machines::Script }
+    }
+
+    /// The same in other machines.
+    #[must_use]
+    pub fn on(self, machines: Machines) -> Self {
+        Self { machines, ..self }
+    }
 }
 
 /// Takes verdicts and passes them on at once: a machine that dies later does not take them along.
@@ -83,13 +115,36 @@ pub struct Group {
 pub struct Recorder {
     group: &'static str,
     only: Option<String>,
+    node: u8,
+    reboots: Arc<AtomicBool>,
     lines: Arc<std::fs::File>,
 }
 
 impl Recorder {
     /// Verdicts of `group` are appended to `lines`; checks whose name does not contain `only` are passed over.
     pub fn new(group: &'static str, lines: std::fs::File, only: Option<String>) -> Self {
-        Self { group, only, lines: Arc::new(lines) }
+        Self { group, only, node: 1, reboots: Arc::default(), lines: Arc::new(lines) }
+    }
+
+    /// The same in the machine with this number.
+    #[must_use]
+    pub fn in_node(self, node: u8) -> Self {
+        Self { node, ..self }
+    }
+
+    /// The number of this machine, from 1; a group on one machine always has 1.
+    pub fn node(&self) -> u8 {
+        self.node
+    }
+
+    /// Notes that the machine was asked to reboot, or is about to be, and that the group goes on after that.
+    pub fn goes_on_after_a_reboot(&self) {
+        self.reboots.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the group goes on after a reboot.
+    pub fn reboots(&self) -> bool {
+        self.reboots.load(Ordering::Relaxed)
     }
 
     /// Whether a check is asked for.

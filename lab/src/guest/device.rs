@@ -28,6 +28,8 @@ use super::{Check, Failure, Group, Recorder, Shown, daemons, run, scratch, tools
 
 /// Three ports are as many as the contract asks for; each costs a pass of udev for every volume.
 const NETWORKS: u8 = 3;
+/// The clauses use volumes up to this number.
+const VOLUMES: u8 = 9;
 /// How long a unit that hangs holds each command.
 const HANG_SECONDS: u32 = 8;
 /// How many commands a disk answers before the kernel shows it.
@@ -101,6 +103,9 @@ impl Fixture {
             LivePlane::new(KernelPlane::new(Path::new(NAMESPACE_PATH))?, vec![node.initiator.clone()]);
         plane.add(array.clone());
         plane.sync().await?;
+        for n in 1..=VOLUMES {
+            Machine::mask(&array.identity(n).wwid)?;
+        }
         let transport = Iscsi::new(node.guard(), machine::iscsi());
         let ports = array.ports()?;
         let states = transport.connect(&cx(), &ports).await?;
@@ -455,7 +460,7 @@ macro_rules! checks {
 
 /// The group.
 pub(super) fn group() -> Group {
-    Group { name: "device", play: |recorder| Box::pin(play(recorder)) }
+    Group::new("device", |recorder| Box::pin(play(recorder)))
 }
 
 async fn play(recorder: Recorder) -> Result<(), Failure> {

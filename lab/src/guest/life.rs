@@ -40,7 +40,7 @@ const FILES: [(&str, &str); 4] = [
 
 /// The group.
 pub fn group() -> Group {
-    Group { name: "life", play: |recorder| Box::pin(play(recorder)) }
+    Group::new("life", |recorder| Box::pin(play(recorder)))
 }
 
 const CHECKS: [Check<Site>; 1] = [Check {

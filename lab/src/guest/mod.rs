@@ -6,20 +6,26 @@ mod check;
 pub mod daemons;
 mod device;
 pub mod direct;
+mod figures;
+mod hostconfig;
 mod hung;
 pub mod ledger;
-pub mod node;
 mod life;
+pub mod machine;
 pub mod network;
 pub mod node;
+mod plane;
+mod prior;
+mod record;
 pub mod scratch;
 pub mod site;
 pub mod tools;
+mod transport;
 pub mod watched;
 
-pub use check::{Check, Failure, Group, Play, Recorder, Running, Shown, run};
+pub use check::{Check, Failure, Group, Machines, Play, REBOOT, Recorder, Running, Shown, run};
 
 /// Every group there is.
 pub fn groups() -> Vec<Group> {
-    vec![life::group()]
+    vec![device::group(), transport::group(), life::group(), figures::group(), hostconfig::group(), record::group()]
 }

@@ -56,12 +56,25 @@ impl Cache {
         Some(folder)
     }
 
-    /// A fresh folder to build an image in, on the same file system as its place.
+    /// A fresh folder whose name begins with this; it goes with its handle.
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn building(&self) -> Result<tempfile::TempDir, Trouble> {
-        tempfile::Builder::new().prefix("building-").tempdir_in(&self.folder).map_err(about(&self.folder))
+    pub fn fresh(&self, prefix: &str) -> Result<tempfile::TempDir, Trouble> {
+        tempfile::Builder::new().prefix(prefix).tempdir_in(&self.folder).map_err(about(&self.folder))
+    }
+
+    /// Lets folders go whose name begins with one of these and that nobody changed for so long.
+    pub fn forget(&self, prefixes: &[&str], age: Duration) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let changed = entry.metadata().and_then(|it| it.modified()).ok();
+            let is_old = changed.and_then(|it| it.elapsed().ok()).is_some_and(|it| it > age);
+            if is_old && prefixes.iter().any(|it| name.starts_with(it)) {
+                // What cannot go now goes the next time.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// Gives a built image its place, in one step, and lets old ones go.
@@ -74,6 +87,7 @@ impl Cache {
         let place = self.path(&format!("image-{hash}"));
         fs::rename(built, &place).map_err(about(&place))?;
         self.prune(&place);
+        self.forget(&["building-"], KEPT);
         Ok(place)
     }
 
@@ -192,7 +206,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(folder.path().into())).unwrap();
         assert!(cache.image("1").is_none());
-        let keep = |hash: &str| cache.keep(&cache.building().unwrap().keep(), hash).unwrap();
+        let keep = |hash: &str| cache.keep(&cache.fresh("building-").unwrap().keep(), hash).unwrap();
         let first = keep("1");
         assert_eq!(cache.image("1").unwrap(), first);
         let used = OpenOptions::new().write(true).open(first.join("used")).unwrap();

@@ -64,7 +64,7 @@ pub async fn ensure(cache: &Cache, mirror: Option<&str>) -> Result<Image, Troubl
     needs::ensure(Task::Build).await?;
     if !is_root() {
         return Err(Trouble::lacking(
-            "there is no image yet, and only root can build it: run `cargo xtask lab image` once as root",
+            "there is no image yet, and only root can build it: `cargo xtask lab image` once as root",
         ));
     }
     let _lock = cache.lock().await?;
@@ -73,7 +73,7 @@ pub async fn ensure(cache: &Cache, mirror: Option<&str>) -> Result<Image, Troubl
     }
     say("building the image of the guest");
     let started = Instant::now();
-    let building = cache.building()?;
+    let building = cache.fresh("building-")?;
     build(building.path(), mirror).await?;
     fs::remove_dir_all(building.path().join("work")).map_err(about(building.path()))?;
     let folder = cache.keep(&building.keep(), &hash)?;

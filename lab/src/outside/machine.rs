@@ -157,7 +157,7 @@ impl Plan {
             let (here, there) = (end(self.node), end(3 - self.node));
             let ends = format!("local.type=unix,local.path={here},remote.type=unix,remote.path={there}");
             add(&["-netdev", &format!("dgram,id=wire{card},{ends}")]);
-            let mac = format!("52:54:00:77:0{card}:0{}", self.node);
+            let mac = format!("52:54:00:4d:0{}:0{card}", self.node);
             add(&["-device", &format!("virtio-net-pci,netdev=wire{card},mac={mac},romfile=")]);
         }
         list

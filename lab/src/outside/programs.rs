@@ -15,7 +15,7 @@ const PROGRAMS: [(&str, &str); 2] = [("sanbridge-lab", "sanbridge-lab-guest"), (
 const FILES: [&str; 4] = ["crates/pve-bridge/perl", "crates/sim/tests/fixtures", "tests/perl", "host"];
 
 /// The clone.
-fn clone_folder() -> &'static Path {
+pub(super) fn clone_folder() -> &'static Path {
     let lab = Path::new(env!("CARGO_MANIFEST_DIR"));
     lab.parent().unwrap_or(lab)
 }
