@@ -179,6 +179,8 @@ impl Lio {
         self.devices.insert(name.to_owned(), device.clone());
         make(&folder)?;
         write(folder.join("control"), &format!("udev_path={}", device.display()))?;
+        // Only to be read: for the one who clears this away without having made it.
+        write(folder.join("udev_path"), &device.to_string_lossy())?;
         write(folder.join("enable"), "1")?;
         let (wwn, shown) = (folder.join("wwn"), &store.shown);
         write(wwn.join("vendor_id"), &shown.vendor)?;
