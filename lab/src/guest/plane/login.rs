@@ -1,0 +1,149 @@
+//! Sessions: who may log in, where, and what a LUN says of itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use san_sim::kernel::Access;
+use san_sim::target::Reachability;
+use secrecy::SecretString;
+
+use super::bench::{Bench, MIB, PATIENCE, SOON, attribute, device, within};
+use crate::guest::network::Network;
+use crate::guest::{Check, Failure, Shown, tools};
+
+pub(super) fn checks() -> Vec<Check<Bench>> {
+    vec![
+        Check {
+            name: "identity",
+            scenarios: &[],
+            done: "a LUN was made and mapped over REST; both legs were asked who they are",
+            run: |bench| Box::pin(identity(bench)),
+            bound: Duration::from_secs(15),
+        },
+        Check {
+            name: "refusing-portal",
+            scenarios: &[],
+            done: "a portal was told to refuse, and to serve again",
+            run: |bench| Box::pin(refusing(bench)),
+            bound: Duration::from_secs(20),
+        },
+        Check {
+            name: "access",
+            scenarios: &["27"],
+            done: "logins were made with a missing, a wrong and the right CHAP secret, and as one who is refused",
+            run: |bench| Box::pin(access(bench)),
+            bound: Duration::from_secs(30),
+        },
+    ]
+}
+
+/// VPD page 0x83 in words: the NAA-6 identifier of a page as the kernel keeps it.
+fn naa(page: &[u8]) -> Option<String> {
+    let at = page.windows(4).position(|it| it[0] & 0xf == 1 && it[1] & 0xf == 3 && it[3] == 16)?;
+    let bytes = page.get(at + 4..at + 20)?;
+    Some(bytes.iter().map(|it| format!("{it:02x}")).collect())
+}
+
+async fn identity(bench: Arc<Bench>) -> Result<Shown, Failure> {
+    let (lun, legs) = bench.mapped(64 * MIB).await?;
+    let info = bench.array.array().lun(super::bench::SVM, &lun.path);
+    let serial = info.ok_or_else(|| Failure("the array has no such LUN".to_owned()))?.serial;
+    let hex: String = serial.bytes().map(|it| format!("{it:02x}")).collect();
+    for leg in &legs {
+        let said = [attribute(leg, "vendor")?, attribute(leg, "model")?, attribute(leg, "rev")?];
+        if said[..2] != ["NETAPP", "LUN C-Mode"] {
+            return Err(Failure(format!("{} calls itself {said:?}", leg.display())));
+        }
+        let page = std::fs::read(device(leg).join("vpd_pg83"))?;
+        let found = naa(&page).unwrap_or_default();
+        if found != format!("600a0980{hex}") {
+            return Err(Failure(format!("{} says {found} for serial number {serial}", leg.display())));
+        }
+        let page = std::fs::read(device(leg).join("vpd_pg80"))?;
+        let found =
+            String::from_utf8_lossy(page.get(4..).unwrap_or_default()).trim_end_matches('\0').to_owned();
+        if found != format!("0{hex}") {
+            return Err(Failure(format!("{} has the serial number {found}", leg.display())));
+        }
+    }
+    let mut states = Vec::new();
+    // The kernel asks for them on its own, after the disk is there.
+    within(SOON, || {
+        states = legs.iter().map(|it| attribute(it, "access_state")).collect::<Result<_, _>>()?;
+        states.sort();
+        Ok(states == ["active/non-optimized", "active/optimized"])
+    })
+    .await
+    .map_err(|_| Failure(format!("the access states are {states:?}")))?;
+    bench.retire(&lun).await?;
+    Ok(Shown::held(format!("both legs are naa.600a0980{hex}, one optimized and one not")))
+}
+
+/// How many sessions say that they are logged in.
+fn logged_in() -> Result<usize, Failure> {
+    let mut count = 0;
+    for entry in std::fs::read_dir("/sys/class/iscsi_session")? {
+        let state = std::fs::read_to_string(entry?.path().join("state")).unwrap_or_default();
+        count += usize::from(state.trim() == "LOGGED_IN");
+    }
+    Ok(count)
+}
+
+async fn refusing(bench: Arc<Bench>) -> Result<Shown, Failure> {
+    let portal = Network::portal(2);
+    within(SOON, || Ok(logged_in()? == 2)).await?;
+    bench.array.array().set_portal(portal, Reachability::Refusing)?;
+    bench.follow().await?;
+    within(SOON, || Ok(logged_in()? == 1)).await?;
+    let refused = tokio::net::TcpStream::connect(portal).await;
+    if refused.as_ref().map_err(std::io::Error::kind).err() != Some(std::io::ErrorKind::ConnectionRefused) {
+        return Err(Failure(format!("a connection to the portal gave {refused:?}")));
+    }
+    bench.array.array().set_portal(portal, Reachability::Up)?;
+    bench.follow().await?;
+    let back = within(SOON, || Ok(logged_in()? == 2)).await?;
+    Ok(Shown::held(format!(
+        "the session ended, connections were refused; {back:?} after it served again it was back"
+    )))
+}
+
+async fn access(bench: Arc<Bench>) -> Result<Shown, Failure> {
+    const NOT_AUTHORISED: Option<i32> = Some(24);
+    let plane = bench.array.plane().plane();
+    let login = || tools::output("iscsiadm", &["-m", "node", "--login"], PATIENCE);
+    let out = || tools::run("iscsiadm", &["-m", "node", "--logout"], PATIENCE);
+    out().await?;
+    let secret = SecretString::from("labsecret1234");
+    plane.set_access(&bench.initiator, Access::Chap { user: "lab".to_owned(), secret });
+    bench.follow().await?;
+    let missing = login().await?.code;
+    bench.setting("node.session.auth.authmethod", "CHAP").await?;
+    bench.setting("node.session.auth.username", "lab").await?;
+    bench.setting("node.session.auth.password", "wrongsecret12").await?;
+    let wrong = login().await?.code;
+    bench.setting("node.session.auth.password", "labsecret1234").await?;
+    login().await?.success()?;
+    plane.set_access(&bench.initiator, Access::Refused);
+    bench.follow().await?;
+    within(SOON, || Ok(logged_in()? == 0)).await?;
+    plane.set_access(&bench.initiator, Access::Open);
+    bench.follow().await?;
+    // The sessions of a moment ago try again by themselves: out with them before the next login.
+    out().await?;
+    plane.set_access(&bench.initiator, Access::Refused);
+    bench.follow().await?;
+    let refused = login().await?.code;
+    plane.set_access(&bench.initiator, Access::Open);
+    bench.follow().await?;
+    // The secret goes with the records.
+    bench.logout().await?;
+    bench.login().await?;
+    if [missing, wrong, refused] != [NOT_AUTHORISED; 3] {
+        return Err(Failure(format!(
+            "exit codes: missing {missing:?}, wrong {wrong:?}, refused {refused:?}"
+        )));
+    }
+    Ok(Shown::held(
+        "no secret, a wrong one and a refused initiator ended with 24; the right secret logged in",
+    ))
+}
