@@ -1,4 +1,4 @@
-//! Ends sessions: only those this process made, and only where no device is left.
+//! Ends sessions: only those this process made, and only where no device is left. Node records it made go too.
 
 use std::path::Path;
 
@@ -41,30 +41,38 @@ impl Iscsi {
         let TargetPort::Iscsi { portal, target, .. } = port else { return Ok(false) };
         let found = sessions(&self.guard, cx, std::slice::from_ref(port)).await?;
         // A second session to the same portal through another interface is somebody else's.
-        let Some(session) = found.iter().find(|it| it.interface == self.config.interface) else {
+        let session = found.iter().find(|it| it.interface == self.config.interface);
+        let node = Node { target, portal: *portal, interface: &self.config.interface };
+        let (Some(session), Made::Session | Made::SessionAndRecord) = (session, made) else {
+            // A session that came without us since then may need the record; it stays with it.
+            if made != Made::Session && session.is_none() {
+                self.remove_record(cx, &node).await?;
+            }
             self.made(|it| it.remove(port));
             return Ok(false);
         };
         if self.has_devices(cx, session).await? {
             return Ok(false);
         }
-        let node = Node { target, portal: *portal, interface: &self.config.interface };
         if let Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) =
             self.run(cx, Verb::Remove, &node.logout_arguments()).await?.0
         {
             return Err(error);
         }
         if made == Made::SessionAndRecord {
-            let turn = async { Ok(self.records.lock().await) };
-            let _turn = cx.within("waiting for another record step", turn).await?;
-            if let Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) =
-                self.run(cx, Verb::Remove, &node.delete_arguments()).await?.0
-            {
-                return Err(error);
-            }
+            self.remove_record(cx, &node).await?;
         }
         self.made(|it| it.remove(port));
         Ok(true)
+    }
+
+    async fn remove_record(&self, cx: &Cx, node: &Node<'_>) -> Result<()> {
+        let turn = async { Ok(self.records.lock().await) };
+        let _turn = cx.within("waiting for another record step", turn).await?;
+        match self.run(cx, Verb::Remove, &node.delete_arguments()).await?.0 {
+            Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) => Err(error),
+            Outcome::Done | Outcome::Already => Ok(()),
+        }
     }
 
     /// Whether any logical unit is present behind the session, whoever it belongs to.

@@ -105,12 +105,14 @@ impl Iscsi {
             return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(port).into());
         };
         let node = Node { target, portal: *portal, interface: &self.config.interface };
-        let found = self.prepare(cx, &node).await.map_err(|it| it.on(port))?;
-        let mut made = if found == Record::Absent { Made::SessionAndRecord } else { Made::Session };
+        let found = self.prepare(cx, port, &node).await.map_err(|it| it.on(port))?;
+        let is_ours = self.made(|it| matches!(it.get(port), Some(Made::Record | Made::SessionAndRecord)));
+        let is_new = found == Record::Absent;
+        let mut made = if is_new || is_ours { Made::SessionAndRecord } else { Made::Session };
         let mut result = self.run(cx, Verb::Login, &node.login_arguments()).await;
         if let Ok((Outcome::NoRecord(_), _)) = result {
             // Somebody removed the record between the two steps.
-            self.prepare(cx, &node).await.map_err(|it| it.on(port))?;
+            self.prepare(cx, port, &node).await.map_err(|it| it.on(port))?;
             made = Made::SessionAndRecord;
             result = self.run(cx, Verb::Login, &node.login_arguments()).await;
         }
@@ -134,12 +136,14 @@ impl Iscsi {
     }
 
     /// Makes sure that the node record says what our sessions need, and says what was found.
-    async fn prepare(&self, cx: &Cx, node: &Node<'_>) -> Result<Record, Failure> {
+    async fn prepare(&self, cx: &Cx, port: &TargetPort, node: &Node<'_>) -> Result<Record, Failure> {
         let turn = async { Ok(self.records.lock().await) };
         let _turn = cx.within("waiting for another record step", turn).await?;
         let found = node.record(&self.guard, cx, &self.config).await?;
         if found == Record::Absent {
             self.record_step(cx, &node.new_arguments()).await?;
+            // Whatever becomes of the login: the record is ours to take away.
+            self.made(|it| it.insert(port.clone(), Made::Record));
         }
         if found != Record::Ready {
             self.record_step(cx, &node.update_arguments(&self.config, found)).await?;

@@ -27,7 +27,7 @@ pub struct Iscsi {
     pub(crate) guard: Guard,
     pub(crate) config: IscsiConfig,
     pub(crate) holds: Holds,
-    /// Ports whose session this process made, and whether it made the node record too.
+    /// Ports for which this process made a session, a node record, or both.
     pub(crate) made: Mutex<HashMap<TargetPort, Made>>,
     /// open-iscsi locks its record database with 10 ms polls and gives up after 30 s: one step at a time is faster.
     pub(crate) records: tokio::sync::Mutex<()>,
@@ -38,6 +38,8 @@ pub struct Iscsi {
 /// What this process made for a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
+    /// The record, for a login that has not succeeded yet.
+    Record,
     /// The session, through a record that was there.
     Session,
     /// The session and its record.

@@ -50,6 +50,29 @@ async fn leaving_takes_our_records_along_and_keeps_those_of_others() {
     assert_eq!(records[0].startup, "automatic", "whose it is decides when it is used");
 }
 
+/// A login that was refused leaves a record; it is ours, whether or not a later login succeeds.
+#[tokio::test(start_paused = true)]
+async fn records_of_failed_logins_go_too() {
+    let portal = "10.0.0.1:3260".parse().unwrap();
+    for succeeds_later in [false, true] {
+        let fixture = Fixture::on(Release::Debian13);
+        let ports = fixture.ports()[..1].to_vec();
+        fixture.node.refuse_logins(portal, Some(24));
+        let states = fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+        assert!(!states[0].status.is_up());
+        assert_eq!(fixture.node.inventory().records.len(), 1);
+        if succeeds_later {
+            fixture.node.refuse_logins(portal, None);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let states = fixture.iscsi.connect(&cx(), &ports).await.unwrap();
+            assert!(states[0].status.is_up(), "{states:?}");
+        }
+        let ended = fixture.iscsi.disconnect(&cx(), &ports).await.unwrap();
+        assert_eq!(ended, usize::from(succeeds_later));
+        assert!(fixture.node.inventory().records.is_empty());
+    }
+}
+
 /// The record of somebody else whose session is gone: it is used, and its start stays as its owner wants it.
 #[tokio::test(start_paused = true)]
 async fn a_record_of_others_keeps_its_start() {
