@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use san_core::{Cx, DeviceNumber, Effect, EffectKind, Result};
+use tokio::time::Instant;
 
 use crate::host::{Attr, Counters, Host, Output, Probe, SocketAddress, Stream, Tool, Uevents};
+
+/// The longest pause between two looks, unless the caller wants a longer one.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// A host whose every change passes the effect seam and whose every call ends by the context's deadline.
 #[derive(Debug, Clone)]
@@ -137,7 +141,8 @@ impl Guard {
         self.host.counters()
     }
 
-    /// Looks until `look` answers: at once, after every kernel event, and every `pause` where the kernel sends none.
+    /// Looks until `look` answers: at once, after every kernel event, and every `pause` where the kernel sends none; the
+    /// longer it takes the more seldom, so that a wait costs little and is over at most an eighth later than it could be.
     /// Ends with the context's deadline.
     ///
     /// # Errors
@@ -155,13 +160,17 @@ impl Guard {
         Look: Future<Output = Result<Option<T>>>,
     {
         let mut events = self.uevents();
+        let started = Instant::now();
         let waiting = async {
             loop {
                 if let Some(found) = look().await? {
                     return Ok(found);
                 }
+                let pause = pause.max((started.elapsed() / 8).min(PAUSE_MAX));
                 // An event, or a missed one, or the pause: in every case the state itself is looked at again.
                 let _ = tokio::time::timeout(pause, events.next()).await;
+                // One look serves for all that has happened by now.
+                events.catch_up();
             }
         };
         cx.within(what, waiting).await

@@ -139,6 +139,12 @@ impl Uevents {
         Self(receiver)
     }
 
+    /// Passes over the events that are there already.
+    pub(crate) fn catch_up(&mut self) {
+        use broadcast::error::TryRecvError::{Closed, Empty};
+        while !matches!(self.0.try_recv(), Err(Empty | Closed)) {}
+    }
+
     /// The next event. `None`: some were missed, or there will be none any more, so look at the state itself.
     pub async fn next(&mut self) -> Option<Arc<Uevent>> {
         self.0.recv().await.ok().filter(|it| !it.is_missed())

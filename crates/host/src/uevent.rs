@@ -167,6 +167,20 @@ mod tests {
         assert_eq!(receiver.next().await, Some(event));
     }
 
+    #[tokio::test]
+    async fn what_is_there_already_is_passed_over() {
+        let events = Events { sender: broadcast::channel(2).0, _stop: None };
+        let mut receiver = events.subscribe();
+        let event = |device: &str| Arc::new(parse(format!("add@{device}\0").as_bytes()).unwrap());
+        for _ in 0..3 {
+            events.sender.send(event("/devices/old")).unwrap();
+        }
+        receiver.catch_up();
+        events.sender.send(event("/devices/new")).unwrap();
+        assert_eq!(receiver.next().await, Some(event("/devices/new")));
+        receiver.catch_up();
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

@@ -1,6 +1,7 @@
 //! What the steps do to the node, in which order and how often.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use san_contract::device::{DeviceFixture as _, Use};
@@ -10,6 +11,7 @@ use san_core::{
 };
 use san_host::Host as _;
 use san_sim::host::{LegState, LogKind, NodeSpec, RecheckWwid, Suspension};
+use tokio::time::Instant;
 
 use crate::array::portals;
 use crate::fixture::Fixture;
@@ -183,4 +185,22 @@ async fn a_road_that_died_unnoticed_delays_little() {
     let device = fixture.manager.attach(&cx(), &expect(&fixture, 1, 5), &fixture.routes()).await.unwrap();
     assert_eq!((device.legs.len(), device.missing.len()), (portals().len() - 1, 1));
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+/// 75: waits that take long do not keep the processor busy, and are over soon after what they wait for.
+#[tokio::test(start_paused = true)]
+async fn a_long_wait_looks_more_and_more_seldom() {
+    let (fixture, _) = attached(spec()).await;
+    let guard = san_host::Guard::new(std::sync::Arc::new(fixture.node.clone()));
+    let (looks, started) = (AtomicUsize::new(0), Instant::now());
+    let pause = Duration::from_millis(20);
+    let cx = cx();
+    let wait = guard.wait_for(&cx, "waiting", pause, || async {
+        looks.fetch_add(1, Ordering::Relaxed);
+        Ok((started.elapsed() >= Duration::from_secs(10)).then_some(()))
+    });
+    wait.await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(10_250), "{:?}", started.elapsed());
+    let looks = looks.into_inner();
+    assert!((50..100).contains(&looks), "{looks} looks");
 }
