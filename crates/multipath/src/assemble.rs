@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Leg, LegProblem, Result, Wwid};
+use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Wwid};
 
 use crate::Multipath;
 use crate::attach::Site;
@@ -46,9 +46,14 @@ impl Multipath {
             // Nothing is added to a map that holds another volume, whatever its name says.
             refuse_foreign(&self.slaves(cx, expect, map, &legs).await?)?;
         }
-        let mut map = match before {
-            Some(map) if was_complete => map,
-            _ => self.build(cx, wwid, &legs).await?,
+        let mut late = Vec::new();
+        let (legs, mut map) = match before {
+            Some(map) if was_complete => (legs, map),
+            _ => {
+                let legs = self.recorded(cx, legs, &mut late).await?;
+                let map = self.build(cx, wwid, &legs).await?;
+                (legs, map)
+            }
         };
         let mut slaves = self.slaves(cx, expect, &map, &legs).await?;
         if is_new {
@@ -72,6 +77,12 @@ impl Multipath {
         if is_new && slaves.iter().any(|it| matches!(it, Slave::Silent(..))) {
             let message = "a leg that does not answer cannot be kept out of the map";
             return Err(Error::new(ErrorKind::Unavailable, message).on(wwid));
+        }
+        let mut problems = problems;
+        for (hctl, error) in late {
+            let is_in = slaves.iter().any(|it| matches!(it, Slave::Proved(leg) if leg.hctl == hctl));
+            let site = sites.iter().find(|it| it.hctl == hctl && !is_in);
+            problems.extend(site.map(|it| it.problem(error)));
         }
         device_of(expect, &map, sites, &slaves, problems)
     }
@@ -99,10 +110,31 @@ impl Multipath {
         self.nearby_map(cx, wwid, &present.iter().collect::<Vec<_>>()).await
     }
 
+    /// The legs that udev has recorded; multipathd knows no others. One leg that answers no reads holds up udev's worker,
+    /// and must not hold up the volume: such ones are `late`.
+    ///
+    /// # Errors
+    /// Where udev records none.
+    async fn recorded(&self, cx: &Cx, legs: Vec<Leg>, late: &mut Vec<(Hctl, Error)>) -> Result<Vec<Leg>> {
+        let results = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
+        let mut known = Vec::new();
+        for (leg, result) in legs.into_iter().zip(results) {
+            match result {
+                Ok(()) => known.push(leg),
+                Err(error) => {
+                    tracing::warn!(leg = %leg.name, error = %error.chain(), "leg left out");
+                    late.push((leg.hctl, error));
+                }
+            }
+        }
+        match late.first() {
+            Some((_, error)) if known.is_empty() => Err(error.clone()),
+            _ => Ok(known),
+        }
+    }
+
     /// Makes or completes the map of `wwid`.
     async fn build(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<Map> {
-        let recorded = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
-        recorded.into_iter().collect::<Result<Vec<()>>>()?;
         let map = self.ask_for_map(cx, wwid, legs).await?;
         let bounded = cx.at_most(self.config.map);
         if has_all(&map, legs) {
