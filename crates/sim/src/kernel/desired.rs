@@ -158,7 +158,7 @@ impl Desired {
     }
 }
 
-fn inode(file: &Path) -> io::Result<(u64, u64)> {
+pub(super) fn inode(file: &Path) -> io::Result<(u64, u64)> {
     let meta = std::fs::metadata(file)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
     Ok((meta.dev(), meta.ino()))

@@ -1,19 +1,19 @@
 //! Steps carried out on LIO's configfs tree.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret as _;
 
-use super::configfs::{link, links, make, objects, read, remove, unlink, write};
-use super::desired::{Access, GroupId, Store};
+use super::configfs::{link, links, make, objects, remove, unlink, write};
+use super::desired::{Access, GroupId};
 use super::present::Step;
+use super::stores::{ROOT, Stores, state_name};
 use super::{loops, namespace};
 
 /// The storage objects of this plane are below a backend of their own.
-const BACKEND: &str = "core/iblock_77";
+const BACKEND: &str = "iblock_77";
 
 /// LUN numbers from here on are shown in the flat addressing method, as arrays do.
 const FLAT_FROM: u16 = 256;
@@ -24,10 +24,10 @@ const FLAT: u16 = 0x4000;
 /// Seconds until a silent initiator is asked for a sign of life, seconds it has for that, and for the data it owes:
 /// commands of a connection that is gone hold their units until then.
 const PATIENCE: [(&str, &str); 4] = [
-    ("nopin_timeout", "5"),
-    ("nopin_response_timeout", "10"),
-    ("dataout_timeout", "3"),
-    ("dataout_timeout_retries", "2"),
+    ("nopin_timeout", "3"),
+    ("nopin_response_timeout", "5"),
+    ("dataout_timeout", "2"),
+    ("dataout_timeout_retries", "1"),
 ];
 
 /// LIO's tree and the network namespace of its portals.
@@ -35,23 +35,17 @@ const PATIENCE: [(&str, &str); 4] = [
 pub(super) struct Lio {
     root: PathBuf,
     netns: PathBuf,
-    /// Loop devices by the name of their storage object.
-    devices: BTreeMap<String, PathBuf>,
+    stores: Stores,
 }
 
 impl Lio {
     /// Finds LIO, loading it where it is not there yet.
     pub(super) fn new(netns: &Path) -> io::Result<Self> {
-        let root = PathBuf::from("/sys/kernel/config/target");
-        if !root.try_exists()? {
-            loops::load("target_core_mod")?;
-        }
-        for module in ["loop", "target_core_iblock", "iscsi_target_mod"] {
-            loops::load(module)?;
-        }
-        make(root.join(BACKEND))?;
+        let stores = Stores::new(BACKEND)?;
+        loops::load("iscsi_target_mod")?;
+        let root = PathBuf::from(ROOT);
         make(root.join("iscsi"))?;
-        Ok(Self { root, netns: netns.to_owned(), devices: BTreeMap::new() })
+        Ok(Self { root, netns: netns.to_owned(), stores })
     }
 
     /// Carries out a step. One that failed half-way may be repeated.
@@ -70,19 +64,14 @@ impl Lio {
                 remove(lun)
             }
             Step::RemoveGroup { group } => self.remove_group(group),
-            Step::RemoveStore { name, .. } => {
-                self.remove_store(&self.store(name))?;
-                self.devices.remove(name).map_or(Ok(()), |device| loops::detach(&device))
-            }
-            Step::Resize { name, .. } => {
-                self.devices.get(name).map_or(Ok(()), |device| loops::resize(device))
-            }
-            Step::MakeStore { store, name, .. } => self.make_store(store, name),
+            Step::RemoveStore { name, .. } => self.stores.remove(name),
+            Step::Resize { name, .. } => self.stores.resize(name),
+            Step::MakeStore { store, name, .. } => self.stores.make(store, name),
             Step::MakeGroup { group } => self.make_group(group),
             Step::Offer { group, index, name, optimized, .. } => {
                 let lun = self.offer(group, *index);
                 make(&lun)?;
-                link(self.store(name), lun.join(name))?;
+                link(self.stores.folder(name), lun.join(name))?;
                 write(lun.join("alua_tg_pt_gp"), state_name(*optimized))
             }
             Step::Prefer { group, index, optimized, .. } => {
@@ -108,10 +97,6 @@ impl Lio {
 
     fn offer(&self, group: &GroupId, index: u32) -> PathBuf {
         self.group(group).join(format!("lun/lun_{index}"))
-    }
-
-    fn store(&self, name: &str) -> PathBuf {
-        self.root.join(BACKEND).join(name)
     }
 
     fn portal(&self, group: &GroupId, address: SocketAddr) -> PathBuf {
@@ -168,59 +153,6 @@ impl Lio {
         write(acl.join("attrib/authentication"), authentication)
     }
 
-    fn make_store(&mut self, store: &Store, name: &str) -> io::Result<()> {
-        let folder = self.store(name);
-        // What an earlier try left half-made.
-        self.remove_store(&folder)?;
-        if let Some(device) = self.devices.remove(name) {
-            loops::detach(&device)?;
-        }
-        let device = loops::attach(&store.file, store.block)?;
-        self.devices.insert(name.to_owned(), device.clone());
-        make(&folder)?;
-        write(folder.join("control"), &format!("udev_path={}", device.display()))?;
-        // Only to be read: for the one who clears this away without having made it.
-        write(folder.join("udev_path"), &device.to_string_lossy())?;
-        write(folder.join("enable"), "1")?;
-        let (wwn, shown) = (folder.join("wwn"), &store.shown);
-        write(wwn.join("vendor_id"), &shown.vendor)?;
-        write(wwn.join("product_id"), &shown.product)?;
-        write(wwn.join("revision"), &shown.revision)?;
-        write(wwn.join("company_id"), &format!("{:#08x}", shown.company))?;
-        if !shown.serial.is_empty() {
-            write(wwn.join("vpd_unit_serial"), &shown.serial)?;
-        }
-        for unmapping in ["emulate_tpu", "emulate_tpws"] {
-            // A file system without holes cannot unmap, and LIO says so.
-            match write(folder.join("attrib").join(unmapping), "1") {
-                Err(error)
-                    if error.kind() != io::ErrorKind::Unsupported
-                        && error.kind() != io::ErrorKind::InvalidInput =>
-                {
-                    return Err(error);
-                }
-                _ => {}
-            }
-        }
-        for (optimized, id) in [(true, "1"), (false, "2")] {
-            let state = folder.join("alua").join(state_name(optimized));
-            make(&state)?;
-            write(state.join("tg_pt_gp_id"), id)?;
-            // Implicit: the array decides.
-            write(state.join("alua_access_type"), "1")?;
-            write(state.join("alua_access_state"), if optimized { "0" } else { "1" })?;
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::unused_self, reason = "one of the group of methods on the tree")]
-    fn remove_store(&self, folder: &Path) -> io::Result<()> {
-        for state in [true, false] {
-            remove(folder.join("alua").join(state_name(state)))?;
-        }
-        remove(folder)
-    }
-
     /// Removes every iSCSI target and every storage object of this backend, whoever made them.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         for target in objects(self.root.join("iscsi"))?.into_iter().filter(|it| is_named(it, "iqn.")) {
@@ -229,18 +161,7 @@ impl Lio {
             }
             remove(target)?;
         }
-        for store in objects(self.root.join(BACKEND))? {
-            if !store.join("enable").try_exists()? {
-                continue;
-            }
-            let device = PathBuf::from(read(store.join("udev_path"))?);
-            self.remove_store(&store)?;
-            if is_named(&device, "loop") {
-                loops::detach(&device)?;
-            }
-        }
-        self.devices.clear();
-        Ok(())
+        self.stores.clear()
     }
 }
 
@@ -262,24 +183,19 @@ fn clear_group(group: &Path) -> io::Result<()> {
     remove(group)
 }
 
-fn clear_links(folder: &Path) -> io::Result<()> {
+pub(super) fn clear_links(folder: &Path) -> io::Result<()> {
     for it in links(folder)? {
         unlink(it)?;
     }
     remove(folder)
 }
 
-fn is_named(path: &Path, start: &str) -> bool {
+pub(super) fn is_named(path: &Path, start: &str) -> bool {
     path.file_name().is_some_and(|it| it.to_string_lossy().starts_with(start))
 }
 
-/// The name of an access state.
-fn state_name(optimized: bool) -> &'static str {
-    if optimized { "ao" } else { "ano" }
-}
-
 /// The folder of a LUN number below an initiator's.
-fn lun_folder(lun: u16) -> String {
+pub(super) fn lun_folder(lun: u16) -> String {
     let shown = if lun < FLAT_FROM { lun } else { FLAT | lun };
     format!("lun_{shown}")
 }

@@ -1,12 +1,12 @@
-//! The bytes of LUNs and snapshots: one sparse file each. A LUN's file keeps its inode for life, so that a loop
-//! device over it sees a roll back as the initiator of a real array would.
+//! The bytes of LUNs and snapshots: one sparse file each, which share their extents where the file system can. A LUN's
+//! file keeps its inode for life, so that a loop device over it sees a roll back as the initiator of a real array would.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 const BUFFER: usize = 1 << 20;
@@ -56,6 +56,9 @@ impl Store {
         let size = source.metadata()?.len();
         let path = self.create(size)?;
         let target = OpenOptions::new().write(true).open(&path)?;
+        if share(&source, &target)? {
+            return Ok(path);
+        }
         for (start, end) in extents(&source, size)? {
             copy_range(&source, &target, start, end)?;
         }
@@ -67,6 +70,16 @@ impl Store {
 pub(crate) fn overwrite(from: Option<&Path>, to: &Path, size: u64) -> io::Result<()> {
     let target = OpenOptions::new().read(true).write(true).open(to)?;
     let source = from.map(File::open).transpose()?;
+    if let Some(source) = &source
+        && share(source, &target)?
+    {
+        // What is beyond the source's end would show again if the file grew: it goes first.
+        let length = source.metadata()?.len();
+        if length < size {
+            target.set_len(length)?;
+        }
+        return target.set_len(size);
+    }
     let length = source.as_ref().map_or(Ok(0), |file| file.metadata().map(|meta| meta.len().min(size)))?;
     if target.metadata()?.len() != size {
         target.set_len(size)?;
@@ -82,6 +95,17 @@ pub(crate) fn overwrite(from: Option<&Path>, to: &Path, size: u64) -> io::Result
         at = end;
     }
     clear(&target, at, size)
+}
+
+/// Lets the beginning of `target` share the extents of the whole of `source`; whether the file system did. A longer
+/// target keeps its end.
+fn share(source: &File, target: &File) -> io::Result<bool> {
+    match ioctl_ficlone(target, source) {
+        Ok(()) => Ok(true),
+        // Another file system, one that cannot, or an end in the middle of a block.
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Changes the length of a file.
