@@ -7,7 +7,7 @@ use san_sim::kernel::Access;
 use san_sim::target::Reachability;
 use secrecy::SecretString;
 
-use super::bench::{Bench, MIB, PATIENCE, SOON, attribute, device, within};
+use super::bench::{Bench, MIB, PATIENCE, SOON, attribute, device, rescan, within};
 use crate::guest::network::Network;
 use crate::guest::{Check, Failure, Shown, tools};
 
@@ -67,7 +67,10 @@ async fn identity(bench: Arc<Bench>) -> Result<Shown, Failure> {
         }
     }
     let mut states = Vec::new();
-    // The kernel asks for them on its own, after the disk is there.
+    // The kernel asks for the states when it looks again, not when it first sees a disk.
+    for leg in &legs {
+        rescan(leg)?;
+    }
     within(SOON, || {
         states = legs.iter().map(|it| attribute(it, "access_state")).collect::<Result<_, _>>()?;
         states.sort();
