@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Failure, tools};
 
 /// Starting and stopping one takes seconds under emulation.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// One of them.
@@ -61,7 +61,11 @@ impl Daemon {
 
     fn signal(self, signal: Signal) -> Result<(), Failure> {
         for pid in self.processes()? {
-            kill_process(pid, signal)?;
+            // One process of a daemon may end because another did.
+            match kill_process(pid, signal) {
+                Err(rustix::io::Errno::SRCH) => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -137,7 +141,7 @@ pub async fn udev_rests() -> Result<(), Failure> {
 /// Looks until `look` says yes.
 ///
 /// # Errors
-/// With `what`, where it does not in half a minute, or with what `look` fails with.
+/// With `what`, where it does not in two minutes, or with what `look` fails with.
 pub async fn until(what: &str, look: impl Fn() -> Result<bool, Failure>) -> Result<(), Failure> {
     let waiting = async {
         while !look()? {

@@ -15,6 +15,16 @@ const TARGET: &str = "/sys/kernel/config/target";
 /// The number of the unit within its portal group, where the plane has its own.
 const INDEX: u16 = 9000;
 
+/// The folder of a portal's group in the kernel's target.
+///
+/// # Errors
+/// Where the array has no such portal.
+pub(super) fn group_of(array: &TestArray, portal: SocketAddr) -> Result<PathBuf, Failure> {
+    let group = array.portals().into_iter().find(|it| it.address == portal);
+    let group = group.ok_or_else(|| Failure(format!("the array has no portal {portal}")))?;
+    Ok(Path::new(TARGET).join("iscsi").join(&group.target).join(format!("tpgt_{}", group.group)))
+}
+
 /// The unit, as long as this is there.
 #[derive(Debug)]
 pub(super) struct Hung {
@@ -36,12 +46,9 @@ impl Hung {
         initiator: &str,
         seconds: u32,
     ) -> Result<Self, Failure> {
-        let group = array.portals().into_iter().find(|it| it.address == portal);
-        let group = group.ok_or_else(|| Failure(format!("the array has no portal {portal}")))?;
-        let folder =
-            Path::new(TARGET).join("iscsi").join(&group.target).join(format!("tpgt_{}", group.group));
+        let folder = group_of(array, portal)?;
         let this = Self {
-            object: Path::new(TARGET).join("core/user_77").join(format!("hung-{}-{lun}", group.group)),
+            object: Path::new(TARGET).join("core/user_77").join(format!("{}-{lun}", portal.ip())),
             offer: folder.join(format!("lun/lun_{INDEX}")),
             map: folder.join("acls").join(initiator).join(format!("lun_{lun}")),
         };

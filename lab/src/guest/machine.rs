@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use san_core::Wwid;
 use san_host::{Guard, System, SystemConfig};
 use san_multipath::MultipathConfig;
 use san_transport_iscsi::IscsiConfig;
@@ -21,6 +22,11 @@ const MULTIPATH: &str = "defaults {\n\tpolling_interval 1\n\tmax_polling_interva
 const MULTIPATH_FILE: &str = "/etc/multipath/conf.d/lab.conf";
 /// Where multipathd notes what it has made maps of, to make them again by itself.
 const MULTIPATH_MEMORY: &str = "/etc/multipath/wwids";
+/// The host's rule of udev that keeps it from looking into guests' disks, as the package installs it, and where it asks
+/// which disks those are.
+const RULE: &str = include_str!("../../../host/udev/57-sanbridge.rules");
+const RULE_FILE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
+const MASKS: &str = "/etc/sanbridge/masked";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The machine, as the product sees it.
@@ -33,13 +39,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Prepares the machine: multipathd with short timers.
+    /// Prepares the machine: multipathd with short timers, udev with the rule that the package installs.
     ///
     /// # Errors
     /// Where the machine lacks something.
     pub async fn prepare() -> Result<Self, Failure> {
         fs::create_dir_all(Path::new(MULTIPATH_FILE).parent().unwrap_or(Path::new("/")))?;
         fs::write(MULTIPATH_FILE, MULTIPATH)?;
+        fs::write(RULE_FILE, RULE)?;
+        tools::run("udevadm", &["control", "--reload"], PATIENCE).await?;
         daemons::Daemon::Multipathd.start().await?;
         tools::run("multipathd", &["reconfigure"], PATIENCE).await?;
         daemons::Daemon::Iscsid.start().await?;
@@ -49,6 +57,18 @@ impl Machine {
             name.ok_or_else(|| Failure("this machine has no initiator name".to_owned()))?.to_owned();
         let system = System::start(SystemConfig::new("/proc/self/exe", ["helper"]))?;
         Ok(Self { initiator, host: Watched::new(system) })
+    }
+
+    /// Marks the disks of a volume as a guest's, as the product does before it attaches one.
+    ///
+    /// # Errors
+    /// Where the marks cannot be made.
+    pub fn mask(wwid: &Wwid) -> Result<(), Failure> {
+        fs::create_dir_all(MASKS)?;
+        for name in [wwid.to_string(), format!("mpath-{}", wwid.multipath_name())] {
+            fs::write(Path::new(MASKS).join(name), "")?;
+        }
+        Ok(())
     }
 
     /// What the product's parts take.
@@ -74,7 +94,7 @@ pub fn multipath() -> MultipathConfig {
     MultipathConfig {
         leg: usual.leg * 2,
         straggler: usual.straggler * SLOWNESS,
-        udev: usual.udev * 3,
+        udev: usual.udev * 4,
         map: usual.map * 2,
         ..usual
     }
@@ -103,6 +123,12 @@ pub fn maps() -> Result<Vec<String>, Failure> {
 /// How many iSCSI sessions there are, usable or not.
 pub fn sessions() -> usize {
     ledger::names(Path::new("/sys/class/iscsi_session")).len()
+}
+
+/// The SCSI hosts of iSCSI sessions.
+pub fn hosts() -> Vec<u32> {
+    let hosts = ledger::names(Path::new("/sys/class/iscsi_host"));
+    hosts.iter().filter_map(|it| it.strip_prefix("host")?.parse().ok()).collect()
 }
 
 /// The state of the session that brings SCSI host `host`; `None` where it has none.
