@@ -17,6 +17,7 @@ pub mod node;
 mod plane;
 mod prior;
 mod record;
+pub mod scenarios;
 pub mod scratch;
 pub mod site;
 pub mod tools;
@@ -27,5 +28,7 @@ pub use check::{Check, Failure, Group, Machines, Play, REBOOT, Recorder, Running
 
 /// Every group there is.
 pub fn groups() -> Vec<Group> {
-    vec![device::group(), transport::group(), life::group(), figures::group(), hostconfig::group(), record::group()]
+    let mut groups = vec![device::group(), transport::group(), life::group(), figures::group(), hostconfig::group(), record::group()];
+    groups.extend(scenarios::groups());
+    groups
 }
