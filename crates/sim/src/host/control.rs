@@ -177,14 +177,7 @@ impl SimNode {
     pub fn suspend(&self, map: &str, state: Suspension) -> bool {
         self.look(|it| {
             let Some(minor) = it.dm.find(map).map(|it| it.minor) else { return false };
-            let is_suspended = state == Suspension::Suspended;
-            if let Some(map) = it.dm.maps.get_mut(&minor) {
-                map.is_suspended = is_suspended;
-            }
-            let path = format!("/sys/devices/virtual/block/dm-{minor}/dm/suspended");
-            it.tree.set(&path, if is_suspended { "1" } else { "0" });
-            it.free_workers();
-            it.touch();
+            it.suspend_map(minor, state);
             true
         })
     }
@@ -197,5 +190,18 @@ impl SimNode {
     /// Starts a node that crashed.
     pub fn boot(&self) {
         self.look(Machine::boot);
+    }
+}
+
+impl Machine {
+    /// Lets a map keep its I/O, or pass it.
+    pub(crate) fn suspend_map(&mut self, minor: u32, state: Suspension) {
+        let is_suspended = state == Suspension::Suspended;
+        let Some(map) = self.dm.maps.get_mut(&minor) else { return };
+        map.is_suspended = is_suspended;
+        let path = format!("/sys/devices/virtual/block/dm-{minor}/dm/suspended");
+        self.tree.set(&path, if is_suspended { "1" } else { "0" });
+        self.free_workers();
+        self.touch();
     }
 }

@@ -72,6 +72,11 @@ impl Map {
         DeviceNumber { major: MAJOR, minor: self.minor }
     }
 
+    /// Whether udev finds something to look at behind it.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.wwid().is_none() || self.paths.iter().any(|it| !it.has_failed)
+    }
+
     pub(crate) fn queues(&self) -> bool {
         self.queueing == Queueing::On
     }
@@ -217,6 +222,28 @@ impl Machine {
         }
         self.free_workers();
         self.map_event(minor, "change");
+        // A new table begins with all paths in use; multipathd takes those out again that it knows to be down.
+        for path in new.iter().filter(|it| it.has_failed) {
+            self.tell_of_path(minor, path.disk.number, true);
+        }
+    }
+
+    /// device-mapper tells that a path failed or serves again.
+    fn tell_of_path(&mut self, minor: u32, path: DeviceNumber, has_failed: bool) {
+        let Some(map) = self.dm.maps.get(&minor) else { return };
+        let valid = map.paths.iter().filter(|it| !it.has_failed).count();
+        let action = if has_failed { "PATH_FAILED" } else { "PATH_REINSTATED" };
+        let more = [
+            ("DM_ACTION", action.to_owned()),
+            ("DM_NAME", map.name.clone()),
+            ("DM_NR_VALID_PATHS", valid.to_string()),
+            ("DM_PATH", path.to_string()),
+            ("DM_TARGET", "multipath".to_owned()),
+            ("DM_UUID", map.uuid.clone()),
+        ];
+        let keys = super::scsi::block_keys(&format!("dm-{minor}"), map.number(), map.diskseq);
+        let keys = [&keys[..], &more].concat();
+        self.uevent("change", &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
     }
 
     fn disk_folder(&self, path: &MapPath) -> Option<String> {
@@ -233,7 +260,7 @@ impl Machine {
         if let Some(plane) = self.plane.clone() {
             plane.grown(&self.spec.name, &name);
         }
-        self.map_event(minor, "change");
+        self.map_event_with(minor, "change", &[("RESIZE", "1".to_owned())]);
     }
 
     /// Removes a map nobody uses.
@@ -261,7 +288,10 @@ impl Machine {
         if let Some(plane) = self.plane.clone() {
             plane.removed(&self.spec.name, &name);
         }
-        self.uevent("remove", &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
+        // device-mapper tells of it, and then the block layer.
+        for _ in 0..2 {
+            self.uevent("remove", &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
+        }
         self.note(LogKind::Event, format!("map {name} (dm-{minor}) removed"));
     }
 
@@ -288,7 +318,8 @@ impl Machine {
         if has_failed {
             map.faults += 1;
         }
-        let name = path.disk.name.clone();
+        let (name, number) = (path.disk.name.clone(), path.disk.number);
+        self.tell_of_path(minor, number, has_failed);
         let word = if has_failed { "failed" } else { "reinstated" };
         self.note(LogKind::Event, format!("dm-{minor}: path {name} {word}"));
         self.touch();

@@ -9,6 +9,7 @@ pub(crate) const ISCSI_CONNECTION: &str = include_str!("formats/iscsi_connection
 pub(crate) const ISCSI_HOST: &str = include_str!("formats/iscsi_host.txt");
 pub(crate) const SCSI_HOST: &str = include_str!("formats/scsi_host.txt");
 pub(crate) const SCSI_DEVICE: &str = include_str!("formats/scsi_device.txt");
+pub(crate) const SCSI_DISK: &str = include_str!("formats/scsi_disk.txt");
 pub(crate) const BLOCK_SD: &str = include_str!("formats/block_sd.txt");
 pub(crate) const BLOCK_DM: &str = include_str!("formats/block_dm.txt");
 

@@ -7,22 +7,6 @@ use san_core::Result;
 use super::data::{Attempt, Io, PAGE};
 use super::node::SimNode;
 
-/// A request the kernel keeps, counted as in flight for as long.
-struct Waiting<'a> {
-    node: &'a SimNode,
-    id: u64,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.node.look(|it| {
-            if let Some((number, _)) = it.users.waiting.remove(&self.id) {
-                it.show_inflight(number);
-            }
-        });
-    }
-}
-
 impl SimNode {
     /// Reads past the page cache. Waits as long as the kernel would.
     ///
@@ -45,19 +29,11 @@ impl SimNode {
             it.check_up()?;
             it.block(&path.to_string_lossy())
         })?;
-        let mut waiting: Option<Waiting<'_>> = None;
         self.until(|it| match it.attempt(number, io) {
             Attempt::Done(bytes) => Some(Ok(bytes)),
             Attempt::Failed(error) => Some(Err(error)),
-            Attempt::Waits => {
-                if waiting.is_none() {
-                    let id = it.serial();
-                    it.users.waiting.insert(id, (number, matches!(io, Io::Write { .. })));
-                    it.show_inflight(number);
-                    waiting = Some(Waiting { node: self, id });
-                }
-                None
-            }
+            // Requests that a map holds back are not counted as in flight.
+            Attempt::Waits => None,
         })
         .await
     }

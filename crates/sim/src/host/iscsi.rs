@@ -55,8 +55,8 @@ pub(crate) struct Session {
     recovery: Duration,
     noop: (Duration, Duration),
     outage: u64,
-    /// The units as the host last heard of them, to know when a unit attention is due.
-    pub(crate) known: BTreeMap<u32, [u8; 16]>,
+    /// Whether any unit was found behind it.
+    pub(crate) is_scanned: bool,
 }
 
 /// What came of a login.
@@ -131,7 +131,8 @@ impl Machine {
     /// Asks iscsid to log in; the outcome is fetched with [`Machine::login_outcome`], and comes also if nobody asks.
     pub(crate) fn request_login(&mut self, record: &Record) -> u64 {
         let id = self.serial();
-        let answered = self.reachability(record.portal()) == Reachability::Up;
+        let has_target = self.portal(record.portal()).is_some_and(|(it, _)| it.target == record.target());
+        let answered = self.reachability(record.portal()) == Reachability::Up && has_target;
         let time = if answered { self.spec.timing.login } else { record.login_patience() };
         self.iscsi.pending.insert(id, Pending { record: record.clone(), outcome: None, answered });
         self.later(time, Event::Login { id });
@@ -173,8 +174,8 @@ impl Machine {
         }
         let Some((portal, _)) = self.portal(address) else { return Login::Failed(8) };
         if portal.target != record.target() {
-            // Target not found.
-            return Login::Failed(19);
+            // The target says that there is none of that name, and iscsid asks again until its time is over.
+            return Login::Failed(8);
         }
         if record.group().is_some_and(|it| it != portal.group) {
             return Login::Failed(19);
@@ -207,12 +208,12 @@ impl Machine {
                 record.seconds("node.conn[0].timeo.noop_out_timeout"),
             ),
             outage: 0,
-            known: self.identities(record.portal()),
+            is_scanned: false,
         };
         self.session_into_sysfs(&session);
         self.iscsi.sessions.insert(sid, session);
-        let device = format!("/devices/platform/host{host}/session{sid}/iscsi_session/session{sid}");
-        self.uevent("add", &device, "iscsi_session", &[]);
+        self.show_session(sid);
+        self.tell_of_session("add", host, sid);
         self.later(self.noop_interval(sid), Event::Session { sid });
         sid
     }
@@ -254,6 +255,8 @@ impl Machine {
             (
                 formats::ISCSI_CONNECTION,
                 vec![
+                    ("ping_tmo", it.noop.1.as_secs().to_string()),
+                    ("recv_tmo", it.noop.0.as_secs().to_string()),
                     ("address", address.clone()),
                     ("persistent_address", address),
                     ("port", port.clone()),
@@ -272,6 +275,11 @@ impl Machine {
             self.tree.put_link(&format!("/sys/class/{class}/{name}"), &format!("../../{target}"));
         }
         self.tree.put_attr(&format!("{base}/scsi_host/host{host}/scan"), None, Some(Action::Scan(host)));
+        self.tree.put_attr(&format!("{base}/scsi_host/host{host}/host_reset"), None, None);
+        self.tree.put_file(&format!("{base}/uevent"), "DEVTYPE=scsi_host");
+        self.tree.put_link(&format!("{base}/subsystem"), "../../../bus/scsi");
+        self.tree.put_file(&format!("{base}/session{sid}/uevent"), "");
+        self.tree.put_file(&format!("{base}/session{sid}/connection{sid}:0/uevent"), "");
     }
 
     /// Logs out: every device of the session goes, whoever uses it.
@@ -282,7 +290,6 @@ impl Machine {
             self.leg_disappears(leg);
         }
         self.iscsi.sessions.remove(&sid);
-        let device = format!("/devices/platform/host{host}/session{sid}/iscsi_session/session{sid}");
         for (class, name) in [
             ("iscsi_session", format!("session{sid}")),
             ("iscsi_connection", format!("connection{sid}:0")),
@@ -292,9 +299,35 @@ impl Machine {
             self.tree.remove(&format!("/sys/class/{class}/{name}"));
         }
         self.tree.remove(&format!("/sys/devices/platform/host{host}"));
-        self.uevent("remove", &device, "iscsi_session", &[]);
+        self.tell_of_session("remove", host, sid);
         self.note(LogKind::Event, format!("session {sid} logged out"));
         true
+    }
+
+    /// A session with its host and its connection came or went.
+    fn tell_of_session(&mut self, action: &str, host: u32, sid: u32) {
+        let base = format!("/devices/platform/host{host}");
+        let connection = format!("connection{sid}:0");
+        let host_itself = (base.clone(), "scsi", vec![("DEVTYPE", "scsi_host".to_owned())]);
+        let events = [
+            host_itself,
+            (format!("{base}/scsi_host/host{host}"), "scsi_host", vec![]),
+            (format!("{base}/iscsi_host/host{host}"), "iscsi_host", vec![]),
+            (format!("{base}/session{sid}/iscsi_session/session{sid}"), "iscsi_session", vec![]),
+            (
+                format!("{base}/session{sid}/{connection}/iscsi_connection/{connection}"),
+                "iscsi_connection",
+                vec![],
+            ),
+        ];
+        let tell = |it: &mut Self, (device, subsystem, keys): &(String, &str, Vec<(&str, String)>)| {
+            it.uevent(action, device, subsystem, keys);
+        };
+        if action == "add" {
+            events.iter().for_each(|it| tell(self, it));
+        } else {
+            events.iter().rev().for_each(|it| tell(self, it));
+        }
     }
 
     fn noop_interval(&self, sid: u32) -> Duration {
@@ -394,14 +427,22 @@ impl Machine {
         self.later(self.noop_interval(sid), Event::Session { sid });
     }
 
-    fn show_session(&mut self, sid: u32) {
+    pub(crate) fn show_session(&mut self, sid: u32) {
         let Some(session) = self.iscsi.sessions.get(&sid) else { return };
         let state = session.state;
         let base = format!("/sys/devices/platform/host{}/session{sid}", session.host);
         self.tree.set(&format!("{base}/iscsi_session/session{sid}/state"), state.text());
+        let target = if session.is_scanned { "SCANNED" } else { "ALLOCATED" };
+        self.tree.set(&format!("{base}/iscsi_session/session{sid}/target_state"), target);
         let connection = if state == SessionState::LoggedIn { "up" } else { "failed" };
-        let path = format!("{base}/connection{sid}:0/iscsi_connection/connection{sid}:0/state");
-        self.tree.set(&path, connection);
+        let portal = session.portal;
+        let folder = format!("{base}/connection{sid}:0/iscsi_connection/connection{sid}:0");
+        self.tree.set(&format!("{folder}/state"), connection);
+        // Where it went can be read only while there is a connection.
+        for (name, value) in [("address", portal.ip().to_string()), ("port", portal.port().to_string())] {
+            let value = (connection == "up").then(|| value.into_bytes());
+            self.tree.put_attr(&format!("{folder}/{name}"), value, None);
+        }
         self.touch();
     }
 
@@ -410,16 +451,25 @@ impl Machine {
         self.units(portal).into_iter().map(|(lun, unit)| (lun, unit.naa)).collect()
     }
 
-    /// A command ran on this leg: where the array's assignments changed, it was answered with a unit attention first.
+    /// The units beside a leg's own.
+    pub(crate) fn others(&self, leg: Address) -> BTreeMap<u32, [u8; 16]> {
+        let portal = self.iscsi.on_host(leg.host).map(|it| it.portal);
+        let mut units = portal.map(|it| self.identities(it)).unwrap_or_default();
+        units.remove(&leg.lun);
+        units
+    }
+
+    /// A command ran on this leg: where the array's other assignments changed, it was answered with a unit attention
+    /// first.
     pub(crate) fn unit_attention(&mut self, leg: Address) {
-        let Some(session) = self.iscsi.on_host(leg.host) else { return };
-        let (sid, portal) = (session.sid, session.portal);
-        let current = self.identities(portal);
-        match self.iscsi.sessions.get_mut(&sid) {
-            Some(session) if session.known != current => session.known = current,
+        let current = self.others(leg);
+        let device = match self.scsi.legs.get_mut(&leg) {
+            Some(it) if it.others != current => {
+                it.others = current;
+                it.device_path(it.sid)
+            }
             _ => return,
-        }
-        let Some(device) = self.scsi.legs.get(&leg).map(|it| it.device_path(sid)) else { return };
+        };
         self.note(LogKind::Event, format!("{leg}: LUN assignments changed"));
         let more = [
             ("SDEV_UA", "REPORTED_LUNS_DATA_HAS_CHANGED".to_owned()),

@@ -268,7 +268,8 @@ async fn node_mode(node: &SimNode, call: &Call) -> Screen {
     let records: Vec<Record> =
         node.look(|it| it.records().into_iter().filter(|record| is_meant(call, record)).collect());
     if records.is_empty() {
-        return Screen::default().fail(NO_OBJECTS, "No records found");
+        let text = if call.has(Flag::Logout) { "No matching sessions found" } else { "No records found" };
+        return Screen::default().fail(NO_OBJECTS, text);
     }
     if call.has(Flag::Login) {
         return login(node, call, &records).await;
@@ -333,7 +334,8 @@ fn update(machine: &mut Machine, call: &Call, records: Vec<Record>) -> Screen {
     for mut record in records {
         for (name, value) in call.names.iter().zip(&call.values) {
             if !record.put(name, value) {
-                return screen.fail(INVALID, &format!("Cannot modify {name}. Invalid param name"));
+                let screen = screen.fail(INVALID, &format!("Cannot modify {name}. Invalid param name."));
+                return screen.fail(INVALID, "Could not execute operation on all records: invalid parameter");
             }
         }
         machine.save_record(&record);
@@ -345,11 +347,18 @@ fn delete(machine: &mut Machine, records: &[Record]) -> Screen {
     let mut screen = Screen::default();
     for it in records {
         if machine.session_with(it.target(), it.portal(), it.iface()).is_some() {
-            let text = format!("the record of {} is used by a session", listed(it.portal(), it.group()));
-            screen = screen.fail(SESSION_EXISTS, &text);
+            screen.complain(&format!(
+                "This command will remove the record {}, but a session is using it. Logout session then rerun \
+                 command to remove record.",
+                login_name(it)
+            ));
+            screen.code = SESSION_EXISTS;
         } else {
             machine.delete_record(it);
         }
+    }
+    if screen.code != OK {
+        screen.complain("Could not execute operation on all records: session exists");
     }
     screen
 }

@@ -26,6 +26,7 @@ mod node;
 mod plane;
 mod records;
 mod scsi;
+mod scsi_sysfs;
 mod settings;
 mod socket;
 mod system;

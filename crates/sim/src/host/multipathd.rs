@@ -10,6 +10,12 @@ use super::machine::{Event, Machine};
 use super::scsi::{Address, Disk, Leg, LegState};
 use super::settings::{FindMultipaths, NoPathRetry, RecheckWwid};
 
+/// Where multipathd remembers what it made maps of.
+const WWIDS: &str = "/etc/multipath/wwids";
+const WWIDS_HEAD: &str = "# Multipath wwids, Version : 1.0\n\
+    # NOTE: This file is automatically maintained by multipath and multipathd.\n\
+    # You should not need to edit this file in normal circumstances.\n#\n# Valid WWIDs:\n";
+
 /// Whether multipathd runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Daemon {
@@ -88,9 +94,28 @@ impl Machine {
         self.touch();
     }
 
-    /// Whether udev marks a disk as a path: its WWID has a map, or every disk is one.
+    /// Whether udev marks a disk as a path: every disk is one, or its WWID has a map or had one once.
     pub(crate) fn is_claimed(&self, leg: &Leg) -> bool {
-        self.spec.multipath.find_multipaths == FindMultipaths::Off || self.dm.find(&leg.wwid()).is_some()
+        self.dm.find(&leg.wwid()).is_some() || self.is_wanted(&leg.wwid())
+    }
+
+    /// Whether multipathd makes a map of a path by itself.
+    fn is_wanted(&self, wwid: &str) -> bool {
+        let is_remembered = || self.tree.text(WWIDS).lines().any(|it| it.trim_matches('/') == wwid);
+        self.spec.multipath.find_multipaths == FindMultipaths::Off || is_remembered()
+    }
+
+    /// Whoever had a map once gets one again, also after a reboot.
+    fn remember(&mut self, wwid: &str) {
+        let mut text = self.tree.text(WWIDS);
+        if text.is_empty() {
+            text.push_str(WWIDS_HEAD);
+        }
+        let line = format!("/{wwid}/\n");
+        if !text.contains(&line) {
+            text.push_str(&line);
+            self.tree.put_file(WWIDS, text);
+        }
     }
 
     /// udev has (again) recorded a disk.
@@ -119,7 +144,7 @@ impl Machine {
         self.start_checking();
         if self.dm.find(&wwid).is_some() {
             self.adopt(address);
-        } else if self.spec.multipath.find_multipaths == FindMultipaths::Off {
+        } else if self.is_wanted(&wwid) {
             self.add_map(&wwid);
         }
     }
@@ -140,6 +165,7 @@ impl Machine {
         };
         paths.push(path);
         self.load_table(minor, paths);
+        self.claim(&[address]);
         true
     }
 
@@ -177,7 +203,21 @@ impl Machine {
         if let (Some(plane), Some(file)) = (self.plane.clone(), file) {
             plane.appeared(&self.spec.name, wwid, &file);
         }
-        Some(self.create_map(wwid, &format!("mpath-{wwid}"), kind, sectors, paths))
+        self.remember(wwid);
+        let minor = self.create_map(wwid, &format!("mpath-{wwid}"), kind, sectors, paths);
+        self.claim(&legs);
+        Some(minor)
+    }
+
+    /// Lets udev look again at paths that it did not take for paths before they had a map.
+    fn claim(&mut self, legs: &[Address]) {
+        for leg in legs {
+            let Some(disk) = self.scsi.legs.get(leg).and_then(|it| it.disk.as_ref()) else { continue };
+            let record = self.tree.text(&format!("/run/udev/data/b{}", disk.number));
+            if record.contains("E:DM_MULTIPATH_DEVICE_PATH=0\n") {
+                self.disk_event_with(*leg, "change", &[("SYNTH_UUID", "0".to_owned())]);
+            }
+        }
     }
 
     /// A path's device is gone.
@@ -199,6 +239,13 @@ impl Machine {
         let paths: Vec<MapPath> = map.paths.iter().filter(|it| !is_it(it)).cloned().collect();
         let is_last = paths.is_empty();
         let is_netapp = matches!(&map.kind, MapKind::Multipath { vendor, .. } if vendor.trim() == "NETAPP");
+        if is_last && is_netapp {
+            // Nothing is to wait for a map that is to go.
+            self.mark_path(minor, leg, true);
+            if let Some(map) = self.dm.maps.get_mut(&minor) {
+                map.queueing = Queueing::Off;
+            }
+        }
         self.load_table(minor, paths);
         if is_last && is_netapp {
             if self.is_in_use_but_for_udev(minor) {
@@ -238,12 +285,13 @@ impl Machine {
             let portals = self.iscsi.sessions.values().map(|it| (it.host, it.portal));
             let shown: BTreeMap<u32, _> =
                 portals.map(|(host, portal)| (host, self.identities(portal))).collect();
-            for leg in self.multipathd.paths.keys().copied().collect::<Vec<_>>() {
-                let own = shown.get(&leg.host);
-                let known = self.iscsi.on_host(leg.host).map(|it| &it.known);
-                if own.is_some() && own != known && self.answers(leg) {
+            // Paths of no map are not looked at.
+            let of_maps = self.dm.maps.values().flat_map(|it| it.paths.iter().map(|path| path.leg));
+            for leg in of_maps.collect::<Vec<_>>() {
+                if self.answers(leg) {
                     self.unit_attention(leg);
                 }
+                let own = shown.get(&leg.host);
                 self.check_path(leg, own.and_then(|it| it.get(&leg.lun)).copied());
             }
             for minor in self.dm.maps.keys().copied().collect::<Vec<_>>() {
@@ -308,7 +356,7 @@ impl Machine {
         paths.any(|it| it.leg == leg && it.has_failed)
     }
 
-    fn minor_of_path(&self, leg: Address) -> Option<u32> {
+    pub(crate) fn minor_of_path(&self, leg: Address) -> Option<u32> {
         self.dm.maps.values().find(|it| it.paths.iter().any(|path| path.leg == leg)).map(|it| it.minor)
     }
 

@@ -9,6 +9,10 @@ use super::multipathd::Known;
 use super::scsi::Address;
 use super::settings::{NoPathRetry, Release};
 
+const HELP: &str = include_str!("formats/multipathd_help.txt");
+/// Devices that are never paths, by the beginnings of their names.
+const BLACKLIST: [&str; 5] = ["ram", "loop", "dm-", "md", "vd"];
+
 /// How a command ended when it has nothing to show.
 enum Reply {
     Done,
@@ -68,6 +72,9 @@ impl Machine {
                 None => Reply::Fail(""),
             },
             ["del" | "remove", "map" | "multipath", map] => self.del_map(map),
+            ["add", "path", disk] if BLACKLIST.iter().any(|it| disk.starts_with(it)) => {
+                Reply::Show("blacklisted\n".to_owned())
+            }
             ["add", "path", disk] => self.add_path(disk),
             ["del" | "remove", "path", disk] => match self.path_named(disk) {
                 Some((leg, known)) => {
@@ -77,15 +84,18 @@ impl Machine {
                 None => Reply::Fail("device not found"),
             },
             ["resize", "map" | "multipath", map] => self.resize_map(map),
+            ["resume", "map" | "multipath", map] => self.resume_map(map),
             ["disablequeueing", "map" | "multipath", map] => self.queueing(map, Queueing::Disabled),
             ["restorequeueing", "map" | "multipath", map] => self.queueing(map, Queueing::On),
             ["reinstate", "path", disk] => match self.path_named(disk) {
                 Some((leg, _)) if self.reinstate(leg) => Reply::Done,
-                _ => Reply::Fail(""),
+                Some(_) => Reply::Fail(""),
+                None => Reply::Fail("device not found"),
             },
             ["fail", "path", disk] => match self.path_named(disk) {
                 Some((leg, _)) if self.fail_path(leg) => Reply::Done,
-                _ => Reply::Fail(""),
+                Some(_) => Reply::Fail(""),
+                None => Reply::Fail("device not found"),
             },
             ["reconfigure"] => Reply::Done,
             _ => Reply::Show(self.unknown(command)),
@@ -93,9 +103,15 @@ impl Machine {
     }
 
     fn unknown(&self, command: &str) -> String {
-        let first = command.split_whitespace().next().unwrap_or_default();
-        let fail = if self.spec.release == Release::Debian13 { "fail\n" } else { "" };
-        format!("{fail}{first} \n: not found\nmultipath-tools {}\n", self.spec.release.multipath_version())
+        let version = self.spec.release.multipath_version();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        if self.spec.release == Release::Debian12 {
+            let first = words.first().copied().unwrap_or_default();
+            return format!("{first} \n: not found\nmultipath-tools {version}\n");
+        }
+        let lacks = matches!(words[..], [_, "map" | "multipath" | "path"]);
+        let why = if lacks { "Missing argument" } else { "not found" };
+        format!("fail\n{}: {why}\nmultipath-tools {version}\n{HELP}", words.join(" "))
     }
 
     fn path_named(&self, disk: &str) -> Option<(Address, Known)> {
@@ -147,6 +163,12 @@ impl Machine {
         }
     }
 
+    fn resume_map(&mut self, name: &str) -> Reply {
+        let Some(minor) = self.dm.find(name).map(|it| it.minor) else { return Reply::Fail("") };
+        self.suspend_map(minor, super::control::Suspension::Active);
+        Reply::Done
+    }
+
     fn queueing(&mut self, name: &str, wanted: Queueing) -> Reply {
         let Some(minor) = self.dm.find(name).map(|it| it.minor) else {
             return Reply::Fail("device not found");
@@ -165,15 +187,20 @@ impl Machine {
     }
 
     fn show_status(&self) -> String {
-        let up = self.multipathd.paths.values().filter(|it| it.is_ready).count();
-        let down = self.multipathd.paths.len() - up;
-        let mut text = String::from("path checker states:\n");
-        for (name, count) in [("up", up), ("down", down)] {
-            if count > 0 {
-                push(&mut text, format_args!("{name:<20}{count}\n"));
-            }
+        let mut counts = [("unchecked", 0), ("down", 0), ("up", 0)];
+        for (leg, known) in &self.multipathd.paths {
+            let state = match self.minor_of_path(*leg) {
+                None => 0,
+                Some(_) if known.is_ready => 2,
+                Some(_) => 1,
+            };
+            counts[state].1 += 1;
         }
-        push(&mut text, format_args!("\npaths: {}\nbusy: False\n", self.multipathd.paths.len()));
+        let mut text = String::from("path checker states:\n");
+        for (name, count) in counts.iter().filter(|it| it.1 > 0) {
+            push(&mut text, format_args!("{name:<20}{count}\n"));
+        }
+        push(&mut text, format_args!("\npaths: {}\nbusy: False\n", counts[1].1 + counts[2].1));
         text
     }
 
@@ -247,6 +274,9 @@ impl Machine {
                         Some(_) => "active".to_owned(),
                         None => "undef".to_owned(),
                     },
+                    'o' if map.is_none() => "unknown".to_owned(),
+                    'T' if map.is_none() => "undef".to_owned(),
+                    'c' if map.is_none() => "(null)".to_owned(),
                     'o' => device_state(leg.state.text()).to_owned(),
                     'T' => if known.is_ready { "ready" } else { "faulty" }.to_owned(),
                     's' if self.spec.release == Release::Debian12 => {

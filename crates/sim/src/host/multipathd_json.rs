@@ -20,6 +20,9 @@ impl Machine {
 
     fn map_json(&self, map: &Map) -> String {
         let MapKind::Multipath { wwid, vendor, product, revision } = &map.kind else { return String::new() };
+        // What it says of the array it takes from a path.
+        let of_path =
+            |text: &str| if map.paths.is_empty() { "\"##\"".to_owned() } else { format!("\"{text}\"") };
         let active = map.paths.iter().filter(|it| !it.has_failed).count();
         let mut text = String::from("{\n");
         let mut line =
@@ -34,12 +37,12 @@ impl Machine {
         line("write_prot", "\"rw\"");
         line("dm_st", if map.is_suspended { "\"suspend\"" } else { "\"active\"" });
         line("features", &quoted(self.features(map.minor)));
-        line("hwhandler", "\"1 alua\"");
+        line("hwhandler", if map.paths.is_empty() { "\"0\"" } else { "\"1 alua\"" });
         line("action", "\"\"");
         line("path_faults", &map.faults.to_string());
-        line("vend", &quoted(vendor));
-        line("prod", &quoted(product));
-        line("rev", &quoted(revision));
+        line("vend", &of_path(vendor));
+        line("prod", &of_path(product));
+        line("rev", &of_path(revision));
         line("switch_grp", "0");
         line("map_loads", &map.loads.to_string());
         line("total_q_time", "0");

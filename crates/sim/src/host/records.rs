@@ -139,15 +139,12 @@ impl Record {
 
     fn path(&self, release: Release) -> String {
         let portal = self.portal();
-        format!(
-            "{}/{}/{},{},{}/{}",
-            release.records(),
-            self.target(),
-            portal.ip(),
-            portal.port(),
-            self.get("node.tpgt"),
-            self.iface()
-        )
+        let folder = format!("{}/{}/{},{}", release.records(), self.target(), portal.ip(), portal.port());
+        match self.group() {
+            Some(group) => format!("{folder},{group}/{}", self.iface()),
+            // Made without a group: the portal is the file, whatever the interface.
+            None => folder,
+        }
     }
 }
 
@@ -168,9 +165,9 @@ impl Machine {
         let path = record.path(self.spec.release);
         self.tree.remove(&path);
         // Folders that hold nothing any more go too.
+        let target = format!("{}/{}", self.spec.release.records(), record.target());
         let portal = path.rsplit_once('/').map_or("", |it| it.0);
-        let target = portal.rsplit_once('/').map_or("", |it| it.0);
-        for folder in [portal, target] {
+        for folder in [portal, &target] {
             if matches!(self.tree.list(folder), Ok(Some(names)) if names.is_empty()) {
                 self.tree.remove(folder);
             }

@@ -6,13 +6,12 @@ use std::path::PathBuf;
 
 use san_core::{DeviceNumber, Error, ErrorKind, Result};
 
-use super::formats::{self, lay_out, lowest_free};
+use super::formats::lowest_free;
 use super::inquiry;
 use super::iscsi::SessionState;
 use super::log::LogKind;
 use super::machine::{Event, Machine};
 use super::settings::UnshownLun;
-use super::tree::{Action, Device};
 use crate::target::{Portal, Unit};
 
 /// A SCSI address as Linux numbers it; numbers of flat addressing are above 16383.
@@ -97,6 +96,9 @@ pub(crate) struct Leg {
     pub(crate) optimized: bool,
     pub(crate) generic: u32,
     pub(crate) disk: Option<Disk>,
+    /// The other units of its target as it last heard of them: a unit attention is due when they change. Of its own
+    /// unit no target says anything.
+    pub(crate) others: BTreeMap<u32, [u8; 16]>,
 }
 
 impl Leg {
@@ -273,6 +275,7 @@ impl Machine {
             optimized: unit.optimized,
             generic,
             disk: None,
+            others: self.others(address),
         };
         self.leg_into_sysfs(&leg, &unit, &portal);
         if found == Found::Nothing {
@@ -280,59 +283,17 @@ impl Machine {
             self.tree.put_attr(&format!("{folder}/inquiry"), Some(inquiry::nothing_here()), None);
         }
         let device = leg.device_path(sid);
+        let is_first = self.scsi.on_host(address.host).is_empty();
         self.scsi.legs.insert(address, leg);
         if let Some(session) = self.iscsi.sessions.get_mut(&sid) {
-            session.known.insert(address.lun, unit.naa);
+            session.is_scanned = true;
         }
-        let more = [("DEVTYPE", "scsi_device".to_owned()), ("MODALIAS", "scsi:t-0x00".to_owned())];
-        self.uevent("add", &device, "scsi", &more);
+        self.show_session(sid);
+        self.tell_of_leg(&device, address, generic, is_first);
         self.note(LogKind::Event, format!("{address} appeared"));
         if found == Found::Unit {
             self.later(self.spec.timing.disk, Event::DiskAppears { leg: address, serial });
         }
-    }
-
-    fn leg_into_sysfs(&mut self, leg: &Leg, unit: &Unit, portal: &Portal) {
-        let device = leg.device_path(leg.sid);
-        let folder = format!("/sys{device}");
-        let address = leg.address;
-        let access = if leg.optimized { "active/optimized" } else { "active/non-optimized" };
-        let values = [
-            ("vendor", format!("{:8}", leg.vendor)),
-            ("model", format!("{:16}", leg.product)),
-            ("rev", format!("{:4}", leg.revision)),
-            ("wwid", format!("naa.{}", inquiry::hex(&leg.naa))),
-            ("access_state", access.to_owned()),
-        ];
-        let tree = &mut self.tree;
-        lay_out(tree, &folder, formats::SCSI_DEVICE, &values);
-        tree.put_attr(&format!("{folder}/inquiry"), Some(inquiry::standard(unit)), None);
-        for page in [0x80, 0x83] {
-            tree.put_attr(&format!("{folder}/vpd_pg{page:x}"), inquiry::page(unit, portal, page), None);
-        }
-        tree.put_attr(&format!("{folder}/state"), Some(b"running".to_vec()), Some(Action::State(address)));
-        tree.put_attr(&format!("{folder}/rescan"), None, Some(Action::Rescan(address)));
-        tree.put_attr(&format!("{folder}/delete"), None, Some(Action::Delete(address)));
-        tree.put_link(&format!("{folder}/driver"), "../../../../../../bus/scsi/drivers/sd");
-        tree.put_link(&format!("{folder}/generic"), &format!("scsi_generic/sg{}", leg.generic));
-        tree.put_link(&format!("{folder}/subsystem"), "../../../../../../bus/scsi");
-        let own = format!("{folder}/scsi_device/{address}");
-        tree.put_link(&format!("{own}/device"), &format!("../../../{address}"));
-        tree.put_link(&format!("{own}/subsystem"), "../../../../../../../../class/scsi_device");
-        tree.put_link(
-            &format!("/sys/class/scsi_device/{address}"),
-            &format!("../..{device}/scsi_device/{address}"),
-        );
-        let generic = format!("sg{}", leg.generic);
-        let own = format!("{folder}/scsi_generic/{generic}");
-        tree.put_file(&format!("{own}/dev"), format!("21:{}", leg.generic));
-        tree.put_link(&format!("{own}/device"), &format!("../../../{address}"));
-        tree.put_link(&format!("{own}/subsystem"), "../../../../../../../../class/scsi_generic");
-        tree.put_link(
-            &format!("/sys/class/scsi_generic/{generic}"),
-            &format!("../..{device}/scsi_generic/{generic}"),
-        );
-        tree.put_node(&format!("/dev/{generic}"), Device::Generic(address));
     }
 
     pub(crate) fn disk_appears(&mut self, address: Address, serial: u64) {
@@ -350,31 +311,8 @@ impl Machine {
         leg.disk = Some(disk.clone());
         let (sectors, sid) = (leg.sectors, leg.sid);
         let device = leg.device_path(sid);
-        let path = format!("{device}/block/{}", disk.name);
-        let folder = format!("/sys{path}");
-        let values = [
-            ("dev", disk.number.to_string()),
-            ("size", sectors.to_string()),
-            ("diskseq", diskseq.to_string()),
-            (
-                "uevent",
-                format!(
-                    "MAJOR={}\nMINOR={}\nDEVNAME={}\nDEVTYPE=disk\nDISKSEQ={diskseq}",
-                    disk.number.major, disk.number.minor, disk.name
-                ),
-            ),
-        ];
-        lay_out(&mut self.tree, &folder, formats::BLOCK_SD, &values);
-        let uevent = self.tree.bytes(&format!("{folder}/uevent")).ok().flatten().map(<[u8]>::to_vec);
-        self.tree.put_attr(&format!("{folder}/uevent"), uevent, Some(Action::DiskEvent(address)));
-        self.tree.put_link(&format!("{folder}/device"), &format!("../../../{address}"));
-        self.tree.put_link(&format!("{folder}/subsystem"), "../../../../../../../../class/block");
-        let bdi = format!("../../../../../../../virtual/bdi/{}", disk.number);
-        self.tree.put_link(&format!("{folder}/bdi"), &bdi);
-        self.tree.make_dir(&format!("{folder}/holders"));
-        self.tree.make_dir(&format!("{folder}/slaves"));
-        self.tree.put_link(&format!("/sys/block/{}", disk.name), &format!("..{path}"));
-        self.tree.put_node(&format!("/dev/{}", disk.name), Device::Block(disk.number));
+        self.disk_into_sysfs(address, &device, &disk, sectors);
+        self.uevent("add", &format!("{device}/scsi_disk/{address}"), "scsi_disk", &[]);
         self.disk_event(address, "add");
         let more = [
             ("DEVTYPE", "scsi_device".to_owned()),
@@ -386,10 +324,21 @@ impl Machine {
 
     /// Sends a block event about a leg's disk and lets udev work on it.
     pub(crate) fn disk_event(&mut self, address: Address, action: &str) {
+        self.disk_event_with(address, action, &[]);
+    }
+
+    /// The same with more keys.
+    pub(crate) fn disk_event_with(
+        &mut self,
+        address: Address,
+        action: &str,
+        more: &[(&'static str, String)],
+    ) {
         let Some(leg) = self.scsi.legs.get(&address) else { return };
         let (Some(disk), Some(path)) = (leg.disk.clone(), leg.disk_path()) else { return };
         let serial = leg.serial;
-        self.uevent(action, &path, "block", &block_keys(&disk.name, disk.number, disk.diskseq));
+        let keys = [&block_keys(&disk.name, disk.number, disk.diskseq)[..], more].concat();
+        self.uevent(action, &path, "block", &keys);
         self.later(self.spec.timing.udev, Event::UdevDisk { leg: address, serial });
     }
 
@@ -465,7 +414,7 @@ impl Machine {
         self.tree.set(&format!("{folder}/block/{}/size", disk.name), new.to_string());
         self.unit_attention(address);
         if new != old && new != 0 && old != 0 {
-            self.disk_event(address, "change");
+            self.disk_event_with(address, "change", &[("RESIZE", "1".to_owned())]);
         }
         self.touch();
     }
@@ -477,17 +426,16 @@ impl Machine {
         self.tree.remove(&format!("/sys/class/scsi_device/{address}"));
         self.tree.remove(&format!("/sys/class/scsi_generic/sg{}", leg.generic));
         self.tree.remove(&format!("/dev/sg{}", leg.generic));
-        if let (Some(disk), Some(path)) = (&leg.disk, leg.disk_path()) {
+        if let Some(disk) = &leg.disk {
             self.tree.remove(&format!("/sys/block/{}", disk.name));
             self.tree.remove(&format!("/dev/{}", disk.name));
             self.cache.forget(disk.number);
-            self.uevent("remove", &path, "block", &block_keys(&disk.name, disk.number, disk.diskseq));
             self.udev_forgets(&leg);
         }
+        self.tree.remove(&format!("/sys/class/scsi_disk/{address}"));
         self.tree.remove(&format!("/sys{device}"));
-        let kind = ("DEVTYPE", "scsi_device".to_owned());
-        self.uevent("unbind", &device, "scsi", std::slice::from_ref(&kind));
-        self.uevent("remove", &device, "scsi", &[kind, ("MODALIAS", "scsi:t-0x00".to_owned())]);
+        let is_last = self.scsi.on_host(address.host).is_empty();
+        self.tell_of_lost_leg(&leg, is_last);
         self.note(LogKind::Event, format!("{address} disappeared"));
         self.later(self.spec.timing.udev / 4, Event::PathGone { leg: address, serial: leg.serial });
     }

@@ -93,7 +93,7 @@ impl Machine {
         };
         match self.tree.entry(&real) {
             Some(Entry::File { write: Some(action), .. }) => Ok((real, *action)),
-            _ => none(ErrorKind::Unavailable, "the attribute cannot be written"),
+            _ => none(ErrorKind::PermissionDenied, "the attribute cannot be written"),
         }
     }
 
@@ -193,7 +193,7 @@ impl Host for SimNode {
             match it.tree.follow(&format!("{real}/{attribute}"))? {
                 None => Ok(Attr::Missing),
                 Some(Entry::File { bytes: Some(bytes), .. }) => Ok(Attr::Value(bytes.clone())),
-                Some(_) => Err(looking(ErrorKind::Unavailable, "the attribute cannot be read", &device)),
+                Some(_) => Err(looking(ErrorKind::PermissionDenied, "the attribute cannot be read", &device)),
             }
         })
     }

@@ -5,7 +5,8 @@ use super::formats::push;
 use super::inquiry;
 use super::log::LogKind;
 use super::machine::{Event, Machine};
-use super::scsi::{Address, Leg};
+use super::scsi::{Address, Disk, Leg};
+use crate::target::Portal;
 
 /// Whether systemd-udevd runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,9 +76,10 @@ impl Machine {
         let Some(leg) = self.scsi.legs.get(&address) else { return };
         let Some(session) = self.iscsi.on_host(address.host) else { return };
         let Some(disk) = leg.disk.clone().filter(|_| leg.serial == serial) else { return };
+        let Some((portal, _)) = self.portal(session.portal) else { return };
         let name = format!("ip-{}-iscsi-{}-lun-{}", session.portal, session.target, address.lun);
-        let links = links_of(leg, &name);
-        let record = self.disk_record(leg, &name, &links);
+        let links = links_of(leg, &disk, &name);
+        let record = self.disk_record(leg, &portal, &name, &links);
         self.tree.put_file(&format!("/run/udev/data/b{}", disk.number), record);
         for link in &links {
             let path = format!("/dev/{link}");
@@ -92,9 +94,12 @@ impl Machine {
         self.touch();
     }
 
-    fn disk_record(&self, leg: &Leg, path: &str, links: &[String]) -> String {
+    fn disk_record(&self, leg: &Leg, portal: &Portal, path: &str, links: &[String]) -> String {
         let naa = inquiry::hex(&leg.naa);
-        let underscored = |text: &str| text.trim().replace(' ', "_");
+        let serial = String::from_utf8_lossy(&leg.unit_serial).into_owned();
+        let (vendor, model) = (underscored(&leg.vendor), underscored(&leg.product));
+        let encoded = [encoded(&leg.vendor, 8), encoded(&leg.product, 16)];
+        let is_claimed = self.is_claimed(leg);
         let mut record = String::new();
         for link in links {
             push(&mut record, format_args!("S:{link}\n"));
@@ -103,27 +108,43 @@ impl Machine {
         let properties = [
             ("SCSI_TPGS", "1".to_owned()),
             ("SCSI_TYPE", "disk".to_owned()),
-            ("SCSI_VENDOR", underscored(&leg.vendor)),
-            ("SCSI_MODEL", underscored(&leg.product)),
+            ("SCSI_VENDOR", vendor.clone()),
+            ("SCSI_VENDOR_ENC", encoded[0].clone()),
+            ("SCSI_MODEL", model.clone()),
+            ("SCSI_MODEL_ENC", encoded[1].clone()),
             ("SCSI_REVISION", leg.revision.clone()),
             ("ID_SCSI", "1".to_owned()),
             ("ID_SCSI_INQUIRY", "1".to_owned()),
-            ("SCSI_IDENT_SERIAL", String::from_utf8_lossy(&leg.unit_serial).into_owned()),
+            ("SCSI_IDENT_SERIAL", serial.clone()),
             ("SCSI_IDENT_LUN_NAA_REGEXT", naa.clone()),
-            ("ID_VENDOR", underscored(&leg.vendor)),
-            ("ID_MODEL", underscored(&leg.product)),
+            ("SCSI_IDENT_LUN_T10", format!("{vendor}_{model}:{serial}")),
+            ("SCSI_IDENT_PORT_RELATIVE", portal.group.to_string()),
+            ("SCSI_IDENT_PORT_TARGET_PORT_GROUP", format!("{:#x}", portal.group)),
+            ("SCSI_IDENT_LUN_LOGICAL_UNIT_GROUP", "0x0".to_owned()),
+            ("SCSI_IDENT_PORT_NAME", format!("{},t,0x{:04x}", portal.target, portal.group)),
+            ("SCSI_IDENT_TARGET_NAME", portal.target.clone()),
+            ("ID_VENDOR", vendor),
+            ("ID_VENDOR_ENC", encoded[0].clone()),
+            ("ID_MODEL", model),
+            ("ID_MODEL_ENC", encoded[1].clone()),
             ("ID_REVISION", leg.revision.clone()),
             ("ID_TYPE", "disk".to_owned()),
+            ("ID_TARGET_PORT", portal.group.to_string()),
             ("ID_WWN_WITH_EXTENSION", format!("0x{naa}")),
             ("ID_WWN", format!("0x{}", &naa[..16])),
             ("ID_BUS", "scsi".to_owned()),
             ("ID_SERIAL", leg.wwid()),
             ("ID_SERIAL_SHORT", naa),
-            ("DM_MULTIPATH_DEVICE_PATH", if self.is_claimed(leg) { "1" } else { "0" }.to_owned()),
+            ("ID_SCSI_SERIAL", serial),
+            ("DM_MULTIPATH_DEVICE_PATH", if is_claimed { "1" } else { "0" }.to_owned()),
             ("ID_PATH", path.to_owned()),
+            ("ID_PATH_TAG", tag(path)),
         ];
         for (key, value) in properties {
             push(&mut record, format_args!("E:{key}={value}\n"));
+        }
+        if is_claimed {
+            record.push_str("E:DM_DEL_PART_NODES=1\nE:ID_FS_TYPE=mpath_member\nE:SYSTEMD_READY=0\n");
         }
         record.push_str("G:systemd\nQ:systemd\nV:1\n");
         record
@@ -143,8 +164,14 @@ impl Machine {
 
     /// An event of a map: a worker opens it, and has it open until it is done.
     pub(crate) fn map_event(&mut self, minor: u32, action: &str) {
+        self.map_event_with(minor, action, &[]);
+    }
+
+    /// The same with more keys.
+    pub(crate) fn map_event_with(&mut self, minor: u32, action: &str, more: &[(&'static str, String)]) {
         let Some(map) = self.dm.maps.get_mut(&minor) else { return };
         let keys = super::scsi::block_keys(&format!("dm-{minor}"), map.number(), map.diskseq);
+        let keys = [&keys[..], more].concat();
         let serial = map.serial;
         map.has_worker = self.udev.daemon == Daemon::Running;
         self.uevent(action, &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
@@ -160,14 +187,17 @@ impl Machine {
         let Some(number) = self.dm.maps.get(&minor).filter(|it| it.serial == serial).map(Map::number) else {
             return;
         };
-        if self.would_hang(number) {
+        // The rules look at the paths first: a map that has none in use is not opened.
+        let is_ready = self.dm.maps.get(&minor).is_some_and(Map::is_ready);
+        if is_ready && self.would_hang(number) {
             self.note(LogKind::Event, format!("a udev worker hangs on dm-{minor}"));
             self.udev.stuck.push((minor, serial));
             return;
         }
         let Some(map) = self.dm.maps.get_mut(&minor) else { return };
         map.has_worker = false;
-        let (name, uuid) = (map.name.clone(), map.uuid.clone());
+        let (name, uuid, diskseq) = (map.name.clone(), map.uuid.clone(), map.diskseq);
+        let serial = map.wwid().map(str::to_owned);
         let mut links = vec![format!("mapper/{name}")];
         if let MapKind::Multipath { wwid, .. } = &map.kind {
             let digits = wwid.get(1..).unwrap_or_default();
@@ -176,6 +206,7 @@ impl Machine {
         }
         links.push(format!("disk/by-id/dm-name-{name}"));
         links.push(format!("disk/by-id/dm-uuid-{uuid}"));
+        links.push(format!("disk/by-diskseq/{diskseq}"));
         for link in &links {
             let up = "../".repeat(link.matches('/').count());
             self.tree.put_link(&format!("/dev/{link}"), &format!("{up}dm-{minor}"));
@@ -190,9 +221,16 @@ impl Machine {
             ("DM_ACTIVATION", "1"),
             ("DM_NAME", &name),
             ("DM_UUID", &uuid),
-            ("MPATH_DEVICE_READY", "1"),
+            ("DM_UDEV_DISABLE_LIBRARY_FALLBACK_FLAG", "1"),
+            ("DM_UDEV_RULES_VSN", "3"),
+            ("MPATH_DEVICE_READY", if is_ready { "1" } else { "0" }),
         ] {
             push(&mut record, format_args!("E:{key}={value}\n"));
+        }
+        if let Some(wwid) = serial {
+            let digits = wwid.get(1..).unwrap_or_default();
+            let keys = format!("E:DM_TYPE=scsi\nE:DM_WWN=0x{digits}\nE:DM_SERIAL={wwid}\n");
+            record.push_str(&keys);
         }
         record.push_str("G:systemd\nQ:systemd\nV:1\n");
         self.tree.put_file(&format!("/run/udev/data/b{number}"), record);
@@ -214,9 +252,23 @@ impl Machine {
             for (link, target) in self.tree.links_below(folder) {
                 if target.rsplit('/').next() == Some(&format!("dm-{minor}")) {
                     self.tree.remove(&link);
+                    if let Some(disk) = self.next_owner(&link) {
+                        self.tree.put_link(&link, &format!("../../{disk}"));
+                    }
                 }
             }
         }
+    }
+
+    /// The disk that a link falls to once a map has gone: one whose record names it too.
+    fn next_owner(&self, link: &str) -> Option<String> {
+        let wanted = format!("S:{}", link.strip_prefix("/dev/")?);
+        let disks = self.scsi.legs.values().filter_map(|it| it.disk.as_ref());
+        let named = |it: &&Disk| {
+            let record = self.tree.text(&format!("/run/udev/data/b{}", it.number));
+            record.lines().any(|line| line == wanted)
+        };
+        disks.filter(named).max_by_key(|it| it.index).map(|it| it.name.clone())
     }
 
     fn micros(&self) -> u128 {
@@ -231,8 +283,32 @@ impl Machine {
     }
 }
 
-fn links_of(leg: &Leg, path: &str) -> Vec<String> {
+/// A text of INQUIRY data as udev keeps it.
+fn underscored(text: &str) -> String {
+    text.trim().replace(' ', "_")
+}
+
+/// A text of INQUIRY data with its filling, blanks written out.
+fn encoded(text: &str, length: usize) -> String {
+    format!("{text:length$}").replace(' ', "\\x20")
+}
+
+/// A path's name as a tag: everything but letters, digits and dashes becomes an underscore.
+fn tag(path: &str) -> String {
+    let mut tag = String::new();
+    for it in path.chars() {
+        let it = if it.is_ascii_alphanumeric() || it == '-' { it } else { '_' };
+        // Underscores are not repeated.
+        if it != '_' || !tag.ends_with('_') {
+            tag.push(it);
+        }
+    }
+    tag
+}
+
+fn links_of(leg: &Leg, disk: &Disk, path: &str) -> Vec<String> {
     vec![
+        format!("disk/by-diskseq/{}", disk.diskseq),
         format!("disk/by-id/scsi-{}", leg.wwid()),
         format!("disk/by-path/{path}"),
         format!("disk/by-id/wwn-0x{}", inquiry::hex(&leg.naa)),

@@ -15,8 +15,6 @@ pub(crate) struct Users {
     pub(crate) handles: BTreeMap<u64, (String, DeviceNumber)>,
     pub(crate) mounts: BTreeMap<PathBuf, (String, DeviceNumber)>,
     pub(crate) swaps: BTreeMap<String, DeviceNumber>,
-    /// Requests the kernel keeps: on which device, and whether they write.
-    pub(crate) waiting: BTreeMap<u64, (DeviceNumber, bool)>,
 }
 
 impl Users {
@@ -38,16 +36,6 @@ impl Machine {
         let outside = self.plane.as_ref().map_or(0, |it| it.openers(&self.spec.name, &map.name));
         let count = handles + mounts + swaps + over + stuck.count() + usize::from(map.has_worker);
         Some(u32::try_from(count).unwrap_or(u32::MAX).saturating_add(outside))
-    }
-
-    /// Puts the number of waiting requests of a map into sysfs: reads, then writes.
-    pub(crate) fn show_inflight(&mut self, number: DeviceNumber) {
-        if number.major == MAJOR {
-            let count = |writes| self.users.waiting.values().filter(|it| **it == (number, writes)).count();
-            let text = format!("{:>9}{:>9}", count(false), count(true));
-            self.tree.set(&format!("/sys/devices/virtual/block/dm-{}/inflight", number.minor), text);
-            self.touch();
-        }
     }
 
     /// Whether a map can be removed: its partitions may be there, but nobody may use it or them.

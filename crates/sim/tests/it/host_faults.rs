@@ -277,11 +277,11 @@ async fn only_links_are_replaced_and_removed() {
     }
     assert_eq!(rig.node.read_link(Path::new("/dev/nothing"), soon()).await.unwrap(), None);
     let error = rig.write("/sys/block/sda/size", "1").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     let error = rig.write("/sys/block/sdz/size", "1").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     let error = rig.node.attr(Path::new("/sys/class/scsi_host/host0"), "scan", soon()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 }
 
 /// A busy minute with an outage in it; what happened, by time.

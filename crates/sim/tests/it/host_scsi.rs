@@ -45,12 +45,17 @@ async fn a_leg_may_appear_long_after_the_write_and_its_disk_after_that() {
     let mut events = rig.node.uevents();
     rig.write("/sys/class/scsi_host/host0/scan", "0 0 1\n").await.unwrap();
     assert_eq!(rig.state("0:0:0:1").await, None);
-    let event = events.next().await.unwrap();
-    assert_eq!((event.action.as_str(), event.keys["SUBSYSTEM"].as_str()), ("add", "scsi"));
+    let first = events.next().await.unwrap();
+    assert_eq!((first.action.as_str(), first.keys["DEVTYPE"].as_str()), ("add", "scsi_target"));
     assert_eq!(rig.state("0:0:0:1").await.as_deref(), Some("running"));
     assert_eq!(rig.list("/sys/class/scsi_device/0:0:0:1/device/block").await, [""; 0]);
-    let event = events.next().await.unwrap();
-    assert_eq!((event.action.as_str(), event.keys["SUBSYSTEM"].as_str()), ("add", "block"));
+    let event = loop {
+        let event = events.next().await.unwrap();
+        if event.keys["SUBSYSTEM"] == "block" {
+            break event;
+        }
+    };
+    assert_eq!(event.action, "add");
     assert_eq!((event.keys["DEVNAME"].as_str(), event.keys["MAJOR"].as_str()), ("sda", "8"));
     assert_eq!(event.device, "/devices/platform/host0/session1/target0:0:0/0:0:0:1/block/sda");
     assert_eq!(rig.list("/dev").await, ["disk", "mapper", "sda", "sg0"]);
