@@ -7,8 +7,9 @@ use std::sync::Arc;
 use san_host::Uevent;
 
 /// Events of parts of the kernel that are no devices of this host: modules, the array's own side.
-const NOISE: [&str; 8] = [
+const NOISE: [&str; 9] = [
     "/module/",
+    "/devices/virtual/iscsi_transport/",
     "/class/",
     "/bus/",
     "/kernel/",
@@ -24,11 +25,7 @@ const COMMON: [&str; 8] =
 
 /// The lines of some events.
 pub(super) fn lines(events: &[Arc<Uevent>]) -> Vec<String> {
-    let events: Vec<&Uevent> = events
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|it| !NOISE.iter().any(|noise| it.device.starts_with(noise)))
-        .collect();
+    let events: Vec<&Uevent> = events.iter().map(AsRef::as_ref).filter(|it| !is_noise(it)).collect();
     if events.is_empty() {
         return vec!["none".to_owned()];
     }
@@ -59,6 +56,21 @@ pub(super) fn lines(events: &[Arc<Uevent>]) -> Vec<String> {
         format!("  {} {name}", it.action)
     }));
     lines
+}
+
+/// Whether an event says nothing of what is shown: also where somebody asked for it, udev after each device that was
+/// open for writing.
+fn is_noise(event: &Uevent) -> bool {
+    let has = |key: &str| event.keys.contains_key(key);
+    // How often a table is loaded anew depends on when multipathd learns the paths' priorities.
+    let is_load = event.device.starts_with("/devices/virtual/block/dm-")
+        && event.action == "change"
+        && !has("DM_ACTION")
+        && !has("RESIZE");
+    NOISE.iter().any(|it| event.device.starts_with(it))
+        || event.device.contains("/bsg/")
+        || has("SYNTH_UUID")
+        || is_load
 }
 
 /// Whether the order of this event among its like is the same every time.

@@ -50,8 +50,11 @@ pub trait Stage: Send + Sync {
     /// Does something at the array; it is done when this returns.
     async fn act(&self, act: Act) -> Result<(), Trouble>;
 
+    /// Makes multipathd forget which WWIDs had a map.
+    async fn forget(&self) -> Result<(), Trouble>;
+
     /// Opens a device for reading, as another program would, until the returned value is dropped.
-    async fn open(&self, device: &str) -> Result<Box<dyn Any + Send>, Trouble>;
+    async fn open(&self, device: &str) -> Result<Box<dyn Any + Send + Sync>, Trouble>;
 }
 
 /// Plays a scene and returns its transcript.
@@ -66,10 +69,7 @@ pub async fn play(stage: &dyn Stage, scene: &Scene) -> Result<String, Trouble> {
         opened: Vec::new(),
     };
     for step in &scene.steps {
-        player
-            .step(step)
-            .await
-            .map_err(|it| Trouble(format!("scene {}, {step:?}: {it}", scene.name)))?;
+        player.step(step).await.map_err(|it| Trouble(format!("scene {}, {step:?}: {it}", scene.name)))?;
     }
     let mut scrub = Scrub::default();
     let mut text = String::new();
@@ -84,7 +84,7 @@ struct Player<'a> {
     stage: &'a dyn Stage,
     lines: Vec<String>,
     events: Uevents,
-    opened: Vec<Box<dyn Any + Send>>,
+    opened: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 fn soon() -> Deadline {
@@ -117,6 +117,10 @@ impl Player<'_> {
             Step::Array(act) => {
                 self.head(&format!("array: {act:?}"));
                 self.stage.act(*act).await
+            }
+            Step::Forget => {
+                self.head("multipathd forgets");
+                self.stage.forget().await
             }
             Step::Iscsiadm(arguments) => self.iscsiadm(arguments).await.map(drop),
             Step::Multipathd(command) => {
@@ -251,8 +255,7 @@ impl Player<'_> {
     }
 
     async fn iscsiadm(&mut self, arguments: &[String]) -> Result<Option<i32>, Trouble> {
-        let output =
-            self.stage.host().run(Tool::Iscsiadm, arguments, soon()).await.map_err(trouble)?;
+        let output = self.stage.host().run(Tool::Iscsiadm, arguments, soon()).await.map_err(trouble)?;
         self.head(&format!("iscsiadm {}", arguments.join(" ")));
         self.lines.push(output.code.map_or_else(|| "killed".to_owned(), |it| format!("exit {it}")));
         self.text("out| ", &String::from_utf8_lossy(&output.stdout));
@@ -299,7 +302,8 @@ impl Player<'_> {
             Until::Gone(it) => bounded(async || Ok(!present(host, &path(it)).await?)).await,
             Until::File(it, part) => {
                 let holds = async || {
-                    let bytes = host.read(&path(&self.resolve(it).await?), 1 << 20, soon()).await.map_err(trouble)?;
+                    let bytes =
+                        host.read(&path(&self.resolve(it).await?), 1 << 20, soon()).await.map_err(trouble)?;
                     Ok(bytes.is_some_and(|it| String::from_utf8_lossy(&it).contains(part)))
                 };
                 bounded(holds).await
@@ -359,12 +363,16 @@ where
     timeout(STEP, waiting).await.map_err(|_| Trouble("what is waited for does not come".to_owned()))?
 }
 
-/// udev's records hold their lines in no order.
+/// udev's records hold their lines in no order, and these depend on how often udev has looked at the device.
+const LOOKS: [&str; 2] = ["E:NVME_HOST_IFACE=", "E:SYSTEMD_WANTS="];
+
+/// A file as a transcript shows it.
 fn record(path: &str, text: &str) -> String {
     if !path.starts_with("/run/udev/data/") {
         return text.to_owned();
     }
-    let mut lines: Vec<&str> = text.lines().map(|it| if it.starts_with("I:") { "I:~" } else { it }).collect();
+    let lines = text.lines().filter(|it| !LOOKS.iter().any(|look| it.starts_with(look)));
+    let mut lines: Vec<&str> = lines.map(|it| if it.starts_with("I:") { "I:~" } else { it }).collect();
     lines.sort_unstable();
     lines.join("\n")
 }

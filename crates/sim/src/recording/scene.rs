@@ -90,6 +90,8 @@ pub enum Step {
     Close,
     /// Kernel events since the last such step.
     Events,
+    /// multipathd forgets which WWIDs had a map.
+    Forget,
     /// Waits; leaves no trace where what is waited for comes.
     Await(Until),
     /// A step that is not written down: it has to succeed.

@@ -42,6 +42,7 @@ pub fn scenes() -> Vec<Scene> {
         rescan(),
         scenes_maps::map(),
         scenes_maps::one_leg(),
+        scenes_maps::remembered(),
         scenes_maps::refusals(),
         scenes_maps::path_lost(),
         scenes_maps::all_lost(),
@@ -62,12 +63,16 @@ fn node(portal: &str, tail: &[&str]) -> Step {
     iscsiadm(&[&head[..], tail].concat())
 }
 
-fn update(portal: &str) -> Step {
+fn settings() -> Vec<&'static str> {
     let mut tail = vec!["-o", "update"];
     for (name, value) in SETTINGS {
         tail.extend(["-n", name, "-v", value]);
     }
-    node(portal, &tail)
+    tail
+}
+
+fn update(portal: &str) -> Step {
+    node(portal, &settings())
 }
 
 pub(super) fn quietly(step: Step) -> Step {
@@ -121,7 +126,7 @@ pub(super) fn map_volume(mebibytes: u64) -> Step {
 
 /// Sessions with both portals, made as the transport makes them: hosts 0 and 1.
 pub(super) fn connected() -> Vec<Step> {
-    let mut steps = Vec::new();
+    let mut steps = vec![quietly(Step::Forget)];
     for (portal, host) in [("10.77.1.2:3260", "host0"), ("10.77.2.2:3260", "host1")] {
         steps.extend([node(portal, &["-o", "new"]), update(portal), node(portal, &["--login"])].map(quietly));
         steps.push(there(&format!("/sys/class/scsi_host/{host}")));
@@ -258,6 +263,7 @@ fn refused() -> Scene {
         road(Reachability::Up),
         names(SESSIONS),
         quietly(unknown(&["-o", "new"])),
+        quietly(unknown(&settings())),
         unknown(&["--login"]),
         quietly(unknown(&["-o", "delete"])),
         quietly(node(ours, &["--login"])),
@@ -316,10 +322,8 @@ fn reuse() -> Scene {
         attribute("/sys/block/sda/size"),
         Step::Inquiry("/dev/sg0".to_owned(), Some(0x80)),
     ];
-    let steps = vec![
-        Step::Array(Act::Unmap(1)),
-        Step::Array(Act::Map { lun: 1, volume: 0x33, mebibytes: 96 }),
-    ];
+    let steps =
+        vec![Step::Array(Act::Unmap(1)), Step::Array(Act::Map { lun: 1, volume: 0x33, mebibytes: 96 })];
     let rescan = vec![write("/sys/class/scsi_host/host0/scan", "0 0 1\n"), Step::Events];
     let device_rescan = vec![write(&format!("{device}/rescan"), "1\n"), Step::Events];
     connected_scene(
@@ -354,6 +358,7 @@ fn states() -> Scene {
         write(&format!("{device}/rescan"), "1\n"),
         Step::Inquiry("/dev/sg0".to_owned(), None),
         Step::Read("/dev/sda".to_owned()),
+        write("/sys/block/sda/size", "1\n"),
         Step::Events,
     ]);
     connected_scene("states", "States of a leg", vec![vec![map_volume(64)], legs(), steps, no_legs()])
@@ -378,5 +383,9 @@ fn rescan() -> Scene {
         attribute(&format!("{device}/wwid")),
         attribute(&format!("{device}/state")),
     ];
-    connected_scene("rescan", "Growing and unmapping under a leg", vec![vec![map_volume(64)], legs(), steps, no_legs()])
+    connected_scene(
+        "rescan",
+        "Growing and unmapping under a leg",
+        vec![vec![map_volume(64)], legs(), steps, no_legs()],
+    )
 }

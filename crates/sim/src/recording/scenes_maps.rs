@@ -2,8 +2,8 @@
 
 use super::scene::{Act, Scene, Step, Until};
 use super::scenes::{
-    attribute, connected_scene, file, gone, holds, legs, link, map_volume, names, no_legs, quiet, quietly, there,
-    tree, write,
+    attribute, connected_scene, file, gone, holds, legs, link, map_volume, names, no_legs, quiet, quietly,
+    there, tree, write,
 };
 use crate::target::Reachability;
 
@@ -44,17 +44,12 @@ fn road(portal: usize, reachability: Reachability) -> Step {
 fn mapped() -> Vec<Step> {
     let mut steps = vec![map_volume(64)];
     steps.extend(legs());
-    steps.extend([
-        quietly(on_map("add")),
-        there(MAPPER),
-        until_json(&SORTED),
-        quietly(Step::Events),
-    ]);
+    steps.extend([quietly(on_map("add")), there(MAPPER), until_json(&SORTED), quietly(Step::Events)]);
     steps
 }
 
 fn unmapped() -> Vec<Step> {
-    let mut steps = vec![quietly(on_map("del")), gone(MAPPER)];
+    let mut steps = vec![quiet(), quietly(on_map("del")), gone(MAPPER)];
     steps.extend(no_legs());
     steps
 }
@@ -98,9 +93,10 @@ pub(super) fn map() -> Scene {
         gone(MAPPER),
         Step::Events,
         file(RECORD),
+        file("/run/udev/data/b8:0"),
+        file("/etc/multipath/wwids"),
         link("/sys/block/dm-0"),
         names("/sys/block/sda/holders"),
-        link("/dev/disk/by-id/wwn-0x600a098038302d426b3f5478795a3132"),
         multipathd(PATHS),
         multipathd(PATHS_WIDE),
         multipathd("show maps json"),
@@ -127,10 +123,14 @@ pub(super) fn one_leg() -> Scene {
         quietly(Step::Events),
         // The second leg joins by itself.
         write("/sys/class/scsi_host/host1/scan", "0 0 1\n"),
-        until_json(&SORTED),
+        until_json(&["\"paths\" : 2"]),
         Step::Events,
-        json(),
+        multipathd(PATHS),
         file("/run/udev/data/b8:16"),
+        // The kernel asks for the legs' states when it needs the map.
+        quietly(Step::Read("/dev/dm-0".to_owned())),
+        until_json(&SORTED),
+        json(),
         multipathd("del path sdb"),
         quiet(),
         json(),
@@ -140,6 +140,38 @@ pub(super) fn one_leg() -> Scene {
         multipathd(PATHS),
     ];
     connected_scene("one-leg", "A map of one leg, and a leg that comes later", vec![first, unmapped()])
+}
+
+/// A WWID that had a map once gets one again, without being asked for.
+pub(super) fn remembered() -> Scene {
+    let steps = vec![
+        Step::Events,
+        multipathd(PATHS),
+        quietly(write("/sys/class/scsi_host/host0/scan", "0 0 1\n")),
+        there(MAPPER),
+        Step::Events,
+        file("/run/udev/data/b8:0"),
+        quietly(write("/sys/class/scsi_host/host1/scan", "0 0 1\n")),
+        until_json(&["\"paths\" : 2"]),
+        quietly(Step::Read("/dev/dm-0".to_owned())),
+        until_json(&SORTED),
+        json(),
+        // But not from legs that were there before.
+        quiet(),
+        on_map("del"),
+        gone(MAPPER),
+        write("/sys/class/scsi_host/host0/scan", "0 0 1\n"),
+        write("/sys/class/scsi_device/0:0:0:1/device/rescan", "1\n"),
+        quiet(),
+        link("/sys/block/dm-0"),
+        on_map("add"),
+        there(MAPPER),
+    ];
+    connected_scene(
+        "remembered",
+        "Legs of a volume that had a map once",
+        vec![mapped(), unmapped(), steps, unmapped()],
+    )
 }
 
 pub(super) fn refusals() -> Scene {
@@ -193,17 +225,22 @@ pub(super) fn path_lost() -> Scene {
         attribute("/sys/class/scsi_device/0:0:0:1/device/state"),
         attribute("/sys/class/iscsi_session/session{host0}/state"),
     ];
-    connected_scene("path-lost", "One road is cut and mended under a map", vec![mapped(), lost, back, unmapped()])
+    connected_scene(
+        "path-lost",
+        "One road is cut and mended under a map",
+        vec![mapped(), lost, back, unmapped()],
+    )
 }
 
 pub(super) fn all_lost() -> Scene {
     let lost = vec![
         road(0, Reachability::BlackHole),
+        until_json(&["\"paths\" : 1"]),
         road(1, Reachability::BlackHole),
-        reply(PATHS_WIDE.to_owned(), &["|0:0:0:1|", "|failed|"]),
         until_json(&["\"paths\" : 0"]),
         quiet(),
         json(),
+        file(RECORD),
         multipathd(PATHS_WIDE),
         attribute("/sys/block/dm-0/inflight"),
         Step::Read("/dev/dm-0".to_owned()),
@@ -228,7 +265,11 @@ pub(super) fn all_lost() -> Scene {
         holds("/sys/class/scsi_device/0:0:0:1/device/state", "running"),
         holds("/sys/class/scsi_device/1:0:0:1/device/state", "running"),
     ];
-    connected_scene("all-lost", "Both roads are cut under a queueing map", vec![mapped(), lost, back, no_legs()])
+    connected_scene(
+        "all-lost",
+        "Both roads are cut under a queueing map",
+        vec![mapped(), lost, back, no_legs()],
+    )
 }
 
 pub(super) fn grow() -> Scene {
@@ -286,11 +327,11 @@ pub(super) fn retire() -> Scene {
         quiet(),
         multipathd(PATHS),
     ];
-    connected_scene("retire", "Legs put offline before the array unmaps, with a session that bounces", vec![
-        mapped(),
-        steps,
-        rest,
-    ])
+    connected_scene(
+        "retire",
+        "Legs put offline before the array unmaps, with a session that bounces",
+        vec![mapped(), steps, rest],
+    )
 }
 
 pub(super) fn legs_gone() -> Scene {
@@ -301,6 +342,7 @@ pub(super) fn legs_gone() -> Scene {
         multipathd(PATHS_WIDE),
         attribute("/sys/class/scsi_device/0:0:0:1/device/state"),
         quietly(Step::Events),
+        file(RECORD),
         write("/sys/class/scsi_device/0:0:0:1/device/delete", "1\n"),
         gone("/sys/class/scsi_device/0:0:0:1"),
         Step::Events,
@@ -311,7 +353,11 @@ pub(super) fn legs_gone() -> Scene {
         multipathd(PATHS),
         multipathd("show maps json"),
     ];
-    connected_scene("legs-gone", "The array unmaps under a map, and its legs are deleted", vec![mapped(), steps])
+    connected_scene(
+        "legs-gone",
+        "The array unmaps under a map, and its legs are deleted",
+        vec![mapped(), steps],
+    )
 }
 
 pub(super) fn logout_under_map() -> Scene {
@@ -361,5 +407,9 @@ pub(super) fn logout_under_map() -> Scene {
         gone(MAPPER),
         quiet(),
     ];
-    connected_scene("logout-under-map", "Sessions are logged out under a map that is open", vec![mapped(), steps])
+    connected_scene(
+        "logout-under-map",
+        "Sessions are logged out under a map that is open",
+        vec![mapped(), steps],
+    )
 }

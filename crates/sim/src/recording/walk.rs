@@ -2,16 +2,20 @@
 
 use std::path::Path;
 
-use san_core::{Deadline, ErrorKind};
+use san_core::Deadline;
 use san_host::{Attr, Host};
 
 use super::scrub::{BLANK, is_volatile};
 
-/// Folders that every device has in the same way, about its power, its tracing and its processors.
-const GENERIC: [&str; 5] = ["power", "trace", "integrity", "mq", "cpumask"];
+/// Folders that every device has in the same way, about its power, its tracing, its queues and the other way to send it commands.
+const GENERIC: [&str; 5] = ["power", "trace", "integrity", "mq", "bsg"];
 
 /// The lines of a folder: `name: value`, `name: hex:...` for bytes, `name -> target`, `name/` for an empty folder.
-pub(super) async fn walk(host: &dyn Host, folder: &str, deadline: Deadline) -> Result<Vec<String>, san_core::Error> {
+pub(super) async fn walk(
+    host: &dyn Host,
+    folder: &str,
+    deadline: Deadline,
+) -> Result<Vec<String>, san_core::Error> {
     let mut lines = Vec::new();
     let mut todo = vec![String::new()];
     while let Some(below) = todo.pop() {
@@ -52,11 +56,8 @@ pub(super) async fn value(host: &dyn Host, folder: &str, name: &str, deadline: D
         Ok(Attr::Value(bytes)) => shown(name, &bytes),
         Ok(Attr::Missing) => "(missing)".to_owned(),
         Ok(Attr::DeviceGone) => "(device gone)".to_owned(),
-        // Attributes that can only be written.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied || error.kind() == ErrorKind::Conflict => {
-            "(not readable)".to_owned()
-        }
-        Err(error) => format!("({:?})", error.kind()),
+        // Attributes that can only be written, and those whose value is not there at the moment.
+        Err(_) => "(not readable)".to_owned(),
     }
 }
 
