@@ -99,16 +99,43 @@ pub struct Walked {
     pub rounds_while_growing: u64,
 }
 
+/// The other side of a script: looks, writes and reads at its places.
+#[async_trait]
+pub trait Beside: Send {
+    /// What must hold at a place of the script, and what happens there.
+    async fn at(&mut self, place: &str) -> Walking<()>;
+}
+
 /// Walks with the script at `script`, which lies as deep below the plugin's folder as in this repository.
 ///
 /// # Errors
 /// The first thing that did not hold.
 pub async fn walk(site: &mut dyn WalkSite, script: &Path) -> Walking<Walked> {
     let before = site.audit().await?;
-    let mut section = site.options();
+    let sockets = [site.socket(0), site.socket(1)];
+    let options = site.options();
+    let mut walk = Walk { site, before, rounds_while_growing: 0 };
+    let (text, places) = converse(script, &sockets, options, &mut walk).await?;
+    require(places == PLACES, || format!("{places} places\n{text}"))?;
+    let checks = text.lines().filter(|it| it.trim_start().starts_with("ok ")).count();
+    Ok(Walked { checks, rounds_while_growing: walk.rounds_while_growing })
+}
+
+/// Runs a script of the plugin's with these daemons and this storage, and stops at each of its places; its output and
+/// the number of places.
+///
+/// # Errors
+/// Where it fails, complains, says the password, or `beside` finds something.
+pub async fn converse(
+    script: &Path,
+    sockets: &[PathBuf],
+    mut section: BTreeMap<String, Value>,
+    beside: &mut dyn Beside,
+) -> Walking<(String, usize)> {
     section.insert("sanbridge-password".to_owned(), PASSWORD.into());
     let mut perl = program("/usr/bin/perl")
-        .args([Path::new("-T"), script, &site.socket(0), &site.socket(1)])
+        .args([Path::new("-T"), script])
+        .args(sockets)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -124,14 +151,13 @@ pub async fn walk(site: &mut dyn WalkSite, script: &Path) -> Walking<Walked> {
         errors.read_to_string(&mut text).await.map(|_| text)
     });
     let mut output = BufReader::new(output).lines();
-    let mut walk = Walk { site, before, rounds_while_growing: 0 };
     let section = Value::from_iter(section);
     let broken = failed("Perl ended too early");
     input.write_all(format!("{section}\n").as_bytes()).await.map_err(&broken)?;
     let (mut text, mut places) = (String::new(), 0);
     while let Some(line) = output.next_line().await.map_err(&broken)? {
         if let Some(place) = line.strip_prefix("@ ") {
-            walk.at(place).await.map_err(|it| format!("{place}: {it}\n{text}"))?;
+            beside.at(place).await.map_err(|it| format!("{place}: {it}\n{text}"))?;
             places += 1;
             input.write_all(b"on\n").await.map_err(&broken)?;
         } else {
@@ -141,12 +167,11 @@ pub async fn walk(site: &mut dyn WalkSite, script: &Path) -> Walking<Walked> {
     }
     let ended = perl.wait().await.map_err(&broken)?;
     let errors = errors.await.map_err(|it| it.to_string())?.map_err(&broken)?;
-    require(ended.success() && places == PLACES, || format!("{ended}, {places} places\n{text}\n{errors}"))?;
+    require(ended.success(), || format!("{ended}, {places} places\n{text}\n{errors}"))?;
     require(errors.is_empty(), || format!("Perl complains: {errors}\n{text}"))?;
     let findings = said(PASSWORD, &[("the plugin's output", &text), ("the plugin's errors", &errors)]);
     require(findings.is_empty(), || findings.to_string())?;
-    let checks = text.lines().filter(|it| it.trim_start().starts_with("ok ")).count();
-    Ok(Walked { checks, rounds_while_growing: walk.rounds_while_growing })
+    Ok((text, places))
 }
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> String {
@@ -229,7 +254,39 @@ impl Walk<'_> {
         require(is_there == (kept == Secret::Kept), || "the secret is not where it belongs".to_owned())
     }
 
-    /// What must hold at a place of the walk, and what happens there.
+    async fn grown(&mut self, size: u64) -> Walking<()> {
+        let rounds = self.site.end_io().await?;
+        require(rounds > 0, || "nothing was written while the disk grew".to_owned())?;
+        self.rounds_while_growing = rounds;
+        self.require_attached(&[0], size).await?;
+        self.site.write(0, size - TAIL as u64, &pattern(3, TAIL)).await?;
+        self.require_data(0, 1).await
+    }
+
+    async fn require_tail(&self, size: u64) -> Walking<()> {
+        let read = self.site.read(0, size - TAIL as u64, TAIL).await?;
+        require(read == pattern(3, TAIL), || "the end of the disk has other data".to_owned())
+    }
+
+    /// While the array is down the daemon lets one request in five seconds through.
+    async fn until_the_array_is_tried_again(&self) -> Walking<()> {
+        let one = Client {
+            socket: self.site.socket(0),
+            storage: SPACE.to_owned(),
+            options: self.site.options(),
+        };
+        let answered = async {
+            while one.call("volume.list", json!({})).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let answered = tokio::time::timeout(Duration::from_secs(60), answered).await;
+        answered.map_err(|_| "the array is never tried again".to_owned())
+    }
+}
+
+#[async_trait]
+impl Beside for Walk<'_> {
     async fn at(&mut self, place: &str) -> Walking<()> {
         let [small, large] = SIZES;
         match place {
@@ -288,33 +345,6 @@ impl Walk<'_> {
             }
             other => Err(format!("nobody knows the place {other:?}")),
         }
-    }
-
-    async fn grown(&mut self, size: u64) -> Walking<()> {
-        let rounds = self.site.end_io().await?;
-        require(rounds > 0, || "nothing was written while the disk grew".to_owned())?;
-        self.rounds_while_growing = rounds;
-        self.require_attached(&[0], size).await?;
-        self.site.write(0, size - TAIL as u64, &pattern(3, TAIL)).await?;
-        self.require_data(0, 1).await
-    }
-
-    async fn require_tail(&self, size: u64) -> Walking<()> {
-        let read = self.site.read(0, size - TAIL as u64, TAIL).await?;
-        require(read == pattern(3, TAIL), || "the end of the disk has other data".to_owned())
-    }
-
-    /// While the array is down the daemon lets one request in five seconds through.
-    async fn until_the_array_is_tried_again(&self) -> Walking<()> {
-        let one =
-            Client { socket: self.site.socket(0), storage: SPACE.to_owned(), options: self.site.options() };
-        let answered = async {
-            while one.call("volume.list", json!({})).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        let answered = tokio::time::timeout(Duration::from_secs(60), answered).await;
-        answered.map_err(|_| "the array is never tried again".to_owned())
     }
 }
 

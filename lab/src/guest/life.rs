@@ -21,9 +21,10 @@ use super::ledger::{legs, links, maps};
 use super::node::{DEVICES, Form, PVE};
 use super::site::{Site, place_guest};
 
-/// The files of the plugin and of the walk, by their places in this repository.
-const FILES: [(&str, &str); 4] = [
-    ("tests/perl/walk.pl", include_str!("../../../tests/perl/walk.pl")),
+/// The walk, by its place in this repository.
+const WALK: (&str, &str) = ("tests/perl/walk.pl", include_str!("../../../tests/perl/walk.pl"));
+/// The plugin's files, by their places in this repository.
+const PLUGIN: [(&str, &str); 3] = [
     (
         "crates/pve-bridge/perl/t/lib/PVE/Storage/Plugin.pm",
         include_str!("../../../crates/pve-bridge/perl/t/lib/PVE/Storage/Plugin.pm"),
@@ -69,14 +70,10 @@ async fn lives(site: Arc<Site>) -> Result<Shown, Failure> {
     let bystander = site.bystander().await?;
     site.node.start(Form::Program).await?;
     let folder = tempfile::tempdir()?;
-    for (path, text) in FILES {
-        let path = folder.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-        std::fs::write(path, text)?;
-    }
+    let script = lay_out(folder.path(), WALK)?;
     let other = Neighbour::start(&site, folder.path()).await?;
     let mut walked_on = Real { site: Arc::clone(&site), other, io: None };
-    let walked = walk(&mut walked_on, &folder.path().join(FILES[0].0)).await;
+    let walked = walk(&mut walked_on, &script).await;
     let walked = walked.map_err(|it| Failure(format!("{it}\nthe program said:\n{}", site.node.said())))?;
     site.node.stop().await?;
     let seen = bystander.end().await?;
@@ -89,6 +86,19 @@ async fn lives(site: Arc<Site>) -> Result<Shown, Failure> {
     let held = "every check of the plugin passed, the data was as written at every look, the audit is empty, and the \
                 bystander met no error";
     Ok(Shown::Held(held.to_owned(), figures))
+}
+
+/// Lays the plugin out below `folder` as it lies in this repository, with one script beside it; where that is.
+///
+/// # Errors
+/// Where a file cannot be written.
+pub(super) fn lay_out(folder: &Path, script: (&str, &str)) -> Result<PathBuf, Failure> {
+    for (path, text) in PLUGIN.into_iter().chain([script]) {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+        std::fs::write(path, text)?;
+    }
+    Ok(folder.join(script.0))
 }
 
 /// The cluster's other node. There is one kernel and so one real node; the other is simulated, on the same array.

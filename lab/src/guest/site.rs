@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use san_contract::audit::{Audit, Ledger};
 use san_sim::kernel::{KernelPlane, LiveArray, LivePlane};
-use san_sim::ontap::{OntapConfig, OntapSim, PortalConfig, Version};
+use san_sim::ontap::{IscsiConfig, OntapConfig, OntapSim, PortalConfig, SvmConfig, Version};
 use san_sim::server::HttpsServer;
 use sanbridge_tests::daemons::{Client, Reply, options};
 use sanbridge_tests::ledger::{ArrayLedger, FolderLedger};
-use sanbridge_tests::site::{SPACE, SVM};
+use sanbridge_tests::site::SPACE;
 use serde_json::{Value, json};
 
 use super::bystander::VerifiedIo;
@@ -24,8 +24,13 @@ use super::{scratch, tools};
 
 /// How many networks, and so portals and legs, there are unless a group says otherwise.
 pub const NETWORKS: u8 = 2;
-/// The bystander's LUN number: one the product never chooses while lower ones are free.
-const FOREIGN_LUN: u16 = 200;
+/// The part of the array that belongs to somebody else, with an igroup that has this machine in it. The product keeps to
+/// its own part: it refuses an initiator that is in a foreign igroup there.
+pub const FOREIGN_SVM: &str = "svm2";
+/// The igroup there.
+pub const FOREIGN_IGROUP: &str = "foreign_hosts";
+const FOREIGN_PORT: u16 = 3261;
+const FOREIGN_LUN: u16 = 3;
 const FOREIGN_PATH: &str = "/vol/foreign_db/lun0";
 const FOREIGN_SIZE: u64 = 64 << 20;
 /// How long udev, multipathd and the kernel may take until everything is as it will stay.
@@ -44,9 +49,10 @@ pub struct Site {
     pub node: Node,
     api: HttpsServer,
     targets: BTreeSet<String>,
+    foreign_targets: BTreeSet<String>,
 }
 
-/// A bystander: a LUN of somebody else's on the same target and in the same sessions as ours.
+/// A bystander: a LUN of somebody else's on the same array and the same networks.
 #[derive(Debug)]
 pub struct Bystander {
     /// Its input and output.
@@ -79,18 +85,33 @@ impl Site {
             node: usize::from((it + 1) % 2),
         });
         config.svms[0].portals = portals.collect();
+        // Somebody else's part of the same array: a target of its own on the same networks.
+        let neighbours = config.svms[0]
+            .portals
+            .iter()
+            .map(|it| PortalConfig { address: SocketAddr::new(it.address.ip(), FOREIGN_PORT), ..*it });
+        let neighbours = neighbours.collect();
+        config.svms.push(SvmConfig {
+            name: FOREIGN_SVM.to_owned(),
+            iscsi: IscsiConfig::Enabled,
+            portals: neighbours,
+        });
         let array = OntapSim::new(config)?;
-        array.add_volume(SVM, "foreign_db", 1 << 30, "made by hand")?;
-        array.add_lun(SVM, FOREIGN_PATH, FOREIGN_SIZE, "")?;
-        array.add_igroup(SVM, "foreign_hosts", &[&node.initiator])?;
-        array.add_map(SVM, FOREIGN_PATH, "foreign_hosts", Some(FOREIGN_LUN))?;
+        array.add_volume(FOREIGN_SVM, "foreign_db", 1 << 30, "made by hand")?;
+        array.add_lun(FOREIGN_SVM, FOREIGN_PATH, FOREIGN_SIZE, "")?;
+        array.add_igroup(FOREIGN_SVM, FOREIGN_IGROUP, &[&node.initiator])?;
+        array.add_map(FOREIGN_SVM, FOREIGN_PATH, FOREIGN_IGROUP, Some(FOREIGN_LUN))?;
         let plane = tokio::task::spawn_blocking(|| KernelPlane::new(Path::new(NAMESPACE_PATH))).await??;
         let live = LiveArray::start(array, LivePlane::new(plane, vec![node.initiator.clone()])).await?;
         let listen = SocketAddr::from((listen, 0));
         let api = HttpsServer::start(std::sync::Arc::new(live.clone()), listen, &[]).await?;
-        let targets =
-            san_sim::target::Target::portals(live.array()).into_iter().map(|it| it.target).collect();
-        Ok(Self { network, live, node, api, targets })
+        let portals = san_sim::target::Target::portals(live.array());
+        let of = |foreign| {
+            let them = portals.iter().filter(move |it| (it.address.port() == FOREIGN_PORT) == foreign);
+            them.map(|it| it.target.clone()).collect()
+        };
+        let (targets, foreign_targets) = (of(false), of(true));
+        Ok(Self { network, live, node, api, targets, foreign_targets })
     }
 
     /// The array, for whatever is done to it behind its interface.
@@ -103,7 +124,7 @@ impl Site {
         usize::from(self.network.networks())
     }
 
-    /// The array's targets.
+    /// The targets of our part of the array.
     pub fn targets(&self) -> &BTreeSet<String> {
         &self.targets
     }
@@ -215,25 +236,15 @@ impl Site {
 
     // ---- the bystander ----
 
-    /// Somebody else's LUN, brought in by hand as an admin does it, under verified input and output from now on. Sessions
-    /// that are there are used; without any, all portals are logged in to.
+    /// Somebody else's LUN, brought in by hand as an admin does it, under verified input and output from now on.
     ///
     /// # Errors
     /// Where it does not come up with all its legs.
     pub async fn bystander(&self) -> Result<Bystander, Failure> {
         let map = self.foreign_wwid()?;
-        if self.hosts().is_empty() {
-            let first = Network::portal(1).to_string();
-            tools::run("iscsiadm", &["-m", "discovery", "-t", "sendtargets", "-p", &first], TOOL).await?;
-            for target in &self.targets {
-                tools::run("iscsiadm", &["-m", "node", "-T", target, "--login"], TOOL).await?;
-            }
-        }
         // An admin who wants his LUN in a map says so once.
         tools::run("multipath", &["-a", &map], TOOL).await?;
-        for host in self.hosts() {
-            std::fs::write(format!("/sys/class/scsi_host/{host}/scan"), format!("0 0 {FOREIGN_LUN}"))?;
-        }
+        self.foreign_login().await?;
         let device = Path::new("/dev/mapper").join(&map);
         let is_whole = || {
             let found = ledger::maps().into_iter().find(|it| it.wwid == map);
@@ -245,13 +256,39 @@ impl Site {
         Ok(Bystander { io, map })
     }
 
+    /// Logs in to the part of the array that is somebody else's, as an admin does.
+    ///
+    /// # Errors
+    /// Where a login fails.
+    pub async fn foreign_login(&self) -> Result<(), Failure> {
+        for target in &self.foreign_targets {
+            for portal in self.foreign_portals() {
+                let record = ["-m", "node", "-T", target, "-p", &portal];
+                tools::run("iscsiadm", &[record.as_slice(), &["-o", "new"]].concat(), TOOL).await?;
+                tools::run("iscsiadm", &[record.as_slice(), &["--login"]].concat(), TOOL).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The target of that part.
+    pub fn foreign_targets(&self) -> &BTreeSet<String> {
+        &self.foreign_targets
+    }
+
+    /// The portals of that part, as `iscsiadm` takes them.
+    pub fn foreign_portals(&self) -> Vec<String> {
+        let portals = self.network.portals().into_iter();
+        portals.map(|it| SocketAddr::new(it.ip(), FOREIGN_PORT).to_string()).collect()
+    }
+
     fn foreign_wwid(&self) -> Result<String, Failure> {
-        let lun = self.array().lun(SVM, FOREIGN_PATH);
+        let lun = self.array().lun(FOREIGN_SVM, FOREIGN_PATH);
         lun.map(|it| format!("3{}", it.naa)).ok_or_else(|| Failure("the bystander's LUN is gone".to_owned()))
     }
 
-    /// The SCSI hosts of the sessions to the array: `host3`.
-    pub fn hosts(&self) -> Vec<String> {
+    /// The SCSI hosts of the sessions to these targets: `host3`.
+    pub fn hosts(&self, targets: &BTreeSet<String>) -> Vec<String> {
         let class = Path::new("/sys/class/iscsi_session");
         let mut hosts = Vec::new();
         for session in ledger::names(class) {
@@ -259,7 +296,7 @@ impl Site {
             // .../platform/host3/session1/iscsi_session/session1
             let device = class.join(&session).canonicalize().unwrap_or_default();
             let host = device.iter().filter_map(|it| it.to_str()).find(|it| is_host(it)).map(str::to_owned);
-            if self.targets.contains(target.trim()) {
+            if targets.contains(target.trim()) {
                 hosts.extend(host);
             }
         }
@@ -274,7 +311,7 @@ impl Site {
     /// # Errors
     /// Where the bystander's LUN is gone.
     pub fn audit(&self) -> Result<Audit, Failure> {
-        let foreign = self.array().lun(SVM, FOREIGN_PATH);
+        let foreign = self.array().lun(FOREIGN_SVM, FOREIGN_PATH);
         let foreign = foreign.ok_or_else(|| Failure("the bystander's LUN is gone".to_owned()))?;
         let node = NodeLedger {
             foreign: BTreeSet::from([format!("3{}", foreign.naa)]),
