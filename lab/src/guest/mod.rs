@@ -6,7 +6,9 @@ mod check;
 pub mod daemons;
 mod device;
 pub mod direct;
+mod fabrics;
 mod figures;
+mod handover;
 mod hostconfig;
 mod hung;
 pub mod ledger;
@@ -20,6 +22,7 @@ mod record;
 pub mod scenarios;
 pub mod scratch;
 pub mod site;
+mod smoke;
 pub mod tools;
 mod transport;
 pub mod watched;
@@ -28,7 +31,18 @@ pub use check::{Check, Failure, Group, Machines, Play, REBOOT, Recorder, Running
 
 /// Every group there is.
 pub fn groups() -> Vec<Group> {
-    let mut groups = vec![device::group(), transport::group(), life::group(), figures::group(), hostconfig::group(), record::group()];
+    let mut groups = vec![
+        device::group(),
+        transport::group(),
+        plane::group(),
+        life::group(),
+        figures::group(),
+        smoke::group(),
+        handover::group(),
+        fabrics::group(),
+        hostconfig::group(),
+        record::group(),
+    ];
     groups.extend(scenarios::groups());
     groups
 }
