@@ -8,6 +8,7 @@ use crate::Multipath;
 use crate::attach::Site;
 use crate::client::Change;
 use crate::map::{Map, PAUSE, link_of};
+use crate::scan::Race;
 use crate::verify::{Slave, device_of, refuse_foreign};
 use crate::wire::{Reason, Reply};
 use futures_util::future::join_all;
@@ -116,7 +117,17 @@ impl Multipath {
     /// # Errors
     /// Where udev records none.
     async fn recorded(&self, cx: &Cx, legs: Vec<Leg>, late: &mut Vec<(Hctl, Error)>) -> Result<Vec<Leg>> {
-        let results = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
+        let race = Race::new();
+        let results = join_all(legs.iter().map(|it| async {
+            tokio::select! {
+                result = self.await_record(cx, it) => result.inspect(|()| race.won()),
+                () = race.over(self.config.straggler) => {
+                    let message = "udev does not get done with it while it does with another leg: does it answer reads?";
+                    Err(Error::new(ErrorKind::Unavailable, message).on(&it.name))
+                }
+            }
+        }))
+        .await;
         let mut known = Vec::new();
         for (leg, result) in legs.into_iter().zip(results) {
             match result {

@@ -17,29 +17,32 @@ use crate::map::PAUSE;
 /// proves nothing.
 const AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
-/// How the legs of one attach stand to each other: once one is proved, the others are not waited for as long.
+/// How the legs of one attach stand to each other: once one is there, the others are not waited for as long.
 #[derive(Debug)]
-pub(crate) struct Race(watch::Sender<Option<Instant>>);
+pub(crate) struct Race {
+    started: Instant,
+    first: watch::Sender<Option<Instant>>,
+}
 
 impl Race {
     pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(None))
+        Self { started: Instant::now(), first: watch::Sender::new(None) }
     }
 
-    /// One leg is proved.
+    /// One leg is there.
     pub(crate) fn won(&self) {
-        self.0.send_if_modified(|first| {
+        self.first.send_if_modified(|first| {
             let is_first = first.is_none();
             first.get_or_insert_with(Instant::now);
             is_first
         });
     }
 
-    /// Ends when the others have had their chance.
+    /// Ends when the others have had their chance: `straggler`, and on a slow machine as long again as the first took.
     pub(crate) async fn over(&self, straggler: Duration) {
-        let first = self.0.subscribe().wait_for(Option::is_some).await.ok().and_then(|it| *it);
+        let first = self.first.subscribe().wait_for(Option::is_some).await.ok().and_then(|it| *it);
         match first {
-            Some(first) => tokio::time::sleep_until(first + straggler).await,
+            Some(first) => tokio::time::sleep_until(first + straggler.max(first - self.started)).await,
             // The sender is borrowed here: it cannot be gone.
             None => std::future::pending().await,
         }

