@@ -1,9 +1,11 @@
 //! The device contract on the kernel's own devices: every clause as it stands, on real sessions, maps and daemons.
 
+mod hangs;
+
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use san_core::Transport as _;
 use san_core::{
     ByteSize, Cx, Deadline, DeviceManager, Effects, Hctl, Identity, OperationId, Route, TargetPort,
 };
-use san_multipath::Multipath;
+use san_multipath::{Multipath, MultipathConfig};
 use san_sim::kernel::{KernelPlane, LivePlane};
 use san_sim::target::Reachability;
 use san_transport_iscsi::Iscsi;
@@ -45,6 +47,9 @@ pub(super) struct Fixture {
     plane: Arc<LivePlane>,
     node: Machine,
     manager: Multipath,
+    /// The same with less patience for udev, for as long as it is held.
+    hasty: Multipath,
+    is_udev_held: AtomicBool,
     routes: Vec<Route>,
     hung: Mutex<Vec<Hung>>,
     /// How many times multipathd is to be woken yet.
@@ -114,8 +119,22 @@ impl Fixture {
         }
         let routes = transport.routes(&cx(), &ports).await?;
         let manager = Multipath::new(node.guard(), machine::multipath());
+        let udev = MultipathConfig::default().udev;
+        let hasty = Multipath::new(node.guard(), MultipathConfig { udev, ..machine::multipath() });
+        let is_udev_held = AtomicBool::new(false);
         let hung = Mutex::default();
-        Ok(Self { network, array, plane, node, manager, routes, hung, delays: Arc::default() })
+        Ok(Self {
+            network,
+            array,
+            plane,
+            node,
+            manager,
+            hasty,
+            is_udev_held,
+            routes,
+            hung,
+            delays: Arc::default(),
+        })
     }
 
     fn portals(&self) -> &[SocketAddr] {
@@ -163,13 +182,14 @@ impl Fixture {
         for daemon in [Daemon::Udevd, Daemon::Multipathd, Daemon::Iscsid] {
             daemon.start().await?;
         }
+        self.is_udev_held.store(false, Ordering::Relaxed);
         for portal in self.portals() {
             self.network.mend(network_of(*portal)).await?;
             self.set_delay(*portal, None).await?;
         }
         let hung = std::mem::take(&mut *lock(&self.hung));
         for hung in hung {
-            tokio::task::spawn_blocking(move || hung.remove()).await??;
+            hung.remove().await?;
         }
         until("a session stays down", || {
             Ok(self
@@ -235,7 +255,7 @@ impl Fixture {
     async fn make_partition(&self, n: u8) -> Result<(), Failure> {
         let path = format!("/dev/mapper/{}", self.map_name(n));
         let script = tempfile::NamedTempFile::new()?;
-        std::fs::write(script.path(), "label: gpt\nstart=2048, size=8192\n")?;
+        std::fs::write(script.path(), "label: gpt\nsize=4MiB\n")?;
         let command = format!("sfdisk -q {path} < {}", script.path().display());
         tools::run("sh", &["-c", &command], PATIENCE).await?;
         daemons::udev_rests().await?;
@@ -265,7 +285,7 @@ impl DeviceFixture for Fixture {
     }
 
     fn manager(&self) -> &dyn DeviceManager {
-        &self.manager
+        if self.is_udev_held.load(Ordering::Relaxed) { &self.hasty } else { &self.manager }
     }
 
     fn routes(&self) -> Vec<Route> {
@@ -333,7 +353,7 @@ impl DeviceFixture for Fixture {
         let portal = self.portals().iter().find(|it| self.host_of(**it) == Some(leg.host));
         let portal = sure(portal.ok_or_else(|| Failure(format!("no session has host {}", leg.host))));
         self.array.withhold(lun, *portal);
-        let hung = Hung::show(&self.array, *portal, lun, &self.node.initiator, HANG_SECONDS);
+        let hung = Hung::mute(&self.array, *portal, lun, &self.node.initiator, HANG_SECONDS);
         lock(&self.hung).push(sure(hung));
     }
 
@@ -409,11 +429,13 @@ impl DeviceFixture for Fixture {
     }
 
     fn stop_udev(&self) {
+        self.is_udev_held.store(true, Ordering::Relaxed);
         sure(Daemon::Udevd.hold());
     }
 
     fn start_udev(&self) {
         now(Daemon::Udevd.start());
+        self.is_udev_held.store(false, Ordering::Relaxed);
     }
 
     fn slow_disks(&self, span: Duration) {
@@ -465,7 +487,8 @@ pub(super) fn group() -> Group {
 
 async fn play(recorder: Recorder) -> Result<(), Failure> {
     let fixture = Arc::new(Fixture::new().await?);
-    let checks: Vec<Check<Fixture>> = san_contract::device_clauses!([checks]());
+    let mut checks: Vec<Check<Fixture>> = san_contract::device_clauses!([checks]());
+    checks.extend(hangs::checks());
     let mut messes = Vec::new();
     for check in checks.iter().filter(|it| recorder.wants(it.name)) {
         run(&recorder, &fixture, check).await?;

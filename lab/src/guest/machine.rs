@@ -12,7 +12,7 @@ use san_multipath::MultipathConfig;
 use san_transport_iscsi::IscsiConfig;
 
 use super::watched::Watched;
-use super::{Failure, daemons, ledger, tools};
+use super::{Failure, daemons, hung, ledger, tools};
 
 /// How much longer than on real hardware things may take under emulation, on a loaded machine.
 pub const SLOWNESS: u32 = 5;
@@ -94,7 +94,8 @@ pub fn multipath() -> MultipathConfig {
     MultipathConfig {
         leg: usual.leg * 2,
         straggler: usual.straggler * SLOWNESS,
-        udev: usual.udev * 4,
+        // udev runs dozens of programs for a disk, and looks at many disks at once.
+        udev: usual.udev * 9,
         map: usual.map * 2,
         ..usual
     }
@@ -110,14 +111,23 @@ fn attribute(leg: &str, name: &str) -> std::path::PathBuf {
     Path::new("/sys/class/scsi_device").join(leg).join("device").join(name)
 }
 
-/// Every device-mapper map, by its name.
+/// Every device-mapper map, by its name, but for the inside of the array.
 ///
 /// # Errors
-/// Where one has none.
+/// Where the kernel does not say.
 pub fn maps() -> Result<Vec<String>, Failure> {
     let blocks = ledger::names(Path::new("/sys/block")).into_iter().filter(|it| it.starts_with("dm-"));
-    let name = |it: String| fs::read_to_string(Path::new("/sys/block").join(it).join("dm/name"));
-    blocks.map(|it| Ok(name(it)?.trim_end().to_owned())).collect()
+    let mut names = Vec::new();
+    for block in blocks {
+        match fs::read_to_string(Path::new("/sys/block").join(block).join("dm/name")) {
+            Ok(name) => names.push(name.trim_end().to_owned()),
+            // It went while it was looked at.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    names.retain(|it| it != hung::BELOW);
+    Ok(names)
 }
 
 /// How many iSCSI sessions there are, usable or not.
