@@ -1,14 +1,15 @@
 //! device-mapper: maps with their tables, their folders in sysfs, and what they do with I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use san_core::DeviceNumber;
 
 use super::formats::{self, lay_out, lowest_free};
 use super::log::LogKind;
-use super::machine::Machine;
+use super::machine::{Event, Machine};
 use super::scsi::{Address, Disk, LegState};
 use super::tree::{Action, Device};
+use super::udev::MapNews;
 
 /// device-mapper's major number.
 pub(crate) const MAJOR: u32 = 253;
@@ -70,6 +71,19 @@ pub(crate) struct Map {
 impl Map {
     pub(crate) fn number(&self) -> DeviceNumber {
         DeviceNumber { major: MAJOR, minor: self.minor }
+    }
+
+    /// Sorts the paths as multipathd does when it loads a table: paths of one priority are one group, the best first; a
+    /// group without a usable path comes last. Where there is none at all it leaves the table alone.
+    pub(crate) fn sort_paths(&mut self) {
+        if self.paths.iter().all(|it| it.has_failed) {
+            return;
+        }
+        let usable: BTreeSet<u32> =
+            self.paths.iter().filter(|it| !it.has_failed).map(|it| it.priority).collect();
+        self.paths.sort_by_key(|it| {
+            (std::cmp::Reverse(usable.contains(&it.priority)), std::cmp::Reverse(it.priority))
+        });
     }
 
     /// Whether udev finds something to look at behind it.
@@ -194,6 +208,7 @@ impl Machine {
         let Some(map) = self.dm.maps.get_mut(&minor) else { return };
         let old = std::mem::replace(&mut map.paths, paths);
         map.loads += 1;
+        map.sort_paths();
         let new = map.paths.clone();
         let slaves = format!("/sys/devices/virtual/block/dm-{minor}/slaves");
         for path in &old {
@@ -243,7 +258,9 @@ impl Machine {
         ];
         let keys = super::scsi::block_keys(&format!("dm-{minor}"), map.number(), map.diskseq);
         let keys = [&keys[..], &more].concat();
+        let serial = map.serial;
         self.uevent("change", &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
+        self.later(self.spec.timing.udev_map, Event::UdevMap { minor, serial, news: MapNews::Path });
     }
 
     fn disk_folder(&self, path: &MapPath) -> Option<String> {

@@ -21,7 +21,7 @@ use super::plane::BlockPlane;
 use super::scsi::{Address, Scsi};
 use super::settings::NodeSpec;
 use super::tree::{Device, Entry, Tree};
-use super::udev::Udev;
+use super::udev::{MapNews, Udev};
 use super::users::Users;
 use crate::target::{Portal, Reachability, Target, Unit};
 
@@ -37,8 +37,8 @@ pub(crate) enum Event {
     DiskAppears { leg: Address, serial: u64 },
     /// udev finishes a disk.
     UdevDisk { leg: Address, serial: u64 },
-    /// udev finishes a map.
-    UdevMap { minor: u32, serial: u64 },
+    /// udev finishes an event of a map.
+    UdevMap { minor: u32, serial: u64, news: MapNews },
     /// A login ends.
     Login { id: u64 },
     /// The initiator looks after a session (NOP, or the next attempt to log in).
@@ -209,7 +209,7 @@ impl Machine {
             Event::LegAppears(leg) => self.leg_appears(leg),
             Event::DiskAppears { leg, serial } => self.disk_appears(leg, serial),
             Event::UdevDisk { leg, serial } => self.udev_disk(leg, serial),
-            Event::UdevMap { minor, serial } => self.udev_map(minor, serial),
+            Event::UdevMap { minor, serial, news } => self.udev_map(minor, serial, news),
             Event::Login { id } => self.login_ends(id),
             Event::Session { sid } => self.look_after(sid),
             Event::NoAnswer { sid, outage } => self.no_answer(sid, outage),

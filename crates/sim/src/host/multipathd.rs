@@ -295,6 +295,9 @@ impl Machine {
                 self.check_path(leg, own.and_then(|it| it.get(&leg.lun)).copied());
             }
             for minor in self.dm.maps.keys().copied().collect::<Vec<_>>() {
+                if let Some(map) = self.dm.maps.get_mut(&minor) {
+                    map.sort_paths();
+                }
                 self.count_retries(minor);
             }
         }

@@ -93,7 +93,7 @@ impl Machine {
     }
 }
 
-/// Paths of one priority are one group, the best first; a group without a usable path comes last.
+/// Paths of one priority are one group, in the order of the table.
 fn groups(map: &Map) -> Vec<Vec<&MapPath>> {
     let mut groups: Vec<Vec<&MapPath>> = Vec::new();
     for path in &map.paths {
@@ -102,10 +102,6 @@ fn groups(map: &Map) -> Vec<Vec<&MapPath>> {
             None => groups.push(vec![path]),
         }
     }
-    groups.sort_by_key(|it| {
-        let own = it.first().map_or(0, |one| one.priority);
-        (std::cmp::Reverse(group_priority(it)), std::cmp::Reverse(own))
-    });
     groups
 }
 

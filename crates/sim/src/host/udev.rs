@@ -16,6 +16,15 @@ pub(crate) enum Daemon {
     Stopped,
 }
 
+/// What an event of a map is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MapNews {
+    /// Its table or size: udev looks into the map.
+    Table,
+    /// One of its paths: udev keeps what it knows.
+    Path,
+}
+
 /// udev.
 #[derive(Debug, Default)]
 pub(crate) struct Udev {
@@ -175,13 +184,13 @@ impl Machine {
         let serial = map.serial;
         map.has_worker = self.udev.daemon == Daemon::Running;
         self.uevent(action, &format!("/devices/virtual/block/dm-{minor}"), "block", &keys);
-        self.later(self.spec.timing.udev_map, Event::UdevMap { minor, serial });
+        self.later(self.spec.timing.udev_map, Event::UdevMap { minor, serial, news: MapNews::Table });
     }
 
     /// udev finishes an event of a map, unless it hangs in it.
-    pub(crate) fn udev_map(&mut self, minor: u32, serial: u64) {
+    pub(crate) fn udev_map(&mut self, minor: u32, serial: u64, news: MapNews) {
         if self.udev.daemon == Daemon::Stopped {
-            self.udev.waiting.push(Event::UdevMap { minor, serial });
+            self.udev.waiting.push(Event::UdevMap { minor, serial, news });
             return;
         }
         let Some(number) = self.dm.maps.get(&minor).filter(|it| it.serial == serial).map(Map::number) else {
@@ -189,13 +198,15 @@ impl Machine {
         };
         // The rules look at the paths first: a map that has none in use is not opened.
         let is_ready = self.dm.maps.get(&minor).is_some_and(Map::is_ready);
-        if is_ready && self.would_hang(number) {
+        if is_ready && news == MapNews::Table && self.would_hang(number) {
             self.note(LogKind::Event, format!("a udev worker hangs on dm-{minor}"));
             self.udev.stuck.push((minor, serial));
             return;
         }
         let Some(map) = self.dm.maps.get_mut(&minor) else { return };
-        map.has_worker = false;
+        if news == MapNews::Table {
+            map.has_worker = false;
+        }
         let (name, uuid, diskseq) = (map.name.clone(), map.uuid.clone(), map.diskseq);
         let serial = map.wwid().map(str::to_owned);
         let mut links = vec![format!("mapper/{name}")];
@@ -218,7 +229,7 @@ impl Machine {
         push(&mut record, format_args!("L:50\nI:{}\n", self.micros()));
         for (key, value) in [
             ("DM_UDEV_PRIMARY_SOURCE_FLAG", "1"),
-            ("DM_ACTIVATION", "1"),
+            ("DM_ACTIVATION", if news == MapNews::Table { "1" } else { "0" }),
             ("DM_NAME", &name),
             ("DM_UUID", &uuid),
             ("DM_UDEV_DISABLE_LIBRARY_FALLBACK_FLAG", "1"),
@@ -226,6 +237,12 @@ impl Machine {
             ("MPATH_DEVICE_READY", if is_ready { "1" } else { "0" }),
         ] {
             push(&mut record, format_args!("E:{key}={value}\n"));
+        }
+        if news == MapNews::Path {
+            record.push_str("E:MPATH_UNCHANGED=1\n");
+        }
+        if !is_ready {
+            record.push_str("E:DM_UDEV_DISABLE_OTHER_RULES_FLAG=1\n");
         }
         if let Some(wwid) = serial {
             let digits = wwid.get(1..).unwrap_or_default();
@@ -241,7 +258,7 @@ impl Machine {
     /// Workers that hung get on once the map serves or fails.
     pub(crate) fn free_workers(&mut self) {
         for (minor, serial) in std::mem::take(&mut self.udev.stuck) {
-            self.udev_map(minor, serial);
+            self.udev_map(minor, serial, MapNews::Table);
         }
     }
 

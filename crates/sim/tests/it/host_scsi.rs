@@ -216,5 +216,5 @@ async fn a_disk_that_a_table_still_holds_keeps_its_name() {
     rig.node.start_multipathd();
     rig.settle().await;
     let maps = rig.node.inventory().maps;
-    assert_eq!(maps[0].paths.iter().map(|it| it.disk.as_str()).collect::<Vec<_>>(), ["sdb", "sdc"]);
+    assert_eq!(maps[0].paths.iter().map(|it| it.disk.as_str()).collect::<Vec<_>>(), ["sdc", "sdb"]);
 }

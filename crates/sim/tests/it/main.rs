@@ -17,3 +17,4 @@ mod ontap_queries;
 mod ontap_quirks;
 mod ontap_refusals;
 mod ontap_rig;
+mod recordings;
