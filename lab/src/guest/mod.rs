@@ -40,7 +40,7 @@ pub fn groups() -> Vec<Group> {
         smoke::group(),
         handover::group(),
         fabrics::group(),
-        hostconfig::group(),
+        hostconfig::group(), hostconfig::boot_group(),
         record::group(),
     ];
     groups.extend(scenarios::groups());
