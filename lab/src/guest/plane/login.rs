@@ -8,7 +8,7 @@ use san_sim::target::Reachability;
 use secrecy::SecretString;
 
 use super::bench::{Bench, MIB, PATIENCE, SOON, attribute, device, rescan, within};
-use crate::guest::network::Network;
+use crate::guest::network::{Block, Direction, Network};
 use crate::guest::{Check, Failure, Shown, tools};
 
 pub(super) fn checks() -> Vec<Check<Bench>> {
@@ -26,6 +26,13 @@ pub(super) fn checks() -> Vec<Check<Bench>> {
             done: "a portal was told to refuse, and to serve again",
             run: |bench| Box::pin(refusing(bench)),
             bound: Duration::from_secs(20),
+        },
+        Check {
+            name: "blocked-portal",
+            scenarios: &[],
+            done: "packets of one portal were dropped in each direction, then rejected; the other portal was tried too",
+            run: |bench| Box::pin(blocked(bench)),
+            bound: Duration::from_secs(25),
         },
         Check {
             name: "access",
@@ -108,6 +115,43 @@ async fn refusing(bench: Arc<Bench>) -> Result<Shown, Failure> {
     Ok(Shown::held(format!(
         "the session ended, connections were refused; {back:?} after it served again it was back"
     )))
+}
+
+/// How a portal answers a connection now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Taken,
+    Refused,
+    Silent,
+}
+
+async fn knock(n: u8) -> Result<Answer, Failure> {
+    let connection = tokio::net::TcpStream::connect(Network::portal(n));
+    match tokio::time::timeout(Duration::from_secs(1), connection).await {
+        Err(_) => Ok(Answer::Silent),
+        Ok(Ok(_)) => Ok(Answer::Taken),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(Answer::Refused),
+        Ok(Err(error)) => Err(error.into()),
+    }
+}
+
+async fn blocked(bench: Arc<Bench>) -> Result<Shown, Failure> {
+    for (block, direction, wanted) in [
+        (Block::Drop, Direction::ToArray, Answer::Silent),
+        (Block::Drop, Direction::FromArray, Answer::Silent),
+        (Block::Reject, Direction::Both, Answer::Refused),
+    ] {
+        bench.network.block(2, block, direction).await?;
+        let found = [knock(1).await?, knock(2).await?];
+        bench.network.unblock(2).await?;
+        if found != [Answer::Taken, wanted] || knock(2).await? != Answer::Taken {
+            return Err(Failure(format!("{block:?} {direction:?}: the portals were {found:?}")));
+        }
+    }
+    within(SOON, || Ok(logged_in()? == 2)).await?;
+    Ok(Shown::held(
+        "dropped packets gave silence, rejected ones a refusal, the other portal took every connection",
+    ))
 }
 
 async fn access(bench: Arc<Bench>) -> Result<Shown, Failure> {
