@@ -10,8 +10,9 @@ use sanbridge_lab::outside::cache::Cache;
 use sanbridge_lab::outside::machine::{Boot, Changes, Plan};
 use sanbridge_lab::outside::run::{self, Choice};
 use sanbridge_lab::outside::standing::Standing;
-use sanbridge_lab::outside::tools::{Trouble, about, say};
-use sanbridge_lab::outside::{accelerator, image, programs};
+use sanbridge_lab::outside::tools::{Trouble, TroubleKind, about, say};
+use sanbridge_lab::outside::programs::{self, State};
+use sanbridge_lab::outside::{accelerator, image};
 use serde_json::json;
 
 /// The lab: a throw-away virtual machine in which the product meets a real kernel.
@@ -37,8 +38,14 @@ struct Arguments {
 enum Verb {
     /// Build the image of the guest, if it is not there
     Image,
-    /// Run groups of checks, each in a fresh machine
-    Run(Choice),
+    /// Run groups of checks, each in fresh machines
+    Run {
+        #[command(flatten)]
+        choice: Choice,
+        /// Where this computer cannot carry the lab, say so and succeed
+        #[arg(long)]
+        or_skip: bool,
+    },
     /// Run the group that records what real tools say, and put the recordings into the clone
     Record,
     /// Start a machine with everything in place; where one stands, give it the present programs
@@ -46,6 +53,9 @@ enum Verb {
         /// Boot systemd with Debian's units instead of a script
         #[arg(long)]
         systemd: bool,
+        /// Take the programs as they were built last, instead of building them now
+        #[arg(long)]
+        as_built: bool,
     },
     /// Run a command in the machine, or each line of standard input
     Shell {
@@ -127,17 +137,11 @@ async fn work(arguments: Arguments) -> Result<ExitCode, Trouble> {
             let folder = image.folder.display().to_string();
             tell(json, &json!({ "format": 1, "ok": true, "image": folder }), &folder);
         }
-        Verb::Run(choice) => {
-            let (report, logs) = run::run(&cache, mirror, &choice).await?;
-            print(&if json { format!("{:#}", report.to_json()) } else { report.to_text() });
-            if let Some(logs) = logs {
-                say(&format!("logs and recordings: {}", logs.display()));
-            }
-            return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
+        Verb::Run { choice, or_skip } => return report(json, &cache, mirror, &choice, or_skip).await,
         Verb::Record => run::record(&cache, mirror).await?,
-        Verb::Up { systemd } => {
-            let (image, programs) = tokio::try_join!(image::ensure(&cache, mirror), programs::build())?;
+        Verb::Up { systemd, as_built } => {
+            let state = if as_built { State::AsBuilt } else { State::Present };
+            let (image, programs) = tokio::try_join!(image::ensure(&cache, mirror), programs::ready(state))?;
             let accelerator = accelerator::find(&cache, &image).await?;
             let plan = Plan {
                 image,
@@ -176,6 +180,29 @@ async fn work(arguments: Arguments) -> Result<ExitCode, Trouble> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs groups and tells what came of them.
+async fn report(
+    json: bool,
+    cache: &Cache,
+    mirror: Option<&str>,
+    choice: &Choice,
+    or_skip: bool,
+) -> Result<ExitCode, Trouble> {
+    let (report, logs) = match run::run(cache, mirror, choice).await {
+        Err(trouble) if or_skip && trouble.kind == TroubleKind::Lacking => {
+            let reason = trouble.text.replace('\n', "; ");
+            tell(json, &json!({ "format": 1, "ok": true, "skipped": reason }), &format!("lab: skipped ({reason})"));
+            return Ok(ExitCode::SUCCESS);
+        }
+        ended => ended?,
+    };
+    print(&if json { format!("{:#}", report.to_json()) } else { report.to_text() });
+    if let Some(logs) = logs {
+        say(&format!("logs and recordings: {}", logs.display()));
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs one command in the machine; this program then ends with its code.

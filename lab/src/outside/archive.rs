@@ -51,11 +51,10 @@ impl<W: Write> Archive<W> {
         let name_size = u32::try_from(path.len() + 1).map_err(too_large)?;
         // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
         let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
-        let mut header = String::from("070701");
+        let mut head = b"070701".to_vec();
         for field in fields {
-            header.push_str(&format!("{field:08x}"));
+            write!(head, "{field:08x}")?;
         }
-        let mut head = header.into_bytes();
         head.extend_from_slice(path.as_bytes());
         head.push(0);
         self.padded(&head)?;

@@ -87,7 +87,6 @@ impl Cache {
         let place = self.path(&format!("image-{hash}"));
         fs::rename(built, &place).map_err(about(&place))?;
         self.prune(&place);
-        self.forget(&["building-"], KEPT);
         Ok(place)
     }
 
@@ -135,8 +134,9 @@ pub fn hash(folder: &Path, recipe: &str) -> Result<String, Trouble> {
     let mut hash = Sha256::new();
     add(&mut hash, recipe.as_bytes());
     add_folder(&mut hash, folder, folder)?;
-    let digest = hash.finalize();
-    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    let start = hash.finalize().into_iter().take(8);
+    let number = start.fold(0_u64, |number, byte| number << 8 | u64::from(byte));
+    Ok(format!("{number:016x}"))
 }
 
 /// Each part with its length, so that no two lists of parts look the same.

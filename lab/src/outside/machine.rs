@@ -16,6 +16,8 @@ const TRIES: u32 = 3;
 /// A machine is ready by then, or is tried anew: some ten times what it takes on an idle computer.
 const READY: Duration = Duration::from_secs(150);
 
+const GIB: u64 = 1 << 30;
+
 /// What runs the machine's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
@@ -81,6 +83,13 @@ pub enum End {
     Clean,
     /// Its kernel gave up.
     Panicked,
+}
+
+/// QEMU, so that it ends with whoever started it.
+fn bound() -> Command {
+    let mut qemu = command("setpriv");
+    qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    qemu
 }
 
 impl Plan {
@@ -181,7 +190,6 @@ impl Plan {
             let made = File::create(&path).and_then(|it| it.set_len(size));
             made.map_err(about(&path)).map(|()| path)
         };
-        const GIB: u64 = 1 << 30;
         let kept = self.changes == Changes::OnDisk && self.folder.join("state.img").is_file();
         if !kept {
             sparse("scratch.img", 16 * GIB)?;
@@ -193,20 +201,13 @@ impl Plan {
         Ok(())
     }
 
-    /// QEMU, so that it ends with whoever started it.
-    fn bound(&self) -> Command {
-        let mut qemu = command("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-        qemu
-    }
-
     /// Boots it, anew where that fails, and waits until it can be used. It ends when the handle is dropped, and when
     /// the calling thread ends.
     ///
     /// # Errors
     /// Where it does not come up.
     pub async fn boot(&self) -> Result<Machine, Trouble> {
-        self.boot_with(|| self.bound(), TRIES, READY).await
+        self.boot_with(bound, TRIES, READY).await
     }
 
     /// As [`Plan::boot`], but one try within a bound.
@@ -214,7 +215,7 @@ impl Plan {
     /// # Errors
     /// Where it does not come up.
     pub async fn try_boot(&self, within: Duration) -> Result<Machine, Trouble> {
-        self.boot_with(|| self.bound(), 1, within).await
+        self.boot_with(bound, 1, within).await
     }
 
     /// As [`Plan::boot`], for a machine that is to outlive this program: see [`Machine::release`].

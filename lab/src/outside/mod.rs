@@ -10,6 +10,7 @@ pub mod machine;
 mod modules;
 mod needs;
 pub mod programs;
+mod recipe;
 pub mod report;
 pub mod run;
 pub mod standing;

@@ -26,24 +26,29 @@ pub struct Programs {
     folder: tempfile::TempDir,
 }
 
-/// Builds the programs with cargo.
+/// Which state of the programs is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// As the clone has them now.
+    Present,
+    /// As they lie beside this program.
+    AsBuilt,
+}
+
+/// The programs, built with cargo if need be.
 ///
 /// # Errors
-/// Where they do not build.
-pub async fn build() -> Result<Programs, Trouble> {
-    say("building the programs");
-    let mut cargo = command("cargo");
-    cargo.current_dir(clone_folder()).stderr(Stdio::inherit());
-    cargo.args(["build", "--quiet", "--message-format=json-render-diagnostics"]);
-    for (package, program) in PROGRAMS {
-        cargo.args(["--package", package, "--bin", program]);
-    }
-    let messages =
-        finish(&mut cargo).await.map_err(|it| Trouble::fault(format!("the programs do not build: {it}")))?;
+/// Where they do not build, or are not there.
+pub async fn ready(state: State) -> Result<Programs, Trouble> {
+    let messages = if state == State::Present { build().await? } else { Vec::new() };
+    let own = std::env::current_exe().map_err(about(Path::new("this program")))?;
     let folder = tempfile::tempdir().map_err(about(Path::new("a temporary folder")))?;
     for (_, program) in PROGRAMS {
-        let built = executable(&messages, program)
-            .ok_or_else(|| Trouble::fault(format!("cargo does not say where {program} is")))?;
+        let built = match state {
+            State::Present => executable(&messages, program)
+                .ok_or_else(|| Trouble::fault(format!("cargo does not say where {program} is")))?,
+            State::AsBuilt => own.with_file_name(program),
+        };
         let copy = folder.path().join(program);
         fs::copy(&built, &copy).map_err(about(&built))?;
         // They get through the shared folder quicker without it; without binutils it stays.
@@ -52,6 +57,18 @@ pub async fn build() -> Result<Programs, Trouble> {
         }
     }
     Ok(Programs { folder })
+}
+
+/// Builds the programs; the answer is what cargo says of them.
+async fn build() -> Result<Vec<u8>, Trouble> {
+    say("building the programs");
+    let mut cargo = command("cargo");
+    cargo.current_dir(clone_folder()).stderr(Stdio::inherit());
+    cargo.args(["build", "--quiet", "--locked", "--message-format=json-render-diagnostics"]);
+    for (package, program) in PROGRAMS {
+        cargo.args(["--package", package, "--bin", program]);
+    }
+    finish(&mut cargo).await.map_err(|it| Trouble::fault(format!("the programs do not build: {it}")))
 }
 
 /// Where cargo's messages say that a program lies.

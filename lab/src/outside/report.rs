@@ -130,7 +130,9 @@ impl Report {
                 let ratio = ratio(ours, theirs).map_or_else(|| "-".to_owned(), |it| format!("{it:.2}"));
                 beside.add_row([name, show(ours), show(theirs), ratio]);
             }
-            text.push_str(&format!("\n{beside}\n"));
+            for part in ["\n", &beside.to_string(), "\n"] {
+                text.push_str(part);
+            }
         }
         text.push_str(&self.sentence());
         text

@@ -8,10 +8,11 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::cache::Cache;
 use super::lanes::{self, Played, Wish};
+use super::programs::{self, State};
 use super::report::{Report, Scope};
 use super::tools::{Trouble, about, say};
-use super::{accelerator, image, programs};
-use crate::guest::{self, Group};
+use super::{accelerator, image};
+use crate::guest::{self, Group, Machines};
 
 /// The folder of the stored recordings, in the clone.
 const RECORDINGS: &str = "crates/sim/tests/recordings";
@@ -31,17 +32,24 @@ pub struct Choice {
     /// So many machines at once [default: two where there are two processors]
     #[arg(long)]
     pub jobs: Option<u32>,
+    /// Take the programs as they were built last, instead of building them now
+    #[arg(long)]
+    pub as_built: bool,
     /// Where recordings and the logs of failures go [default: a folder in the cache]
     #[arg(long)]
     pub keep: Option<PathBuf>,
 }
 
 impl Choice {
+    fn state(&self) -> State {
+        if self.as_built { State::AsBuilt } else { State::Present }
+    }
+
     fn scope(&self) -> Scope {
         if self.groups.is_empty() && self.only.is_none() { Scope::Everything } else { Scope::Part }
     }
 
-    /// The groups chosen out of all there are.
+    /// The groups chosen out of all there are, in the order in which they begin.
     fn groups(&self, all: Vec<Group>) -> Result<Vec<Group>, Trouble> {
         let known: Vec<&str> = all.iter().map(|it| it.name).collect();
         if let Some(unknown) = self.groups.iter().find(|it| !known.contains(&it.as_str())) {
@@ -51,7 +59,14 @@ impl Choice {
             )));
         }
         let wanted = |it: &Group| self.groups.is_empty() || self.groups.iter().any(|name| name == it.name);
-        Ok(all.into_iter().filter(wanted).collect())
+        let mut chosen: Vec<Group> = all.into_iter().filter(wanted).collect();
+        // What takes both lanes while both are free, then what boots slowly.
+        chosen.sort_by_key(|it| match it.machines {
+            Machines::Pair => 0,
+            Machines::Systemd => 1,
+            Machines::Script => 2,
+        });
+        Ok(chosen)
     }
 }
 
@@ -97,7 +112,7 @@ async fn play(
     groups: Vec<Group>,
     logs: &Path,
 ) -> Result<Vec<Played>, Trouble> {
-    let (image, programs) = tokio::try_join!(image::ensure(cache, mirror), programs::build())?;
+    let (image, programs) = tokio::try_join!(image::ensure(cache, mirror), programs::ready(choice.state()))?;
     let accelerator = accelerator::find(cache, &image).await?;
     let machines = cache.fresh("machines-")?;
     let wish = Wish {
@@ -138,16 +153,22 @@ mod tests {
     }
 
     #[test]
-    fn chooses_groups_by_name() {
-        let all = || vec![group("a"), group("b"), group("c")];
+    fn chooses_groups_by_name_and_begins_with_the_largest() {
+        let all = || {
+            vec![
+                group("a").on(Machines::Script),
+                group("c").on(Machines::Systemd),
+                group("b").on(Machines::Pair),
+            ]
+        };
         let names =
             |choice: &Choice| choice.groups(all()).map(|it| it.iter().map(|it| it.name).collect::<Vec<_>>());
-        assert_eq!(names(&Choice::default()).unwrap(), ["a", "b", "c"]);
+        assert_eq!(names(&Choice::default()).unwrap(), ["b", "c", "a"]);
         let two = Choice { groups: vec!["c".to_owned(), "a".to_owned()], ..Choice::default() };
-        assert_eq!(names(&two).unwrap(), ["a", "c"]);
+        assert_eq!(names(&two).unwrap(), ["c", "a"]);
         assert_eq!(two.scope(), Scope::Part);
         let wrong = Choice { groups: vec!["d".to_owned()], ..Choice::default() };
-        assert_eq!(names(&wrong).unwrap_err().text, "there is no group d; there are: a b c");
+        assert_eq!(names(&wrong).unwrap_err().text, "there is no group d; there are: a c b");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 
 /// What went wrong outside of the machine, in words for people.
@@ -84,13 +85,43 @@ pub async fn run(
     finish(command(name).args(arguments)).await
 }
 
+/// A process and those it started, who are asked to end when this is dropped.
+#[derive(Debug)]
+struct Family(Option<Pid>);
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        // An error means that there is nobody left.
+        let _ = self.0.map(|it| kill_process_group(it, Signal::TERM));
+    }
+}
+
+/// As [`finish`], for a program that starts others which must not outlive it.
+///
+/// # Errors
+/// Where it cannot be started or does not succeed.
+pub async fn finish_family(command: &mut Command) -> Result<Vec<u8>, Trouble> {
+    let shown = command.as_std().get_program().display().to_string();
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child =
+        command.spawn().map_err(|error| Trouble::fault(format!("{shown} cannot be started: {error}")))?;
+    let mut family = Family(child.id().and_then(|it| Pid::from_raw(i32::try_from(it).ok()?)));
+    let output = child.wait_with_output().await;
+    family.0 = None;
+    judged(&shown, output)
+}
+
 /// As [`run`], for a command with more to it.
 ///
 /// # Errors
 /// Where it cannot be started or does not succeed.
 pub async fn finish(command: &mut Command) -> Result<Vec<u8>, Trouble> {
-    let shown = format!("{:?}", command.as_std().get_program());
+    let shown = command.as_std().get_program().display().to_string();
     let output = command.output().await;
+    judged(&shown, output)
+}
+
+fn judged(shown: &str, output: std::io::Result<Output>) -> Result<Vec<u8>, Trouble> {
     let output = output.map_err(|error| Trouble::fault(format!("{shown} cannot be started: {error}")))?;
     if output.status.success() {
         return Ok(output.stdout);
