@@ -1,0 +1,140 @@
+//! The host configuration of this repository, put where it belongs and taken away again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use san_core::Wwid;
+
+use crate::guest::{Failure, tools};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The udev rule.
+const RULE: &str = include_str!("../../../../host/udev/57-sanbridge.rules");
+const RULE_PLACE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
+
+/// The optional settings for a whole vendor.
+pub const VENDOR: &str = include_str!("../../../../host/multipath/sanbridge-vendor.conf");
+
+/// The pattern for LVM, with comments.
+const FILTER: &str = include_str!("../../../../host/lvm/global_filter");
+const FILTER_PLACE: &str = "/etc/lvm/lvmlocal.conf";
+/// What the machine itself needs there: the inside of the array is not the host's to see.
+const FILTER_OF_THE_MACHINE: &str = "\"r|^/dev/loop|\", \"r|^/dev/block/7:|\"";
+
+/// Where the product puts its masks.
+const MASKS: &str = "/etc/sanbridge/masked";
+/// Where administrators put settings of multipathd.
+const MULTIPATH: &str = "/etc/multipath/conf.d";
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Installs the udev rule.
+///
+/// # Errors
+/// Where it cannot be written, or udev does not read it.
+pub async fn install_rule() -> Result<(), Failure> {
+    fs::write(RULE_PLACE, RULE)?;
+    reload_rules().await
+}
+
+/// Takes the udev rule away.
+///
+/// # Errors
+/// Where it cannot be removed, or udev does not notice.
+pub async fn remove_rule() -> Result<(), Failure> {
+    remove(Path::new(RULE_PLACE))?;
+    reload_rules().await
+}
+
+async fn reload_rules() -> Result<(), Failure> {
+    tools::run("udevadm", &["control", "--reload"], PATIENCE).await.map(drop)
+}
+
+/// LVM's filter with our pattern.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn install_filter() -> Result<(), Failure> {
+    let pattern = FILTER.lines().find(|it| it.starts_with('"')).unwrap_or_default();
+    write_filter(&format!("{FILTER_OF_THE_MACHINE}, {pattern}"))
+}
+
+/// LVM's filter without our pattern.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn remove_filter() -> Result<(), Failure> {
+    write_filter(FILTER_OF_THE_MACHINE)
+}
+
+fn write_filter(patterns: &str) -> Result<(), Failure> {
+    Ok(fs::write(FILTER_PLACE, format!("devices {{\n\tglobal_filter = [ {patterns} ]\n}}\n"))?)
+}
+
+/// The masks of a disk, by the names that the product gives them.
+pub fn masks(wwid: &Wwid) -> [PathBuf; 2] {
+    [wwid.to_string(), format!("mpath-{}", wwid.multipath_name())].map(|it| Path::new(MASKS).join(it))
+}
+
+/// Masks a disk as the product does.
+///
+/// # Errors
+/// Where the links cannot be made.
+pub fn mask(wwid: &Wwid) -> Result<(), Failure> {
+    fs::create_dir_all(MASKS)?;
+    for link in masks(wwid) {
+        remove(&link)?;
+        std::os::unix::fs::symlink("/dev/null", link)?;
+    }
+    Ok(())
+}
+
+/// Takes every mask away.
+///
+/// # Errors
+/// Where one cannot be removed.
+pub fn unmask_all() -> Result<(), Failure> {
+    match fs::remove_dir_all(MASKS) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The names of all masks.
+pub fn masked() -> BTreeSet<String> {
+    crate::guest::ledger::names(Path::new(MASKS)).into_iter().collect()
+}
+
+/// Gives multipathd a file of settings, or takes it away, and has it read all of them again.
+///
+/// # Errors
+/// Where it does not.
+pub async fn multipath_settings(name: &str, text: Option<&str>) -> Result<(), Failure> {
+    fs::create_dir_all(MULTIPATH)?;
+    let place = Path::new(MULTIPATH).join(name);
+    match text {
+        Some(text) => fs::write(place, text)?,
+        None => remove(&place)?,
+    }
+    tools::run("multipathd", &["reconfigure"], PATIENCE).await?;
+    // It answers at once, and reads in the background.
+    let ended = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let daemon = tools::output("multipathd", &["show", "daemon"], PATIENCE).await?;
+        if daemon.stdout.contains("idle") || daemon.stdout.contains("running") {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > ended {
+            return Err(Failure(format!("multipathd does not come to rest: {}", daemon.stdout.trim())));
+        }
+    }
+}
