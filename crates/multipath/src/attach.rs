@@ -7,6 +7,7 @@ use san_core::{
 };
 
 use crate::Multipath;
+use crate::client::Change;
 use crate::leg::{Present, Proof, State};
 use crate::map::PAUSE;
 use crate::scan::Race;
@@ -18,6 +19,8 @@ const ANSWER: Duration = Duration::from_millis(2500);
 const ANSWER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a leg may take to be put offline again.
 const PUT_BACK: Duration = Duration::from_secs(2);
+/// How long legs may take to go that came under another volume's map.
+const TAKE_OUT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to show a size it has just read again.
 const SIZE: Duration = Duration::from_secs(2);
 
@@ -73,10 +76,14 @@ impl Multipath {
         }))
         .await;
         let mut legs = Vec::new();
+        let mut made = Vec::new();
         let mut missing = Vec::new();
         for (site, result) in sites.iter().zip(results) {
             match result {
-                Ok(leg) => legs.push(leg),
+                Ok((leg, is_own)) => {
+                    made.extend(is_own.then(|| leg.clone()));
+                    legs.push(leg);
+                }
                 Err(error) => {
                     tracing::warn!(leg = %site.hctl, port = %site.route.port(), error = %error.chain(), "leg missing");
                     missing.push(site.problem(error));
@@ -87,10 +94,35 @@ impl Multipath {
         if legs.is_empty() {
             return Err(none_usable(&missing));
         }
-        self.assemble(cx, expect, &sites, legs, missing).await
+        let assembled = self.assemble(cx, expect, &sites, legs, missing).await;
+        if assembled.as_ref().is_err_and(|it| it.kind() == ErrorKind::IdentityMismatch) {
+            self.take_out(cx, &made).await;
+        }
+        assembled
     }
 
-    /// One leg, proved and measured.
+    /// Takes legs away that this call has scanned in. multipathd adds a leg to whatever map has its identifier: where that
+    /// map is another volume's, its writes would go to ours.
+    async fn take_out(&self, cx: &Cx, made: &[Leg]) {
+        let brief = cx.with_deadline(Deadline::after(TAKE_OUT));
+        for leg in made {
+            let taken = async {
+                self.daemon.change(&brief, Change::DelPath, &leg.name).await?;
+                self.guard
+                    .wait_for(&brief, "waiting for a leg to leave its map", PAUSE, || async {
+                        let found = self.look(&brief, leg.hctl).await?;
+                        Ok(found.is_none_or(|it| it.holders.is_empty()).then_some(()))
+                    })
+                    .await?;
+                self.delete_unheld(&brief, leg.hctl).await
+            };
+            if let Err(error) = taken.await {
+                tracing::error!(leg = %leg.name, error = %error.chain(), "a leg stays where it does not belong");
+            }
+        }
+    }
+
+    /// One leg, proved and measured, and whether this call made it.
     async fn bring_leg(
         &self,
         cx: &Cx,
@@ -98,7 +130,7 @@ impl Multipath {
         hctl: Hctl,
         race: &Race,
         tables: &Tables,
-    ) -> Result<Leg> {
+    ) -> Result<(Leg, bool)> {
         let mut found = self.look(cx, hctl).await?;
         // Whether the kernel object was made by this call, so that it may be unmade by it.
         let mut is_own = false;
@@ -115,7 +147,7 @@ impl Multipath {
             if self.is_fresh_object(cx, expect, &leg).await? {
                 let leg = self.measured(cx, expect, leg).await?;
                 race.won();
-                return Ok(leg);
+                return Ok((leg, is_own));
             }
             // The kernel made this object for another volume that had the LUN number before; so udev and multipathd
             // still take it for that one. Nobody holds it and the unit behind it is ours: make it anew.

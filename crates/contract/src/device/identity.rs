@@ -43,12 +43,15 @@ pub async fn equal_identifiers_with_other_serials_are_refused(fixture: &impl Dev
     fixture.garble(2, Garble::WwidOf(1));
     let device = attach(fixture, 1, 5).await;
     let in_use = fixture.take_into_use(&device.path, Use::Handle);
+    let legs = fixture.legs();
     fixture.show(2, 6);
     let mut wanted = expect(fixture, 2, 6);
     wanted.identity.wwid = fixture.identity(1).wwid;
     let answer = fixture.manager().attach(&cx(), &wanted, &fixture.routes()).await;
     let error = answer.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IdentityMismatch, "{error:?}");
+    assert_eq!(fixture.legs(), legs, "no leg of the other one stays under the first one's map");
+    assert_carries(fixture, &device, 1).await;
     drop(in_use);
 }
 
