@@ -18,13 +18,12 @@ use san_multipath::{Multipath, MultipathConfig};
 use san_sim::kernel::{KernelPlane, LivePlane};
 use san_sim::target::Reachability;
 use san_transport_iscsi::Iscsi;
-use tokio::runtime::Handle;
 
 use super::array::TestArray;
 use super::daemons::{Daemon, until};
 use super::direct;
 use super::hung::Hung;
-use super::machine::{self, Machine};
+use super::machine::{self, Machine, now, sure};
 use super::network::{NAMESPACE, NAMESPACE_PATH, Network};
 use super::{Check, Failure, Group, Recorder, Shown, daemons, run, scratch, tools};
 
@@ -58,24 +57,6 @@ pub(super) struct Fixture {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for what takes its time where the contract asks for it at once.
-#[expect(clippy::panic, reason = "a fixture that fails fails its clause, and a clause says so by a panic")]
-fn now<T>(work: impl Future<Output = Result<T, Failure>>) -> T {
-    match tokio::task::block_in_place(|| Handle::current().block_on(work)) {
-        Ok(value) => value,
-        Err(failure) => panic!("the fixture: {failure}"),
-    }
-}
-
-/// The same, within an async function.
-#[expect(clippy::panic, reason = "a fixture that fails fails its clause, and a clause says so by a panic")]
-fn sure<T>(result: Result<T, Failure>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(failure) => panic!("the fixture: {failure}"),
-    }
 }
 
 fn cx() -> Cx {

@@ -10,12 +10,13 @@ use san_core::Wwid;
 use san_host::{Guard, System, SystemConfig};
 use san_multipath::MultipathConfig;
 use san_transport_iscsi::IscsiConfig;
+use tokio::runtime::Handle;
 
 use super::watched::Watched;
 use super::{Failure, daemons, hung, ledger, tools};
 
 /// How much longer than on real hardware things may take under emulation, on a loaded machine.
-pub const SLOWNESS: u32 = 5;
+pub const SLOWNESS: u32 = 8;
 /// Settings of multipathd beside the host's own: it looks often, so that outages are noticed soon.
 const MULTIPATH: &str = "defaults {\n\tpolling_interval 1\n\tmax_polling_interval 2\n}\n\
                          overrides {\n\tfast_io_fail_tmo 2\n}\n";
@@ -84,6 +85,8 @@ pub fn iscsi() -> IscsiConfig {
         replacement_timeout: Duration::from_secs(2),
         ping: Duration::from_secs(1),
         login_hold: Duration::from_secs(10),
+        // Many calls fit in here, and a port that is back is noticed within the contract's patience.
+        probe_hold: Duration::from_secs(9),
         ..IscsiConfig::default()
     }
 }
@@ -93,11 +96,25 @@ pub fn multipath() -> MultipathConfig {
     let usual = MultipathConfig::default();
     MultipathConfig {
         leg: usual.leg * 2,
-        straggler: usual.straggler * SLOWNESS,
+        straggler: usual.straggler * 5,
         // udev runs dozens of programs for a disk, and looks at many disks at once.
         udev: usual.udev * 9,
         map: usual.map * 2,
         ..usual
+    }
+}
+
+/// Waits for what takes its time where a contract asks for it at once.
+pub(super) fn now<T>(work: impl Future<Output = Result<T, Failure>>) -> T {
+    sure(tokio::task::block_in_place(|| Handle::current().block_on(work)))
+}
+
+/// What a fixture is sure of.
+#[expect(clippy::panic, reason = "a fixture that fails fails its clause, and a clause says so by a panic")]
+pub(super) fn sure<T>(result: Result<T, Failure>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(failure) => panic!("the fixture: {failure}"),
     }
 }
 

@@ -10,12 +10,11 @@ use san_contract::transport::TransportFixture;
 use san_core::{TargetPort, Transport};
 use san_sim::kernel::{KernelPlane, LivePlane};
 use san_transport_iscsi::{Iscsi, IscsiConfig};
-use tokio::runtime::Handle;
 
 use super::array::TestArray;
 use super::daemons::{Daemon, until};
 use super::hung::group_of;
-use super::machine::{self, Machine};
+use super::machine::{self, Machine, now};
 use super::network::{NAMESPACE_PATH, Network};
 use super::{Check, Failure, Group, Recorder, Shown, daemons, run, scratch, tools};
 
@@ -40,15 +39,6 @@ struct Bench {
 struct Fixture {
     bench: Arc<Bench>,
     transport: Iscsi,
-}
-
-/// Waits for what takes its time where the contract asks for it at once.
-#[expect(clippy::panic, reason = "a fixture that fails fails its clause, and a clause says so by a panic")]
-fn now<T>(work: impl Future<Output = Result<T, Failure>>) -> T {
-    match tokio::task::block_in_place(|| Handle::current().block_on(work)) {
-        Ok(value) => value,
-        Err(failure) => panic!("the fixture: {failure}"),
-    }
 }
 
 fn portal(port: &TargetPort) -> Result<SocketAddr, Failure> {
