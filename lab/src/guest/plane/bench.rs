@@ -18,7 +18,7 @@ use crate::guest::network::{NAMESPACE_PATH, Network};
 use crate::guest::{Failure, scratch, tools};
 
 pub(super) const SVM: &str = "svm1";
-const IGROUP: &str = "lab";
+pub(super) const IGROUP: &str = "lab";
 /// `admin` with the simulated array's usual password.
 const CREDENTIAL: &str = "Basic YWRtaW46bmV0YXBwMSE=";
 const NETWORKS: u8 = 2;
@@ -101,14 +101,12 @@ impl Bench {
     }
 
     /// Changes a setting of all node records.
-    #[expect(clippy::unused_self, reason = "it belongs to the bench")]
     pub(super) async fn setting(&self, name: &str, value: &str) -> Result<(), Failure> {
         let arguments = ["-m", "node", "-o", "update", "-n", name, "-v", value];
         tools::run("iscsiadm", &arguments, PATIENCE).await.map(drop)
     }
 
     /// Ends all sessions and forgets all records. No session and no record is fine.
-    #[expect(clippy::unused_self, reason = "it belongs to the bench")]
     pub(super) async fn logout(&self) -> Result<(), Failure> {
         const NONE_FOUND: i32 = 21;
         for arguments in [&["-m", "node", "--logoutall=all"][..], &["-m", "node", "-o", "delete"]] {
@@ -189,13 +187,11 @@ impl Bench {
     }
 
     /// Lets every session look for LUNs.
-    #[expect(clippy::unused_self, reason = "it belongs to the bench")]
     pub(super) async fn scan(&self) -> Result<(), Failure> {
         tools::run("iscsiadm", &["-m", "session", "--rescan"], PATIENCE).await.map(drop)
     }
 
     /// The legs with this LUN number, when there are `count` of them.
-    #[expect(clippy::unused_self, reason = "it belongs to the bench")]
     pub(super) async fn legs(&self, number: u16, count: usize) -> Result<Vec<PathBuf>, Failure> {
         let mut found = Vec::new();
         within(SOON, || {
@@ -275,6 +271,16 @@ pub(super) fn attribute(leg: &Path, name: &str) -> Result<String, Failure> {
 pub(super) fn size(leg: &Path) -> Result<u64, Failure> {
     let path = Path::new("/sys/block").join(leg.file_name().unwrap_or_default()).join("size");
     Ok(fs::read_to_string(path)?.trim().parse::<u64>()? * 512)
+}
+
+/// Bytes in hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut digits, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 /// Asks the target anew what a leg is.

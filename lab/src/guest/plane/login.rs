@@ -7,7 +7,7 @@ use san_sim::kernel::Access;
 use san_sim::target::Reachability;
 use secrecy::SecretString;
 
-use super::bench::{Bench, MIB, PATIENCE, SOON, attribute, device, rescan, within};
+use super::bench::{Bench, IGROUP, MIB, PATIENCE, SOON, SVM, attribute, delete, device, hex, rescan, within};
 use crate::guest::network::{Block, Direction, Network};
 use crate::guest::{Check, Failure, Shown, tools};
 
@@ -26,6 +26,13 @@ pub(super) fn checks() -> Vec<Check<Bench>> {
             done: "a portal was told to refuse, and to serve again",
             run: |bench| Box::pin(refusing(bench)),
             bound: Duration::from_secs(20),
+        },
+        Check {
+            name: "two-initiators",
+            scenarios: &[],
+            done: "a second initiator of this machine was shown another LUN under the same number",
+            run: |bench| Box::pin(two_initiators(bench)),
+            bound: Duration::from_secs(25),
         },
         Check {
             name: "blocked-portal",
@@ -47,15 +54,14 @@ pub(super) fn checks() -> Vec<Check<Bench>> {
 /// VPD page 0x83 in words: the NAA-6 identifier of a page as the kernel keeps it.
 fn naa(page: &[u8]) -> Option<String> {
     let at = page.windows(4).position(|it| it[0] & 0xf == 1 && it[1] & 0xf == 3 && it[3] == 16)?;
-    let bytes = page.get(at + 4..at + 20)?;
-    Some(bytes.iter().map(|it| format!("{it:02x}")).collect())
+    Some(hex(page.get(at + 4..at + 20)?))
 }
 
 async fn identity(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let (lun, legs) = bench.mapped(64 * MIB).await?;
-    let info = bench.array.array().lun(super::bench::SVM, &lun.path);
+    let info = bench.array.array().lun(SVM, &lun.path);
     let serial = info.ok_or_else(|| Failure("the array has no such LUN".to_owned()))?.serial;
-    let hex: String = serial.bytes().map(|it| format!("{it:02x}")).collect();
+    let digits = hex(serial.as_bytes());
     for leg in &legs {
         let said = [attribute(leg, "vendor")?, attribute(leg, "model")?, attribute(leg, "rev")?];
         if said[..2] != ["NETAPP", "LUN C-Mode"] {
@@ -63,13 +69,13 @@ async fn identity(bench: Arc<Bench>) -> Result<Shown, Failure> {
         }
         let page = std::fs::read(device(leg).join("vpd_pg83"))?;
         let found = naa(&page).unwrap_or_default();
-        if found != format!("600a0980{hex}") {
+        if found != format!("600a0980{digits}") {
             return Err(Failure(format!("{} says {found} for serial number {serial}", leg.display())));
         }
         let page = std::fs::read(device(leg).join("vpd_pg80"))?;
         let found =
             String::from_utf8_lossy(page.get(4..).unwrap_or_default()).trim_end_matches('\0').to_owned();
-        if found != format!("0{hex}") {
+        if found != format!("0{digits}") {
             return Err(Failure(format!("{} has the serial number {found}", leg.display())));
         }
     }
@@ -86,7 +92,7 @@ async fn identity(bench: Arc<Bench>) -> Result<Shown, Failure> {
     .await
     .map_err(|_| Failure(format!("the access states are {states:?}")))?;
     bench.retire(&lun).await?;
-    Ok(Shown::held(format!("both legs are naa.600a0980{hex}, one optimized and one not")))
+    Ok(Shown::held(format!("both legs are naa.600a0980{digits}, one optimized and one not")))
 }
 
 /// How many sessions say that they are logged in.
@@ -115,6 +121,50 @@ async fn refusing(bench: Arc<Bench>) -> Result<Shown, Failure> {
     Ok(Shown::held(format!(
         "the session ended, connections were refused; {back:?} after it served again it was back"
     )))
+}
+
+/// The name of an interface record of open-iscsi, and of the initiator behind it.
+const OTHER: (&str, &str) = ("labother", "iqn.2010-10.org.example:other");
+
+async fn two_initiators(bench: Arc<Bench>) -> Result<Shown, Failure> {
+    let (name, initiator) = OTHER;
+    let (lun, legs) = bench.mapped(64 * MIB).await?;
+    let theirs = bench.make(64 * MIB).await?;
+    let sim = bench.array.array();
+    sim.add_igroup(SVM, "other", &[initiator])?;
+    sim.add_map(SVM, &theirs.path, "other", Some(lun.number))?;
+    bench.array.plane().admit(initiator);
+    bench.follow().await?;
+    let portal = Network::portal(1).to_string();
+    for arguments in [
+        &["-m", "iface", "-I", name, "-o", "new"][..],
+        &["-m", "iface", "-I", name, "-o", "update", "-n", "iface.initiatorname", "-v", initiator],
+        &["-m", "discovery", "-t", "sendtargets", "-p", &portal, "-I", name],
+        &["-m", "node", "-I", name, "--login"],
+    ] {
+        tools::run("iscsiadm", arguments, PATIENCE).await?;
+    }
+    let all = bench.legs(lun.number, 4).await?;
+    let others: Vec<_> = all.iter().filter(|it| !legs.contains(it)).cloned().collect();
+    let names = |legs: &[std::path::PathBuf]| -> Result<Vec<String>, Failure> {
+        legs.iter().map(|it| attribute(it, "wwid")).collect()
+    };
+    let (ours, their) = (names(&legs)?, names(&others)?);
+    for leg in &others {
+        delete(leg)?;
+    }
+    for arguments in [
+        &["-m", "node", "-I", name, "--logout"][..],
+        &["-m", "node", "-I", name, "-o", "delete"],
+        &["-m", "iface", "-I", name, "-o", "delete"],
+    ] {
+        tools::run("iscsiadm", arguments, PATIENCE).await?;
+    }
+    bench.retire(&lun).await?;
+    if ours[0] != ours[1] || their[0] != their[1] || ours[0] == their[0] {
+        return Err(Failure(format!("igroup {IGROUP} sees {ours:?}, the other one {their:?}")));
+    }
+    Ok(Shown::held(format!("under LUN {} one sees {}, the other {}", lun.number, ours[0], their[0])))
 }
 
 /// How a portal answers a connection now.

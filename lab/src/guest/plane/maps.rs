@@ -178,17 +178,17 @@ async fn number_used_again(bench: Arc<Bench>) -> Result<Shown, Failure> {
 async fn identities(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let (lun, legs) = bench.mapped(64 * MIB).await?;
     let sim = bench.array.array();
-    let names = || -> Result<Vec<String>, Failure> {
+    let ask = || -> Result<Vec<String>, Failure> {
         for leg in &legs {
             rescan(leg)?;
         }
         legs.iter().map(|it| attribute(it, "wwid")).collect()
     };
-    let own = names()?;
+    let own = ask()?;
     let other = Identity::Serial(b"anothernames".to_vec());
     sim.override_identity(SVM, &lun.path, Some(Network::portal(2)), Some(other))?;
     bench.follow().await?;
-    let mixed = names()?;
+    let mixed = ask()?;
     sim.override_identity(SVM, &lun.path, Some(Network::portal(2)), Some(Identity::Empty))?;
     sim.override_identity(SVM, &lun.path, Some(Network::portal(1)), Some(Identity::Empty))?;
     bench.follow().await?;
