@@ -70,6 +70,7 @@ impl Cache {
             let name = entry.file_name().to_string_lossy().into_owned();
             let changed = entry.metadata().and_then(|it| it.modified()).ok();
             let is_old = changed.and_then(|it| it.elapsed().ok()).is_some_and(|it| it > age);
+            let is_old = is_old && !is_mounted_below(&entry.path());
             if is_old && prefixes.iter().any(|it| name.starts_with(it)) {
                 // What cannot go now goes the next time.
                 let _ = fs::remove_dir_all(entry.path());
@@ -124,6 +125,14 @@ impl Cache {
         }
         Ok(file)
     }
+}
+
+/// Whether something is mounted in a folder: to delete it would delete that.
+fn is_mounted_below(folder: &Path) -> bool {
+    // Field 5 is the place. Without an answer, rather not.
+    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return true };
+    let mut places = mounts.lines().filter_map(|it| it.split(' ').nth(4));
+    places.any(|it| Path::new(it).starts_with(folder))
 }
 
 /// The hash of files by their paths, contents and modes, and of a text that stands for how they are used.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive::Archive;
 use super::modules::{Modules, names};
-use super::tools::{Trouble, about, command, finish, finish_family, run, say};
+use super::tools::{Trouble, about, apart, command, finish, finish_family, run, say};
 
 /// The base of Proxmox VE 9.
 const SUITE: &str = "trixie";
@@ -66,7 +66,7 @@ async fn install_packages(guest: &Path, root: &Path, mirror: Option<&str>) -> Re
 async fn bootstrap(guest: &Path, root: &Path, mirror: Option<&str>) -> Result<(), Trouble> {
     let list = guest.join("packages.txt");
     let list = fs::read_to_string(&list).map_err(about(&list))?;
-    let mut bootstrap = command("mmdebstrap");
+    let mut bootstrap = apart("mmdebstrap").await;
     bootstrap.args(["--mode=root", "--variant=essential", "--quiet", "--architectures=amd64"]);
     bootstrap.arg(r#"--aptopt=APT::Install-Recommends "false""#);
     for folder in ["man", "doc", "locale", "info"] {

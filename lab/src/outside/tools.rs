@@ -74,6 +74,18 @@ pub fn command(name: &str) -> Command {
     command
 }
 
+/// A program whose mounts nobody else sees, and which are gone with it, however it ends. Where this computer does not
+/// allow that, it does not allow mounts either.
+pub async fn apart(name: &str) -> Command {
+    let words = ["--mount", "--propagation", "slave", "--"];
+    if run("unshare", words.into_iter().chain(["true"])).await.is_err() {
+        return command(name);
+    }
+    let mut unshare = command("unshare");
+    unshare.args(words).arg(name);
+    unshare
+}
+
 /// Runs a program to its end and returns what it wrote to standard output; what it complained of becomes the error.
 ///
 /// # Errors
