@@ -1,6 +1,5 @@
 //! `lab run` and `lab record`: chooses groups, runs them, and reports.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -80,8 +79,7 @@ fn logs_folder(cache: &Cache, choice: &Choice) -> Result<PathBuf, Trouble> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let own = || cache.path(&format!("logs-{since}-{}", std::process::id()));
     let folder = choice.keep.clone().unwrap_or_else(own);
-    fs::create_dir_all(&folder).map_err(about(&folder))?;
-    folder.canonicalize().map_err(about(&folder))
+    std::path::absolute(&folder).map_err(about(&folder))
 }
 
 /// Runs what was chosen. The answer comes with the folder of its logs, if there are any.
@@ -100,8 +98,7 @@ pub async fn run(
     let groups = choice.groups(guest::groups())?;
     let logs = logs_folder(cache, choice)?;
     let played = play(cache, mirror, choice, groups, &logs).await;
-    // Gone if it is empty.
-    let logs = fs::remove_dir(&logs).is_err().then_some(logs);
+    let logs = logs.is_dir().then_some(logs);
     Ok((Report::new(played?, choice.scope(), started.elapsed().as_secs_f64()), logs))
 }
 
