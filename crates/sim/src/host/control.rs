@@ -167,6 +167,7 @@ impl SimNode {
     pub fn unhang(&self) {
         self.look(|it| {
             it.faults.hanging.clear();
+            it.faults.scanning.clear();
             it.faults.hanging_blocks.clear();
             it.free_workers();
             it.touch();

@@ -17,6 +17,8 @@ pub(crate) struct Faults {
     pub(crate) logins: BTreeMap<SocketAddr, i32>,
     /// Legs that answer no command although their session is fine.
     pub(crate) hanging: BTreeSet<Address>,
+    /// Those of them that a scan has asked for: it does not end, and no other scan of their hosts begins.
+    pub(crate) scanning: BTreeSet<Address>,
     /// Block devices whose I/O never ends.
     pub(crate) hanging_blocks: BTreeSet<DeviceNumber>,
     /// Programs that are not installed.

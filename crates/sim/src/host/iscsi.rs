@@ -320,13 +320,12 @@ impl Machine {
                 vec![],
             ),
         ];
-        let tell = |it: &mut Self, (device, subsystem, keys): &(String, &str, Vec<(&str, String)>)| {
-            it.uevent(action, device, subsystem, keys);
-        };
-        if action == "add" {
-            events.iter().for_each(|it| tell(self, it));
-        } else {
-            events.iter().rev().for_each(|it| tell(self, it));
+        let mut order: Vec<usize> = (0..events.len()).collect();
+        if action == "remove" {
+            order.reverse();
+        }
+        for (device, subsystem, keys) in order.into_iter().filter_map(|at| events.get(at)) {
+            self.uevent(action, device, subsystem, keys);
         }
     }
 

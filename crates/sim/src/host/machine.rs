@@ -169,6 +169,7 @@ impl Machine {
         self.users.crash();
         self.cache = PageCache::default();
         self.faults.hanging.clear();
+        self.faults.scanning.clear();
         self.faults.hanging_blocks.clear();
         self.abandoned.clear();
         self.is_up = false;

@@ -215,6 +215,20 @@ impl Machine {
         Ok(())
     }
 
+    /// A scan asks the units it is for who they are, and waits for one that answers nothing.
+    pub(crate) fn scan_begins(&mut self, host: u32, value: &str) {
+        let Some(portal) = self.iscsi.on_host(host).map(|it| it.portal) else { return };
+        let wanted = value.split_whitespace().nth(2);
+        for lun in self.units(portal).into_keys() {
+            let address = Address { host, channel: 0, target: 0, lun };
+            let is_meant = wanted == Some("-") || wanted.and_then(|it| it.parse().ok()) == Some(lun);
+            let is_new = !self.scsi.legs.contains_key(&address);
+            if is_meant && is_new && self.faults.hanging.contains(&address) {
+                self.faults.scanning.insert(address);
+            }
+        }
+    }
+
     /// What a scan finds: a unit, or nothing but the target's word that there is none.
     fn found_at(&self, address: Address) -> Option<(Unit, Portal, Found)> {
         if let Some((unit, portal)) = self.unit_of(address) {

@@ -76,9 +76,11 @@ impl Machine {
                 is_running && self.leg_would_hang(*leg)
             }
             Ok(Some(Entry::File { write: Some(Action::Scan(host)), .. })) => {
-                self.iscsi.on_host(*host).is_some_and(|it| {
-                    it.state == SessionState::LoggedIn && self.reachability(it.portal) != Reachability::Up
-                })
+                let mut asked = self.faults.scanning.iter();
+                asked.any(|it| it.host == *host && self.faults.hanging.contains(it))
+                    || self.iscsi.on_host(*host).is_some_and(|it| {
+                        it.state == SessionState::LoggedIn && self.reachability(it.portal) != Reachability::Up
+                    })
             }
             _ => false,
         }
@@ -237,7 +239,11 @@ impl Host for SimNode {
             it.check_up()?;
             it.counters.writes += 1;
             it.note(LogKind::Write, format!("{path} {}", value.trim_end()));
-            it.writable(&path)
+            let found = it.writable(&path)?;
+            if let Action::Scan(host) = found.1 {
+                it.scan_begins(host, value);
+            }
+            Ok::<_, Error>(found)
         })?;
         self.job(Path::new(&path), deadline).await?;
         // The device may be gone meanwhile.

@@ -33,6 +33,8 @@ pub(crate) struct Udev {
     waiting: Vec<Event>,
     /// Workers that opened a map which serves nothing.
     stuck: Vec<(u32, u64)>,
+    /// Workers that read from a disk which answers nothing.
+    reading: Vec<(Address, u64)>,
 }
 
 impl Udev {
@@ -42,7 +44,7 @@ impl Udev {
 
     /// Whether anything is not yet worked off.
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.stuck.is_empty()
+        self.waiting.is_empty() && self.stuck.is_empty() && self.reading.is_empty()
     }
 
     /// Maps on which a worker hangs.
@@ -85,8 +87,19 @@ impl Machine {
         let Some(leg) = self.scsi.legs.get(&address) else { return };
         let Some(session) = self.iscsi.on_host(address.host) else { return };
         let Some(disk) = leg.disk.clone().filter(|_| leg.serial == serial) else { return };
+        if self.faults.hanging.contains(&address) {
+            // It looks for file systems first.
+            self.note(LogKind::Event, format!("a udev worker hangs on {}", disk.name));
+            self.udev.reading.push((address, serial));
+            return;
+        }
         let Some((portal, _)) = self.portal(session.portal) else { return };
-        let name = format!("ip-{}-iscsi-{}-lun-{}", session.portal, session.target, address.lun);
+        // Numbers above 255 are written as their eight bytes.
+        let lun = match address.lun {
+            it @ 0..256 => it.to_string(),
+            it => super::multipathd_commands::lun_hex(it),
+        };
+        let name = format!("ip-{}-iscsi-{}-lun-{lun}", session.portal, session.target);
         let links = links_of(leg, &disk, &name);
         let record = self.disk_record(leg, &portal, &name, &links);
         self.tree.put_file(&format!("/run/udev/data/b{}", disk.number), record);
@@ -161,6 +174,8 @@ impl Machine {
 
     /// A deleted disk's record and links go.
     pub(crate) fn udev_forgets(&mut self, leg: &Leg) {
+        self.udev.reading.retain(|(_, serial)| *serial != leg.serial);
+        self.show_queue();
         let Some(disk) = &leg.disk else { return };
         self.tree.remove(&format!("/run/udev/data/b{}", disk.number));
         let own = format!("../../{}", disk.name);
@@ -257,9 +272,13 @@ impl Machine {
 
     /// Workers that hung get on once the map serves or fails.
     pub(crate) fn free_workers(&mut self) {
+        for (leg, serial) in std::mem::take(&mut self.udev.reading) {
+            self.udev_disk(leg, serial);
+        }
         for (minor, serial) in std::mem::take(&mut self.udev.stuck) {
             self.udev_map(minor, serial, MapNews::Table);
         }
+        self.show_queue();
     }
 
     /// A removed map's record and links go.

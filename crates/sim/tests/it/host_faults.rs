@@ -53,6 +53,39 @@ async fn a_helper_on_a_hanging_leg_is_abandoned_and_its_path_refused_until_the_k
     assert_eq!(rig.state("0:0:0:1").await, None);
 }
 
+/// As on the kernel: one scan of a host at a time, and a unit may take as long as it likes to say who it is.
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_answers_nothing_keeps_the_scans_of_its_host() {
+    let rig = Rig::connected().await;
+    rig.shelf.map(1, 0x31, MIB);
+    rig.shelf.map(2, 0x32, MIB);
+    rig.node.hang(LEG);
+    let second = Duration::from_secs(1);
+    let scan = "/sys/class/scsi_host/host0/scan";
+    assert_eq!(rig.write_for(second, scan, "0 0 1\n").await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(rig.write_for(second, scan, "0 0 2\n").await.unwrap_err().kind(), ErrorKind::Busy);
+    rig.write_for(second, "/sys/class/scsi_host/host1/scan", "0 0 1\n").await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.list("/sys/class/scsi_device").await, ["1:0:0:1"]);
+    rig.node.unhang();
+    rig.write_for(second, scan, "0 0 2\n").await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.list("/sys/class/scsi_device").await, ["0:0:0:2", "1:0:0:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn udev_waits_for_a_leg_that_answers_nothing() {
+    let rig = attached().await;
+    assert_eq!(rig.list("/run/udev").await, ["data"]);
+    rig.node.hang(LEG);
+    rig.write("/sys/block/sda/uevent", "change\n").await.unwrap();
+    rig.wait(60).await;
+    assert_eq!(rig.list("/run/udev").await, ["data", "queue"]);
+    rig.node.unhang();
+    rig.settle().await;
+    assert_eq!(rig.list("/run/udev").await, ["data"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_stops_waiting_loses_its_helper_too() {
     let rig = attached().await;
