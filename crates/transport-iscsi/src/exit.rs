@@ -3,6 +3,9 @@
 use san_core::{Error, ErrorKind};
 use san_host::Output;
 
+/// What to do about a lock that nobody holds.
+pub(crate) const LEFT_BEHIND: &str = "if no iscsiadm is running, one died: remove /run/lock/iscsi/lock.write";
+
 /// What `iscsiadm` was started for; the same code means different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -42,11 +45,7 @@ fn row(code: i32) -> Option<Row> {
         3 => (Unavailable, "iscsiadm ran out of memory", None),
         4 => (Unavailable, "the connection failed", None),
         5 => (Unavailable, "the login failed", None),
-        6 => (
-            Busy,
-            "the record database of open-iscsi is locked",
-            Some("if no iscsiadm is running, one died: remove /run/lock/iscsi/lock.write"),
-        ),
+        6 => (Busy, "the record database of open-iscsi is locked", Some(LEFT_BEHIND)),
         7 => (Internal, "iscsiadm refused its arguments", None),
         8 => (Timeout, "the login timed out", None),
         9 => (Internal, "iscsiadm reported an internal error", None),

@@ -1,13 +1,14 @@
 //! Makes missing sessions: probes, node records, logins.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
-use san_core::{Cx, EffectState, Error, ErrorKind, PortStatus, Result, TargetPort};
+use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, PortStatus, Result, TargetPort};
 use san_host::{Probe, Tool};
 
 use crate::Iscsi;
-use crate::exit::{Outcome, Verb, is_of_this_node, outcome};
+use crate::exit::{LEFT_BEHIND, Outcome, Verb, is_of_this_node, outcome};
 use crate::holds::Trouble;
 use crate::record::{Node, Record};
 use crate::session::{Session, sessions};
@@ -19,6 +20,10 @@ const RECORD_TRIES: u32 = 5;
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 /// What `iscsiadm` needs beyond the login itself.
 const TOOL_MARGIN: Duration = Duration::from_secs(2);
+/// Held by whoever changes open-iscsi's database, and left behind by one that died.
+const LOCK: &str = "/run/lock/iscsi/lock.write";
+const LOCK_MAX: usize = 4096;
+const LOCK_LOOK: Duration = Duration::from_millis(500);
 const SESSION_PAUSE: Duration = Duration::from_millis(20);
 
 /// A failure, and whether it is one of this node, not of the port.
@@ -154,7 +159,12 @@ impl Iscsi {
     async fn record_step(&self, cx: &Cx, arguments: &[String]) -> Result<(), Failure> {
         let mut pause = RECORD_PAUSE;
         for attempt in 1.. {
-            let (outcome, code) = self.run(cx, Verb::Record, arguments).await?;
+            let (outcome, code) = match self.run(cx, Verb::Record, arguments).await {
+                Err(error) if error.kind() == ErrorKind::Timeout => {
+                    return Err(self.blame_lock(cx, error).await.into());
+                }
+                other => other?,
+            };
             match outcome {
                 Outcome::Done | Outcome::Already => break,
                 // The lock is a file that other processes poll: there is no event to wait for.
@@ -172,6 +182,18 @@ impl Iscsi {
             }
         }
         Ok(())
+    }
+
+    /// A record step that did not end: iscsiadm waits for the lock of its database longer than anybody here.
+    async fn blame_lock(&self, cx: &Cx, error: Error) -> Error {
+        let brief = cx.with_deadline(Deadline::after(LOCK_LOOK));
+        match self.guard.read(&brief, Path::new(LOCK), LOCK_MAX).await {
+            Ok(Some(_)) => Error::new(ErrorKind::Busy, "the record database of open-iscsi is locked")
+                .with_effect(error.effect())
+                .with_remedy(LEFT_BEHIND)
+                .caused_by(error),
+            Ok(None) | Err(_) => error,
+        }
     }
 
     /// One run of `iscsiadm`.

@@ -132,6 +132,20 @@ async fn a_locked_database_is_told_with_its_cure() {
     assert!(error.remedy().is_some_and(|it| it.contains("lock.write")), "{error:?}");
 }
 
+/// 31: iscsiadm itself waits for a lock longer than we wait for iscsiadm; the cure is named all the same.
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_outlives_our_patience_is_told_with_its_cure() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    fixture.node.put_file(std::path::Path::new("/run/lock/iscsi/lock.write"), b"");
+    let start = tokio::time::Instant::now();
+    let states = fixture.iscsi.connect(&cx(), &ports[..1]).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    let PortStatus::Failed(error) = &states[0].status else { panic!("{states:?}") };
+    assert!(error.message().contains("locked"), "{error:?}");
+    assert!(error.remedy().is_some_and(|it| it.contains("lock.write")), "{error:?}");
+}
+
 /// 33: `iscsiadm` never ends; the helper is killed at its bound and the release with the defect named.
 #[tokio::test(start_paused = true)]
 async fn a_call_ends_by_its_deadline() {
