@@ -194,7 +194,10 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario(
         "31",
         "a lock of open-iscsi's database was left behind",
-        &[test(RECORDS, "a_locked_database_is_told_with_its_cure")],
+        &[
+            test(RECORDS, "a_locked_database_is_told_with_its_cure"),
+            test(RECORDS, "a_lock_that_outlives_our_patience_is_told_with_its_cure"),
+        ],
     ),
     scenario("32", "iscsid is stopped", &[test(CONTRACT_ROADS, "a_stopped_daemon_is_named_and_forgiven")]),
     scenario(

@@ -322,7 +322,7 @@ async fn others_settings(bench: Arc<Bench>) -> Result<Shown, Failure> {
         .await?;
         let path = first.get_or_insert_with(|| device.path.clone());
         if *path != device.path || std::fs::read_to_string(file)? != text {
-            return wrong(format!("{find}: {:?}", device.path));
+            return wrong(format!("{find}: {}", device.path.display()));
         }
         shown.push(format!("{find} as {}", mapper.trim()));
         bench.detach(volume, 5).await?;

@@ -107,7 +107,7 @@ pub(super) fn iscsi_config() -> IscsiConfig {
     IscsiConfig {
         replacement_timeout: 2 * second,
         ping: 2 * second,
-        login_timeout: 3 * second,
+        login_timeout: 10 * second,
         login_hold: 2 * second,
         probe_hold: second,
         ..IscsiConfig::default()

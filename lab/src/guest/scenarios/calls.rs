@@ -144,22 +144,24 @@ async fn races(stage: Arc<Stage>) -> Result<Shown, Failure> {
         return wrong(format!("{} and {}: {:?}", one.display(), two.display(), stage.present()));
     }
     direct::Device::open(&one)?.write(0, &[7; 4096])?;
-    let later = async |call: bool| {
-        // Orders of requests are orders of arrival.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        match call {
-            true => stage.bounded(site.attach(DISK)).await.map(drop),
-            false => stage.bounded(site.detach(DISK)).await.map(drop),
-        }
+    // The order of requests is that of their arrival.
+    let arrival = || tokio::time::sleep(Duration::from_millis(100));
+    let attach_later = async {
+        arrival().await;
+        stage.bounded(site.attach(DISK)).await
     };
-    let (first, last) = tokio::join!(stage.bounded(site.detach(DISK)), later(true));
+    let (first, last) = tokio::join!(stage.bounded(site.detach(DISK)), attach_later);
     let said: Reply = first?;
     last?;
     if stage.present() != (site.legs_expected(), 1) || direct::Device::open(&one)?.read(0, 4096)? != [7; 4096]
     {
         return wrong(format!("detach, then attach: {:?}, {said:?}", stage.present()));
     }
-    let (first, last) = tokio::join!(stage.bounded(site.attach(DISK)), later(false));
+    let detach_later = async {
+        arrival().await;
+        stage.bounded(site.detach(DISK)).await
+    };
+    let (first, last) = tokio::join!(stage.bounded(site.attach(DISK)), detach_later);
     first?;
     last?;
     if stage.present() != (0, 0) || one.is_symlink() {

@@ -73,8 +73,7 @@ pub(super) async fn one_more_beside_many(bench: Arc<Bench>) -> Result<Shown, Fai
         return wrong(format!("{few:?} became {many:?}"));
     }
     Ok(Shown::held(format!(
-        "beside 3 LUNs {few:?}, beside {} legs {many:?}; the strangers' legs stayed as they were",
-        all
+        "beside 3 LUNs {few:?}, beside {all} legs {many:?}; the strangers' legs stayed as they were"
     )))
 }
 

@@ -20,6 +20,8 @@ use crate::guest::{Check, Failure, Recorder, Running, Shown, run};
 /// How long the machine may need to come to rest after a scenario: sessions come back, udev finishes.
 const REST: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
+/// What was removed must not be back after so long.
+const REAPPEARANCE: Duration = Duration::from_secs(10);
 
 /// Plays the checks of one group, one after the other, on one bench.
 pub(super) async fn play(recorder: Recorder, checks: &[Check<Bench>]) -> Result<(), Failure> {
@@ -36,6 +38,12 @@ pub(super) async fn play_with_blocks(
     for check in checks.iter().filter(|it| recorder.wants(it.name)) {
         let outcome = run(&recorder, &bench, check).await?;
         tracing::info!(check = check.name, ?outcome, "done");
+    }
+    // Whatever an earlier scenario removed would be found by the audits since; this is for the last one.
+    tokio::time::sleep(REAPPEARANCE).await;
+    let findings = bench.stock().against(&bench.before);
+    if !findings.is_empty() {
+        return wrong(format!("{REAPPEARANCE:?} after the last scenario: {findings}"));
     }
     match Arc::try_unwrap(bench) {
         Ok(bench) => bench.end().await,

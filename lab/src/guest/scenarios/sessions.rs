@@ -131,7 +131,8 @@ async fn one_dead_portal(bench: Arc<Bench>) -> Result<Shown, Failure> {
         }
         let again = Instant::now();
         connect(&bench, &roads, &ports).await?;
-        if again.elapsed() > iscsi_config().probe_timeout + Duration::from_secs(1) {
+        // A bound of work, not a deadline: emulation on a loaded machine takes five times as long.
+        if again.elapsed() > (iscsi_config().probe_timeout + Duration::from_secs(1)) * 5 {
             return wrong(format!("the repeat took {:?}", again.elapsed()));
         }
         told.push(format!("{} after {} ms", failed.concat(), took.as_millis()));
@@ -153,7 +154,8 @@ async fn all_portals_dead(bench: Arc<Bench>) -> Result<Shown, Failure> {
     bench.host.forget();
     let (states, took) = connect(&bench, &roads, &ports).await?;
     let told = failures(&states);
-    if told.len() != USUAL || took > iscsi_config().probe_timeout + Duration::from_secs(1) {
+    // A bound of work, not a deadline: emulation on a loaded machine takes five times as long.
+    if told.len() != USUAL || took > (iscsi_config().probe_timeout + Duration::from_secs(1)) * 5 {
         return wrong(format!("{states:?} after {took:?}"));
     }
     if !bench.host.programs().is_empty() {
@@ -278,7 +280,7 @@ async fn lock_left_behind(bench: Arc<Bench>) -> Result<Shown, Failure> {
     };
     let is_kept = write.is_file();
     std::fs::remove_file(&write)?;
-    if told.is_empty() || !is_kept || took > Duration::from_secs(40) {
+    if !told.contains("locked") || !is_kept || took > Duration::from_secs(30) {
         return wrong(format!("{told:?} after {took:?}; the lock is kept: {is_kept}"));
     }
     tokio::time::sleep(iscsi_config().login_hold * 2).await;
@@ -336,7 +338,7 @@ async fn iscsiadm_hangs(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let told = {
         let roads = roads_with_tools(folder.path().to_owned())?;
         let ports = bench.second.ports()?[..1].to_vec();
-        let short = Duration::from_secs(12);
+        let short = Duration::from_secs(15);
         match bench.timed("connect", short, roads.connect(&cx(short), &ports)).await {
             Ok(states) => format!("{states:?}"),
             Err(error) => format!("{error:?}"),

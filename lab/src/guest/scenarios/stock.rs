@@ -67,11 +67,15 @@ pub(super) fn stacked() -> Vec<String> {
     names(folder).into_iter().filter_map(device).collect()
 }
 
-/// Links that udev makes for volumes and their contents.
+/// Links that udev makes for volumes and their contents. One that leads nowhere is not counted: udev forgets it where the
+/// last event of a map comes after the map's end.
 fn links() -> Vec<String> {
     let mut all = Vec::new();
-    for folder in ["/dev/mapper", "/dev/disk/by-id", "/dev/disk/by-uuid", "/dev/disk/by-label"] {
-        all.extend(names(Path::new(folder)).into_iter().map(|it| format!("link {folder}/{it}")));
+    for folder in ["/dev/mapper", "/dev/disk/by-id", "/dev/disk/by-uuid", "/dev/disk/by-label"].map(Path::new)
+    {
+        let leads = |it: &String| folder.join(it).try_exists().unwrap_or(true);
+        let names = names(folder).into_iter().filter(leads);
+        all.extend(names.map(|it| format!("link {}/{it}", folder.display())));
     }
     all
 }

@@ -75,6 +75,22 @@ pub(super) async fn await_paths(device: &Device, wanted: char) -> Result<Duratio
     }
 }
 
+/// Waits until multipathd's own checkers have found every path of a device faulty.
+pub(super) async fn await_faulty(device: &Device) -> Result<(), Failure> {
+    let started = Instant::now();
+    let name = device.identity.wwid.multipath_name();
+    loop {
+        let json = run("multipathd", &["show", "map", &name, "json"]).await?;
+        if json.matches("\"chk_st\" : \"faulty\"").count() == device.legs.len() {
+            return Ok(());
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(Failure(format!("multipathd finds no fault: {json}")));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Deletes legs that others scanned in at a number, as those others would.
 pub(super) async fn remove_strangers(bench: &Bench, number: u16) -> Result<(), Failure> {
     let ends = [format!(":{number}"), format!(":{}", number + 0x4000)];
