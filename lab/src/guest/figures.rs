@@ -121,6 +121,8 @@ async fn measured<T>(
     udev_rests().await?;
     let others = idle * started.elapsed().as_secs_f64();
     series.add(&format!("{name}_processes"), (processes()? - before - others).max(0.0).round());
+    let last = |of: &str| series.0.get(&format!("{name}_{of}")).and_then(|it| it.last()).copied();
+    tracing::info!(ms = last("ms"), processes = last("processes"), "{name}");
     Ok(answer)
 }
 
@@ -132,8 +134,9 @@ async fn ours<T>(
     idle: f64,
     operation: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let (mark, before) = (site.array().mark(), site.node.counters().await?);
+    let (mark, before, array) = (site.array().mark(), site.node.counters().await?, site.array_time());
     let answer = measured(series, name, idle, operation).await?;
+    series.add(&format!("{name}_array_ms"), (site.array_time() - array).as_secs_f64() * 1000.0);
     let after = site.node.counters().await?;
     let requests = site.array().requests(mark).len();
     series.add(&format!("{name}_requests"), requests as f64);
@@ -187,26 +190,37 @@ async fn warm(site: Arc<Site>) -> Result<Shown, Failure> {
         ours(&site, &mut series, "ours_detach", idle, site.detach(&disk)).await?;
         site.delete(&disk).await?;
     }
+    prior::configure().await?;
     for number in 0..TIMES {
         let (volume, wwid) = mapped(&site, number).await?;
-        let started = Instant::now();
-        measured(&mut series, "theirs_attach_warm", idle, prior::attach(&wwid)).await?;
-        whole(&site, &wwid).await?;
-        series.add("theirs_attach_warm_until_whole_ms", started.elapsed().as_secs_f64() * 1000.0);
-        udev_rests().await?;
+        let sequence = async {
+            let started = Instant::now();
+            prior::attach(&wwid).await?;
+            let returned = started.elapsed();
+            // They may go on with a single leg; attached it is when the map with all legs is there, as it is with us.
+            whole(&site, &wwid).await?;
+            Ok(returned)
+        };
+        let returned = measured(&mut series, "theirs_attach_warm", idle, sequence).await?;
+        series.add("theirs_attach_warm_returned_ms", returned.as_secs_f64() * 1000.0);
         measured(&mut series, "theirs_attach_again", idle, prior::attach(&wwid)).await?;
         measured(&mut series, "theirs_grow", idle, prior::grow(&wwid)).await?;
         unmapped(&site, &volume).await?;
         measured(&mut series, "theirs_detach", idle, prior::detach(&wwid)).await?;
     }
+    prior::leave_configuration().await?;
     forget(&site, site.foreign_targets()).await?;
     site.detach("vm-900-disk-0").await?;
     site.delete("vm-900-disk-0").await?;
     site.require_as(&before).await?;
+    // What they ask of the array is left out altogether, so ours is compared without the array's own time too.
+    let array = series.median("ours_attach_warm_array_ms")?;
     let (ours, theirs) = (series.median("ours_attach_warm_ms")?, series.median("theirs_attach_warm_ms")?);
     let figures = series.figures()?;
-    let text = format!("a warm attach takes {ours:.0} ms where theirs takes {theirs:.0} ms");
-    if ours > theirs * PART {
+    let text = format!(
+        "a warm attach takes {ours:.0} ms, {array:.0} ms of them the array's, where theirs takes {theirs:.0} ms without an array"
+    );
+    if ours - array > theirs * PART {
         return Err(Failure(format!("{text}: more than a third; {figures:?}")));
     }
     for name in
@@ -244,6 +258,7 @@ async fn cold(site: Arc<Site>) -> Result<Shown, Failure> {
         forget(&site, site.targets()).await?;
     }
     site.delete(disk).await?;
+    prior::configure().await?;
     let portals = site.foreign_portals();
     let target =
         site.foreign_targets().first().ok_or_else(|| Failure("the array has no target".to_owned()))?;
@@ -251,14 +266,15 @@ async fn cold(site: Arc<Site>) -> Result<Shown, Failure> {
         let (volume, wwid) = mapped(&site, 100 + number).await?;
         let sequence = async {
             prior::login(target, &portals).await?;
-            prior::attach(&wwid).await
+            prior::attach(&wwid).await?;
+            whole(&site, &wwid).await
         };
         measured(&mut series, "theirs_attach_cold", idle, sequence).await?;
-        whole(&site, &wwid).await?;
         unmapped(&site, &volume).await?;
         prior::detach(&wwid).await?;
         forget(&site, site.foreign_targets()).await?;
     }
+    prior::leave_configuration().await?;
     site.require_as(&before).await?;
     let (ours, theirs) = (series.median("ours_attach_cold_ms")?, series.median("theirs_attach_cold_ms")?);
     Ok(Shown::Held(

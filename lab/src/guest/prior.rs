@@ -17,6 +17,28 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// How often they look before they give up.
 const LOOKS: usize = 60;
 
+/// What their packages put into the node's configuration of multipath. It is read by their own `reconfigure`.
+const CONFIGURATION: &str = "defaults {\n\tfind_multipaths yes\n}\n";
+const FILE: &str = "/etc/multipath/conf.d/prior.conf";
+
+/// Configures multipath as their packages do.
+///
+/// # Errors
+/// Where it cannot be.
+pub async fn configure() -> Result<(), Failure> {
+    std::fs::write(FILE, CONFIGURATION)?;
+    tool("multipathd", &["reconfigure"]).await.map(drop)
+}
+
+/// Takes that back.
+///
+/// # Errors
+/// Where it cannot be.
+pub async fn leave_configuration() -> Result<(), Failure> {
+    std::fs::remove_file(FILE)?;
+    tool("multipathd", &["reconfigure"]).await.map(drop)
+}
+
 async fn tool(name: &str, arguments: &[&str]) -> Result<String, Failure> {
     tools::run(name, arguments, TOOL).await
 }
@@ -71,7 +93,9 @@ async fn is_there(wwid: &str) -> Result<bool, Failure> {
     if names(Path::new("/dev/disk/by-id")).iter().any(|it| it.starts_with("scsi-") && it.contains(wwid)) {
         return Ok(true);
     }
-    Ok(tool("multipathd", &["show", "maps", "raw", "format", "%n %w"]).await?.contains(wwid))
+    // A daemon that is busy answers with a time-out, and is asked again.
+    let maps = tools::output("multipathd", &["show", "maps", "raw", "format", "%n %w"], TOOL).await?;
+    Ok(maps.stdout.contains(wwid))
 }
 
 /// Takes the LUN off the node. The array does not show it any more.

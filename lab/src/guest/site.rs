@@ -4,16 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Response};
 use san_contract::audit::{Audit, Ledger};
 use san_sim::kernel::{KernelPlane, LiveArray, LivePlane};
 use san_sim::ontap::{IscsiConfig, OntapConfig, OntapSim, PortalConfig, SvmConfig, Version};
-use san_sim::server::HttpsServer;
+use san_sim::server::{Api, ApiState, Cut, HttpsServer};
 use sanbridge_tests::daemons::{Client, Reply, options};
 use sanbridge_tests::ledger::{ArrayLedger, FolderLedger};
 use sanbridge_tests::site::SPACE;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::bystander::VerifiedIo;
 use super::check::Failure;
@@ -48,8 +54,32 @@ pub struct Site {
     /// This machine.
     pub node: Node,
     api: HttpsServer,
+    spent: Arc<AtomicU64>,
     targets: BTreeSet<String>,
     foreign_targets: BTreeSet<String>,
+}
+
+/// The array's interface, with the time its answers take.
+#[derive(Debug)]
+struct Timed {
+    live: LiveArray,
+    /// Microseconds.
+    spent: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Api for Timed {
+    async fn handle(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Cut> {
+        let started = Instant::now();
+        let answer = self.live.handle(request).await;
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.spent.fetch_add(micros, Ordering::Relaxed);
+        answer
+    }
+
+    fn state(&self) -> watch::Receiver<ApiState> {
+        self.live.state()
+    }
 }
 
 /// A bystander: a LUN of somebody else's on the same array and the same networks.
@@ -104,19 +134,26 @@ impl Site {
         let plane = tokio::task::spawn_blocking(|| KernelPlane::new(Path::new(NAMESPACE_PATH))).await??;
         let live = LiveArray::start(array, LivePlane::new(plane, vec![node.initiator.clone()])).await?;
         let listen = SocketAddr::from((listen, 0));
-        let api = HttpsServer::start(std::sync::Arc::new(live.clone()), listen, &[]).await?;
+        let spent = Arc::new(AtomicU64::new(0));
+        let timed = Timed { live: live.clone(), spent: Arc::clone(&spent) };
+        let api = HttpsServer::start(Arc::new(timed), listen, &[]).await?;
         let portals = san_sim::target::Target::portals(live.array());
         let of = |foreign| {
             let them = portals.iter().filter(move |it| (it.address.port() == FOREIGN_PORT) == foreign);
             them.map(|it| it.target.clone()).collect()
         };
         let (targets, foreign_targets) = (of(false), of(true));
-        Ok(Self { network, live, node, api, targets, foreign_targets })
+        Ok(Self { network, live, node, api, spent, targets, foreign_targets })
     }
 
     /// The array, for whatever is done to it behind its interface.
     pub fn array(&self) -> &OntapSim {
         self.live.array()
+    }
+
+    /// How long the array has worked on requests so far, the kernel's following included.
+    pub fn array_time(&self) -> Duration {
+        Duration::from_micros(self.spent.load(Ordering::Relaxed))
     }
 
     /// How many legs an attached volume has.
@@ -372,7 +409,7 @@ impl Site {
     /// What is left.
     pub async fn end(self) -> Result<(), Failure> {
         self.node.stop().await?;
-        let plane = std::sync::Arc::clone(self.live.plane());
+        let plane = Arc::clone(self.live.plane());
         tokio::task::spawn_blocking(move || plane.plane().clear()).await??;
         let left = TargetLedger { foreign: BTreeSet::new() }.ours();
         if left.is_empty() { Ok(()) } else { Err(Failure(format!("the kernel's target still has {left:?}"))) }
