@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::host::{Attr, Counters, Host, Output, Probe, SocketAddress, Stream, Tool, Uevents};
 
 /// The longest pause between two looks, unless the caller wants a longer one.
-const PAUSE_MAX: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A host whose every change passes the effect seam and whose every call ends by the context's deadline.
 #[derive(Debug, Clone)]

@@ -8,7 +8,6 @@ use crate::Multipath;
 use crate::attach::Site;
 use crate::client::Change;
 use crate::map::{Map, PAUSE, link_of};
-use crate::scan::Race;
 use crate::verify::{Slave, device_of, refuse_foreign};
 use crate::wire::{Reason, Reply};
 use futures_util::future::join_all;
@@ -117,17 +116,8 @@ impl Multipath {
     /// # Errors
     /// Where udev records none.
     async fn recorded(&self, cx: &Cx, legs: Vec<Leg>, late: &mut Vec<(Hctl, Error)>) -> Result<Vec<Leg>> {
-        let race = Race::new();
-        let results = join_all(legs.iter().map(|it| async {
-            tokio::select! {
-                result = self.await_record(cx, it) => result.inspect(|()| race.won()),
-                () = race.over(self.config.straggler) => {
-                    let message = "udev does not get done with it while it does with another leg: does it answer reads?";
-                    Err(Error::new(ErrorKind::Unavailable, message).on(&it.name))
-                }
-            }
-        }))
-        .await;
+        // All of the time: where many disks appear at once, their records are far apart.
+        let results = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
         let mut known = Vec::new();
         for (leg, result) in legs.into_iter().zip(results) {
             match result {
@@ -139,9 +129,16 @@ impl Multipath {
             }
         }
         match late.first() {
-            Some((_, error)) if known.is_empty() => Err(error.clone()),
-            _ => Ok(known),
+            Some((_, error)) if known.is_empty() => return Err(error.clone()),
+            _ => {}
         }
+        for (_, error) in late {
+            *error = Error::wrap(
+                error.clone(),
+                "udev gets done with other legs, not with it: does it answer reads?",
+            );
+        }
+        Ok(known)
     }
 
     /// Makes or completes the map of `wwid`.

@@ -46,7 +46,7 @@ pub(super) struct Fixture {
     plane: Arc<LivePlane>,
     node: Machine,
     manager: Multipath,
-    /// The same with less patience for udev, for as long as it is held.
+    /// The same with less patience for udev, for where it is held.
     hasty: Multipath,
     is_udev_held: AtomicBool,
     routes: Vec<Route>,
@@ -100,7 +100,7 @@ impl Fixture {
         }
         let routes = transport.routes(&cx(), &ports).await?;
         let manager = Multipath::new(node.guard(), machine::multipath());
-        let udev = MultipathConfig::default().udev;
+        let udev = MultipathConfig::default().udev * 2;
         let hasty = Multipath::new(node.guard(), MultipathConfig { udev, ..machine::multipath() });
         let is_udev_held = AtomicBool::new(false);
         let hung = Mutex::default();

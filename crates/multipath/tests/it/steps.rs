@@ -200,7 +200,7 @@ async fn a_long_wait_looks_more_and_more_seldom() {
         Ok((started.elapsed() >= Duration::from_secs(10)).then_some(()))
     });
     wait.await.unwrap();
-    assert!(started.elapsed() < Duration::from_millis(10_250), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(11_050), "{:?}", started.elapsed());
     let looks = looks.into_inner();
-    assert!((50..100).contains(&looks), "{looks} looks");
+    assert!((30..60).contains(&looks), "{looks} looks");
 }

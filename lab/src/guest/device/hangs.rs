@@ -39,7 +39,7 @@ async fn reads_hang(fixture: Arc<Fixture>) -> Result<Shown, Failure> {
     let lun = Lun::new(LUN).ok_or_else(|| Failure("no such number".to_owned()))?;
     let expected = Expected { identity: fixture.array.identity(1), size: VOLUME_SIZE, lun };
     let started = Instant::now();
-    let device = fixture.manager.attach(&cx(), &expected, &fixture.routes).await?;
+    let device = fixture.hasty.attach(&cx(), &expected, &fixture.routes).await?;
     let took = started.elapsed();
     let others = fixture.routes.len() - 1;
     if (device.legs.len(), device.missing.len()) != (others, 1) {
