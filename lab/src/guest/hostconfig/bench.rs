@@ -19,25 +19,25 @@ use crate::guest::network::{NAMESPACE_PATH, Network};
 use crate::guest::{Failure, ledger, scratch, tools};
 
 /// Programs take seconds under emulation.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The array, the node and the sessions between them.
 #[derive(Debug)]
-pub struct Bench {
+pub(super) struct Bench {
     /// The networks.
-    pub network: Network,
+    pub(super) network: Network,
     /// The array.
-    pub array: Arc<TestArray>,
+    pub(super) array: Arc<TestArray>,
     /// What lets the kernel follow it.
-    pub plane: Arc<LivePlane>,
+    pub(super) plane: Arc<LivePlane>,
     /// The node.
-    pub node: Machine,
+    pub(super) node: Machine,
     /// Our sessions.
-    pub routes: Vec<Route>,
+    pub(super) routes: Vec<Route>,
 }
 
 /// A context for one call of the product.
-pub fn cx() -> Cx {
+pub(super) fn cx() -> Cx {
     Cx::new(Deadline::after(PATIENCE), OperationId::random(), Effects::unobserved())
 }
 
@@ -46,7 +46,7 @@ impl Bench {
     ///
     /// # Errors
     /// Where any of it fails.
-    pub async fn new(name: &str) -> Result<Self, Failure> {
+    pub(super) async fn new(name: &str) -> Result<Self, Failure> {
         let folder = scratch::mount().await?;
         let network = Network::start(3).await?;
         let node = Machine::prepare().await?;
@@ -67,17 +67,17 @@ impl Bench {
     }
 
     /// The product's device manager.
-    pub fn manager(&self) -> Multipath {
+    pub(super) fn manager(&self) -> Multipath {
         Multipath::new(self.node.guard(), machine::multipath())
     }
 
     /// The first portal alone: one leg is enough for what udev makes of a disk.
-    pub fn one(&self) -> &[SocketAddr] {
+    pub(super) fn one(&self) -> &[SocketAddr] {
         &self.array.addresses()[..1]
     }
 
     /// All portals.
-    pub fn all(&self) -> &[SocketAddr] {
+    pub(super) fn all(&self) -> &[SocketAddr] {
         self.array.addresses()
     }
 
@@ -85,7 +85,7 @@ impl Bench {
     ///
     /// # Errors
     /// Where the kernel's target does not follow.
-    pub async fn show(&self, n: u8, lun: u16, portals: &[SocketAddr]) -> Result<(), Failure> {
+    pub(super) async fn show(&self, n: u8, lun: u16, portals: &[SocketAddr]) -> Result<(), Failure> {
         self.array.show(n, lun, portals)?;
         Ok(self.plane.sync().await?)
     }
@@ -94,18 +94,18 @@ impl Bench {
     ///
     /// # Errors
     /// Where the kernel's target does not follow.
-    pub async fn hide(&self, lun: u16) -> Result<(), Failure> {
+    pub(super) async fn hide(&self, lun: u16) -> Result<(), Failure> {
         self.array.hide(lun, self.all());
         Ok(self.plane.sync().await?)
     }
 
     /// The map of volume `n`, by its name.
-    pub fn map(&self, n: u8) -> String {
+    pub(super) fn map(&self, n: u8) -> String {
         self.array.identity(n).wwid.multipath_name()
     }
 
     /// Where it is.
-    pub fn map_path(&self, n: u8) -> PathBuf {
+    pub(super) fn map_path(&self, n: u8) -> PathBuf {
         Path::new("/dev/mapper").join(self.map(n))
     }
 
@@ -118,7 +118,7 @@ impl Bench {
     }
 
     /// The session in network `n` as a SCSI host.
-    pub fn host_of(&self, n: u8) -> Option<u32> {
+    pub(super) fn host_of(&self, n: u8) -> Option<u32> {
         let address = Network::portal(n);
         self.routes.iter().find_map(|it| match it {
             Route::Scsi { host, port: TargetPort::Iscsi { portal, .. }, .. } if *portal == address => {
@@ -132,7 +132,7 @@ impl Bench {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub async fn scan(&self, lun: u16) -> Result<(), Failure> {
+    pub(super) async fn scan(&self, lun: u16) -> Result<(), Failure> {
         for host in self.hosts() {
             fs::write(format!("/sys/class/scsi_host/host{host}/scan"), format!("0 0 {lun}"))?;
         }
@@ -140,7 +140,7 @@ impl Bench {
     }
 
     /// The disks of a LUN (`sda`).
-    pub fn disks(&self, lun: u16) -> Vec<String> {
+    pub(super) fn disks(&self, lun: u16) -> Vec<String> {
         let device = |host| format!("/sys/class/scsi_device/{host}:0:0:{lun}/device/block");
         self.hosts().flat_map(|it| ledger::names(Path::new(&device(it)))).collect()
     }
@@ -149,7 +149,7 @@ impl Bench {
     ///
     /// # Errors
     /// With what it answers instead.
-    pub async fn multipathd(&self, command: &str) -> Result<String, Failure> {
+    pub(super) async fn multipathd(&self, command: &str) -> Result<String, Failure> {
         let arguments: Vec<&str> = command.split(' ').collect();
         let ran = tools::output("multipathd", &arguments, PATIENCE).await?;
         let line = ran.line.clone();
@@ -164,7 +164,7 @@ impl Bench {
     ///
     /// # Errors
     /// Where multipathd does not.
-    pub async fn add_map(&self, n: u8) -> Result<(), Failure> {
+    pub(super) async fn add_map(&self, n: u8) -> Result<(), Failure> {
         let answer = self.multipathd(&format!("add map {}", self.map(n))).await?;
         if answer.trim() != "ok" {
             return Err(Failure(format!("add map: {}", answer.trim())));
@@ -176,7 +176,7 @@ impl Bench {
     ///
     /// # Errors
     /// Where there is no such map or field.
-    pub async fn map_field(&self, map: &str, field: &str) -> Result<String, Failure> {
+    pub(super) async fn map_field(&self, map: &str, field: &str) -> Result<String, Failure> {
         let said = self.multipathd(&format!("show map {map} json")).await?;
         let json: serde_json::Value = serde_json::from_str(&said)?;
         let value = &json["map"][field];
@@ -187,7 +187,7 @@ impl Bench {
     ///
     /// # Errors
     /// Where something stays.
-    pub async fn end(&self) -> Result<(), Failure> {
+    pub(super) async fn end(&self) -> Result<(), Failure> {
         for daemon in [Daemon::Udevd, Daemon::Multipathd, Daemon::Iscsid] {
             daemon.start().await?;
         }
@@ -210,7 +210,7 @@ impl Bench {
     ///
     /// # Errors
     /// Where something stays.
-    pub async fn close(&self) -> Result<(), Failure> {
+    pub(super) async fn close(&self) -> Result<(), Failure> {
         for verb in [&["--logout"][..], &["-o", "delete"]] {
             let target = self.array.target();
             tools::run("iscsiadm", &[&["-m", "node", "-T", &target], verb].concat(), PATIENCE).await?;

@@ -206,7 +206,11 @@ fn took() -> Result<u64, Failure> {
 
 /// open-iscsi has logged in and udev has dealt with what came of it.
 async fn settled() -> Result<(), Failure> {
-    let is_whole = || Ok::<bool, Failure>(machine::legs().len() == MASKED.len() + OPEN.len() && machine::maps()?.len() >= GROUPS.len());
+    let is_whole = || {
+        Ok::<bool, Failure>(
+            machine::legs().len() == MASKED.len() + OPEN.len() && machine::maps()?.len() >= GROUPS.len(),
+        )
+    };
     let started = Instant::now();
     while !is_whole()? {
         if started.elapsed() > PATIENCE * 3 {
@@ -242,7 +246,8 @@ fn devices(bench: &Bench, n: u8) -> BTreeSet<String> {
     let wwid = bench.map(n);
     let address = |it: &String| it.ends_with(&format!(":{n}"));
     let legs = machine::legs().into_iter().filter(address);
-    let blocks = legs.flat_map(|it| ledger::names(&Path::new("/sys/class/scsi_device").join(it).join("device/block")));
+    let blocks =
+        legs.flat_map(|it| ledger::names(&Path::new("/sys/class/scsi_device").join(it).join("device/block")));
     let maps = ledger::maps().into_iter().filter(|it| it.wwid == wwid).map(|it| it.kernel);
     blocks.chain(maps).collect()
 }
@@ -267,13 +272,14 @@ async fn unread(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let words = |line: &str| -> Vec<String> {
         line.split(|it: char| !it.is_ascii_alphanumeric() && it != '-').map(str::to_owned).collect()
     };
-    let hurts = |line: &&String| line.contains("maskedvg") || words(line).iter().any(|it| masked.contains(it));
+    let hurts =
+        |line: &&String| line.contains("maskedvg") || words(line).iter().any(|it| masked.contains(it));
     let hurt: Vec<&String> = found.iter().filter(hurts).collect();
     if !hurt.is_empty() {
         return Err(Failure(format!("masked and touched all the same: {hurt:?}")));
     }
-    let found: Vec<String> = found.into_iter().collect();
-    Ok(Shown::held(format!("of {masked:?} nothing; without a mask, in the same boot: {}", found.join(", "))))
+    let found = telling.map(|it| guests::in_short(&found, it)).join("; ");
+    Ok(Shown::held(format!("of {masked:?} nothing; without a mask, in the same boot: {found}")))
 }
 
 async fn taken_over(bench: Arc<Bench>) -> Result<Shown, Failure> {
@@ -347,7 +353,8 @@ fn shutdown() -> Check<()> {
                 if without < with + HANG {
                     return Err(Failure(format!("{without} s without the unit, {with} s with it")));
                 }
-                let text = format!("{without} s without the unit, {with} s with it, from asking to the next kernel");
+                let text =
+                    format!("{without} s without the unit, {with} s with it, from asking to the next kernel");
                 Ok(Shown::Held(text, figures))
             })
         },

@@ -18,6 +18,8 @@ use crate::guest::{Check, Failure, Shown, daemons, ledger, scratch, tools};
 
 /// The network that no other check uses: a login there disturbs nobody.
 const NETWORK: u8 = 3;
+/// The tag of its portal group. A record made with it is a file in a folder, as the product's are.
+const GROUP: u16 = 1028;
 const USER: &str = "node1";
 const SECRET: &str = "Zq7-never-in-an-argument";
 /// Exit code of `iscsiadm` where the target refuses the login.
@@ -151,7 +153,7 @@ async fn chap(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let access = Access::Chap { user: USER.to_owned(), secret: SECRET.to_owned().into() };
     bench.plane.plane().set_access(&bench.node.initiator, access);
     bench.plane.sync().await?;
-    let place = Place { target: array.target(), portal: address.to_string() };
+    let place = Place { target: array.target(), portal: format!("{address},{GROUP}") };
     let result = attempts(&place).await;
     place.iscsiadm(&["--logout"]).await?;
     place.iscsiadm(&["-o", "delete"]).await?;

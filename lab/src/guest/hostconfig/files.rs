@@ -16,7 +16,7 @@ const RULE: &str = include_str!("../../../../host/udev/57-sanbridge.rules");
 const RULE_PLACE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
 
 /// The optional settings for a whole vendor.
-pub const VENDOR: &str = include_str!("../../../../host/multipath/sanbridge-vendor.conf");
+pub(super) const VENDOR: &str = include_str!("../../../../host/multipath/sanbridge-vendor.conf");
 
 /// The pattern for LVM, with comments.
 const FILTER: &str = include_str!("../../../../host/lvm/global_filter");
@@ -40,7 +40,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where it cannot be written, or udev does not read it.
-pub async fn install_rule() -> Result<(), Failure> {
+pub(super) async fn install_rule() -> Result<(), Failure> {
     fs::write(RULE_PLACE, RULE)?;
     reload_rules().await
 }
@@ -49,7 +49,7 @@ pub async fn install_rule() -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where it cannot be removed, or udev does not notice.
-pub async fn remove_rule() -> Result<(), Failure> {
+pub(super) async fn remove_rule() -> Result<(), Failure> {
     remove(Path::new(RULE_PLACE))?;
     reload_rules().await
 }
@@ -62,7 +62,7 @@ async fn reload_rules() -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn install_filter() -> Result<(), Failure> {
+pub(super) fn install_filter() -> Result<(), Failure> {
     let pattern = FILTER.lines().find(|it| it.starts_with('"')).unwrap_or_default();
     write_filter(&format!("{FILTER_OF_THE_MACHINE}, {pattern}"))
 }
@@ -71,7 +71,7 @@ pub fn install_filter() -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn remove_filter() -> Result<(), Failure> {
+pub(super) fn remove_filter() -> Result<(), Failure> {
     write_filter(FILTER_OF_THE_MACHINE)
 }
 
@@ -80,7 +80,7 @@ fn write_filter(patterns: &str) -> Result<(), Failure> {
 }
 
 /// The masks of a disk, by the names that the product gives them.
-pub fn masks(wwid: &Wwid) -> [PathBuf; 2] {
+pub(super) fn masks(wwid: &Wwid) -> [PathBuf; 2] {
     [wwid.to_string(), format!("mpath-{}", wwid.multipath_name())].map(|it| Path::new(MASKS).join(it))
 }
 
@@ -88,7 +88,7 @@ pub fn masks(wwid: &Wwid) -> [PathBuf; 2] {
 ///
 /// # Errors
 /// Where the links cannot be made.
-pub fn mask(wwid: &Wwid) -> Result<(), Failure> {
+pub(super) fn mask(wwid: &Wwid) -> Result<(), Failure> {
     fs::create_dir_all(MASKS)?;
     for link in masks(wwid) {
         remove(&link)?;
@@ -101,7 +101,7 @@ pub fn mask(wwid: &Wwid) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where one cannot be removed.
-pub fn unmask_all() -> Result<(), Failure> {
+pub(super) fn unmask_all() -> Result<(), Failure> {
     match fs::remove_dir_all(MASKS) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
@@ -109,7 +109,7 @@ pub fn unmask_all() -> Result<(), Failure> {
 }
 
 /// The names of all masks.
-pub fn masked() -> BTreeSet<String> {
+pub(super) fn masked() -> BTreeSet<String> {
     crate::guest::ledger::names(Path::new(MASKS)).into_iter().collect()
 }
 
@@ -117,13 +117,21 @@ pub fn masked() -> BTreeSet<String> {
 ///
 /// # Errors
 /// Where it does not.
-pub async fn multipath_settings(name: &str, text: Option<&str>) -> Result<(), Failure> {
+pub(super) async fn multipath_settings(name: &str, text: Option<&str>) -> Result<(), Failure> {
     fs::create_dir_all(MULTIPATH)?;
     let place = Path::new(MULTIPATH).join(name);
     match text {
         Some(text) => fs::write(place, text)?,
         None => remove(&place)?,
     }
+    reconfigure().await
+}
+
+/// Has multipathd read its settings and look at every path anew, and waits until it has.
+///
+/// # Errors
+/// Where it does not.
+pub(super) async fn reconfigure() -> Result<(), Failure> {
     tools::run("multipathd", &["reconfigure"], PATIENCE).await?;
     // It answers at once, and reads in the background.
     let ended = tokio::time::Instant::now() + PATIENCE;

@@ -35,7 +35,7 @@ async fn volume_group(device: &str, name: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where LVM fails.
-pub async fn with_volume_group(file: &Path, name: &str) -> Result<(), Failure> {
+pub(super) async fn with_volume_group(file: &Path, name: &str) -> Result<(), Failure> {
     as_disk(file, async |device| volume_group(device, name).await).await
 }
 
@@ -43,7 +43,7 @@ pub async fn with_volume_group(file: &Path, name: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where mdadm fails.
-pub async fn with_md(first: &Path, second: &Path) -> Result<(), Failure> {
+pub(super) async fn with_md(first: &Path, second: &Path) -> Result<(), Failure> {
     as_disk(first, async |first| {
         as_disk(second, async |second| {
             let head = ["--create", "/dev/md/labguest", "--level=1", "--raid-devices=2", "--metadata=1.2"];
@@ -60,7 +60,7 @@ pub async fn with_md(first: &Path, second: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where mkfs fails.
-pub async fn with_btrfs(file: &Path) -> Result<(), Failure> {
+pub(super) async fn with_btrfs(file: &Path) -> Result<(), Failure> {
     tools::run("mkfs.btrfs", &["-q", "-f", "-M", "-L", "labguest", &file.to_string_lossy()], PATIENCE)
         .await
         .map(drop)
@@ -70,7 +70,7 @@ pub async fn with_btrfs(file: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where a tool fails.
-pub async fn with_partitions(file: &Path, group: &str) -> Result<(), Failure> {
+pub(super) async fn with_partitions(file: &Path, group: &str) -> Result<(), Failure> {
     let table = tempfile::NamedTempFile::new()?;
     fs::write(
         table.path(),
@@ -90,7 +90,7 @@ pub async fn with_partitions(file: &Path, group: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where the machine cannot be looked at.
-pub fn harm() -> Result<BTreeSet<String>, Failure> {
+pub(super) fn harm() -> Result<BTreeSet<String>, Failure> {
     let mut found = BTreeSet::new();
     for block in ledger::names(Path::new("/sys/block")).iter().filter(|it| it.starts_with("dm-")) {
         let text = |attribute| {
@@ -118,6 +118,12 @@ pub fn harm() -> Result<BTreeSet<String>, Failure> {
     }
     found.extend(read_by_udev()?);
     Ok(found)
+}
+
+/// The most telling of what was found, and how much else.
+pub(super) fn in_short(found: &BTreeSet<String>, telling: &str) -> String {
+    let first = found.iter().find(|it| it.contains(telling)).map_or("nothing", String::as_str);
+    format!("{first} and {} more traces", found.len().saturating_sub(1))
 }
 
 fn is_san(device: &str) -> bool {
@@ -149,7 +155,7 @@ fn read_by_udev() -> Result<BTreeSet<String>, Failure> {
 ///
 /// # Errors
 /// Where something stays.
-pub async fn release() -> Result<(), Failure> {
+pub(super) async fn release() -> Result<(), Failure> {
     crate::guest::daemons::udev_rests().await?;
     let blocks = || ledger::names(Path::new("/sys/block"));
     for name in blocks().iter().filter(|it| it.starts_with("md")) {
