@@ -194,6 +194,7 @@ impl Site {
             name: name.clone(),
             state: state.clone(),
             devices_folder: "/dev/sanbridge".into(),
+            masks_folder: "/etc/sanbridge/masked".into(),
             host: guard.clone(),
             devices: Arc::new(Multipath::new(guard.clone(), MultipathConfig::default())),
             transports: vec![Arc::new(Iscsi::new(guard, IscsiConfig::default()))],

@@ -54,6 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         name: "node1".parse()?,
         state: folder.path().join("state"),
         devices_folder: "/dev/sanbridge".into(),
+        masks_folder: "/etc/sanbridge/masked".into(),
         host: guard.clone(),
         devices: Arc::new(Multipath::new(guard.clone(), MultipathConfig::default())),
         transports: vec![Arc::new(Iscsi::new(guard, IscsiConfig::default()))],

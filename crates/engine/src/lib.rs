@@ -11,6 +11,7 @@ mod clock;
 mod cluster;
 mod intent;
 mod locks;
+mod masks;
 mod node;
 mod plan;
 mod record;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::locks::Locks;
+use crate::masks::Masks;
 use crate::record::Attachments;
 use crate::registry::Registry;
 use crate::store::Folder;
@@ -29,6 +30,8 @@ pub struct NodeConfig {
     pub state: PathBuf,
     /// Where attached volumes appear as `<space>/<object>`.
     pub devices_folder: PathBuf,
+    /// Where the rules of udev look for the disks that this host must not look into: `/etc/sanbridge/masked`.
+    pub masks_folder: PathBuf,
     /// The operating system.
     pub host: Guard,
     /// Devices.
@@ -48,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) name: NodeName,
     pub(crate) state: Folder,
     pub(crate) devices_folder: PathBuf,
+    pub(crate) masks: Masks,
     pub(crate) host: Guard,
     pub(crate) devices: Arc<dyn DeviceManager>,
     transports: HashMap<TransportKind, Arc<dyn Transport>>,
@@ -91,6 +95,7 @@ impl Node {
                 name: config.name,
                 state: Folder::at(config.state),
                 devices_folder: config.devices_folder,
+                masks: Masks::at(config.host.clone(), config.masks_folder),
                 host: config.host,
                 devices: config.devices,
                 transports,

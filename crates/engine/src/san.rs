@@ -128,13 +128,19 @@ impl San {
 
     /// Makes it ready for its first operation: what leases an earlier process of this node left behind are given back,
     /// and callers that waited for that process find their operations again. Ending what that process left open is
-    /// [`San::take_up_open`], which may take as long as the array does.
+    /// [`San::take_up_open`], which may take as long as the array does. Disks that are on record here are masked, whoever
+    /// removed their masks meanwhile.
     pub async fn start(&self) -> Result<()> {
         let started = || self.0.node.started.lock().unwrap_or_else(PoisonError::into_inner);
         if !started().contains(self.space()) {
             let cx = self.0.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
             self.cluster().give_back_leftovers(&cx, self.realm(), self.space()).await?;
             self.expect_callers().await?;
+            for record in self.attached().await? {
+                if let Err(error) = self.mask(&cx, &record).await {
+                    tracing::error!(volume = %record.owner, error = %error.chain(), "the host may look into a guest's disk");
+                }
+            }
             started().insert(self.space().to_owned());
         }
         Ok(())

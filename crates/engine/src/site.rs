@@ -332,6 +332,16 @@ impl San {
         self.shared().node.host.make_link(cx, &link, &device.path).await
     }
 
+    /// Keeps this host from looking into the disk, from now on.
+    pub(crate) async fn mask(&self, cx: &Cx, record: &Attachment) -> Result<()> {
+        self.shared().node.masks.put(cx, &record.identity.wwid).await
+    }
+
+    /// The disk is not here any more.
+    pub(crate) async fn unmask(&self, cx: &Cx, record: &Attachment) -> Result<()> {
+        self.shared().node.masks.remove(cx, &record.identity.wwid).await
+    }
+
     pub(crate) async fn unpublish(&self, cx: &Cx, owner: &Owner) -> Result<()> {
         self.shared().node.host.remove_link(cx, &self.device_path(owner)).await.map(|_| ())
     }

@@ -28,7 +28,10 @@ pub(crate) fn make(link: &Path, target: &Path, turn: &Mutex<()>) -> Result<()> {
     remove(&temporary)?;
     std::os::unix::fs::symlink(target, &temporary)
         .map_err(|error| changing("cannot make the link", link, error))?;
-    std::fs::rename(&temporary, link).map_err(|error| changing("cannot put the link in place", link, error))
+    let failed = |error| changing("cannot put the link in place", link, error);
+    std::fs::rename(&temporary, link).map_err(failed)?;
+    // On a disk it has to outlive a power failure.
+    std::fs::File::open(folder).and_then(|it| it.sync_all()).map_err(failed)
 }
 
 /// See [`crate::Host::remove_link`].

@@ -42,6 +42,8 @@ pub struct Config {
     pub pve: PathBuf,
     /// Where attached volumes appear: `/dev/sanbridge`. The plugin's paths begin with it.
     pub devices: PathBuf,
+    /// Where udev is told which disks are guests': `/etc/sanbridge/masked`. The rules of udev name it.
+    pub masks: PathBuf,
     /// How devices are built and taken down.
     pub multipath: MultipathConfig,
     /// How iSCSI sessions are made.
@@ -59,6 +61,7 @@ impl Config {
             state: "/var/lib/sanbridge".into(),
             pve: "/etc/pve".into(),
             devices: "/dev/sanbridge".into(),
+            masks: "/etc/sanbridge/masked".into(),
             multipath: MultipathConfig::default(),
             iscsi: IscsiConfig::default(),
             effects: Effects::unobserved(),
@@ -100,6 +103,7 @@ impl Daemon {
             name: config.node.clone(),
             state: state.path().to_owned(),
             devices_folder: config.devices.clone(),
+            masks_folder: config.masks.clone(),
             host: guard.clone(),
             devices: Arc::new(Multipath::new(guard, config.multipath)),
             transports: vec![Arc::clone(&transport)],

@@ -15,6 +15,7 @@ mod hosts;
 mod identity;
 mod input;
 mod life;
+mod masks;
 mod model;
 mod outage;
 mod paths;

@@ -419,6 +419,7 @@ impl Plan for Attach {
             RECORD => {
                 san.cluster().note_attached(cx, &self.owner, san.node_name()).await?;
                 san.attachments().put(cx, self.record_mut()?).await?;
+                san.mask(cx, self.record_mut()?).await?;
             }
             CONNECT => self.connect(cx, san).await?,
             MAP => self.map(cx, san).await?,

@@ -75,6 +75,7 @@ impl TakeDown {
     /// Forgets the attachment here and in the cluster.
     pub(crate) async fn forget(&self, cx: &Cx, san: &San) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
+        san.unmask(cx, record).await?;
         san.cluster().note_detached(cx, &record.owner, san.node_name()).await?;
         san.attachments().remove(cx, &record.owner).await
     }

@@ -97,6 +97,8 @@ pub struct Inventory {
     pub maps: Vec<MapView>,
     /// Links below `/dev/sanbridge`, with what they hold.
     pub links: BTreeMap<PathBuf, PathBuf>,
+    /// Links below `/etc/sanbridge/masked`: the disks that udev is not to look into.
+    pub masks: BTreeSet<PathBuf>,
     /// Node records.
     pub records: Vec<RecordView>,
     /// Paths under which devices are held open, mounted or used as swap.
@@ -135,6 +137,7 @@ impl Inventory {
         for (link, target) in &self.links {
             lines.insert(format!("link {} -> {}", link.display(), target.display()));
         }
+        lines.extend(self.masks.iter().map(|it| format!("mask {}", it.display())));
         for it in &self.records {
             lines.insert(format!("record {} {} {:?} {}", it.target, it.portal, it.group, it.startup));
         }
@@ -184,6 +187,7 @@ impl Machine {
             startup: it.get("node.startup").to_owned(),
         });
         let links = self.tree.links_below("/dev/sanbridge").into_iter();
+        let masks = self.tree.links_below("/etc/sanbridge/masked").into_keys();
         let users = &self.users;
         let handles = users.handles.values().map(|(path, _)| path.clone());
         let mounts = users.mounts.iter().map(|(at, (path, _))| format!("{path} at {}", at.display()));
@@ -192,6 +196,7 @@ impl Machine {
             legs: legs.collect(),
             maps: self.dm.maps.keys().filter_map(|it| self.map_view(*it)).collect(),
             links: links.map(|(link, target)| (link.into(), target.into())).collect(),
+            masks: masks.map(PathBuf::from).collect(),
             records: records.collect(),
             users: handles.chain(mounts).chain(users.swaps.keys().cloned()).collect(),
             abandoned: self.abandoned.iter().cloned().collect(),
