@@ -11,6 +11,9 @@ use crate::guest::{Failure, tools};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long new settings may take to show.
+const NOTICED: Duration = Duration::from_secs(15);
+
 /// The udev rule.
 const RULE: &str = include_str!("../../../../host/udev/57-sanbridge.rules");
 const RULE_PLACE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
@@ -120,11 +123,22 @@ pub(super) fn masked() -> BTreeSet<String> {
 pub(super) async fn multipath_settings(name: &str, text: Option<&str>) -> Result<(), Failure> {
     fs::create_dir_all(MULTIPATH)?;
     let place = Path::new(MULTIPATH).join(name);
+    let before = configuration().await?;
     match text {
         Some(text) => fs::write(place, text)?,
         None => remove(&place)?,
     }
+    reconfigure().await?;
+    // It may not have begun yet. What it does not show (a section that fits no map) cannot be waited for.
+    let ended = tokio::time::Instant::now() + NOTICED;
+    while configuration().await? == before && tokio::time::Instant::now() < ended {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     reconfigure().await
+}
+
+async fn configuration() -> Result<String, Failure> {
+    tools::run("multipathd", &["show", "config", "local"], PATIENCE).await
 }
 
 /// Has multipathd read its settings and look at every path anew, and waits until it has.

@@ -218,11 +218,14 @@ async fn bounded(bench: Arc<Bench>) -> Result<Shown, Failure> {
 async fn give_away(
     bench: &Bench,
     lun: u16,
+    waits: &str,
     watch: Duration,
 ) -> Result<(Option<Duration>, JoinHandle<std::io::Result<()>>), Failure> {
     bench.show(1, lun, bench.all()).await?;
     bench.scan(lun).await?;
     bench.add_map(1).await?;
+    // These settings are in force, and no others.
+    require_queueing_of(bench, 1, waits).await?;
     bench.hide(lun).await?;
     let started = Instant::now();
     while !bench.multipathd(&format!("show map {} json", bench.map(1))).await?.contains("\"paths\" : 0") {
@@ -246,7 +249,7 @@ async fn give_away(
 }
 
 async fn given_away(bench: Arc<Bench>) -> Result<Shown, Failure> {
-    let (arrived, write) = give_away(&bench, 7, PATIENCE).await?;
+    let (arrived, write) = give_away(&bench, 7, "on", PATIENCE).await?;
     let Some(arrived) = arrived else {
         return Err(Failure(
             "without the settings the write does not arrive elsewhere: this proves nothing".to_owned(),
@@ -259,7 +262,7 @@ async fn given_away(bench: Arc<Bench>) -> Result<Shown, Failure> {
     bench.array.forget()?;
 
     files::multipath_settings(FILE, Some(VENDOR)).await?;
-    let (wrong, write) = give_away(&bench, 8, arrived.max(Duration::from_secs(3)) * 3).await?;
+    let (wrong, write) = give_away(&bench, 8, "30 chk", arrived.max(Duration::from_secs(3)) * 3).await?;
     if wrong.is_some() {
         return Err(Failure(
             "with the settings the write arrived on the other volume all the same".to_owned(),
@@ -299,13 +302,17 @@ async fn everything(bench: &Bench, n: u8, lun: u16) -> Result<Vec<String>, Failu
         said.push(tools::run("udevadm", &["info", &format!("/dev/{device}")], PATIENCE).await?);
     }
     let lines = said.iter().flat_map(|it| it.lines());
-    Ok(lines.filter(|line| !COUNTED.iter().any(|it| line.contains(it))).map(in_order).collect())
+    let mut lines: Vec<String> =
+        lines.filter(|line| !COUNTED.iter().any(|it| line.contains(it))).map(in_order).collect();
+    // udev lists links in no order.
+    lines.sort_unstable();
+    Ok(lines)
 }
 
 /// What is counted or timed, and not set.
 const COUNTED: [&str; 4] = ["USEC_INITIALIZED", "map_loads", "total_q_time", "switch_grp"];
 
-/// udev names the links of a device in no order.
+/// The links of a device in one order.
 fn in_order(line: &str) -> String {
     let Some(links) = line.strip_prefix("E: DEVLINKS=") else { return line.to_owned() };
     let mut links: Vec<&str> = links.split(' ').collect();
