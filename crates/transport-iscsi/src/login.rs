@@ -102,7 +102,8 @@ impl Iscsi {
         let error = Error::new(ErrorKind::Unavailable, error).with_effect(EffectState::None).on(port);
         // This also forgets a failed login: a portal that was dead and comes back is worth a new one at once.
         self.holds.failed(port, Trouble::Probe, &error, self.config.probe_hold);
-        Err(error)
+        // Until then the port is not looked at again, as long as another one is up.
+        Err(if any_up { error.with_retry_after(self.config.probe_hold) } else { error })
     }
 
     async fn log_in(&self, cx: &Cx, port: &TargetPort) -> Result<PortStatus, Failure> {

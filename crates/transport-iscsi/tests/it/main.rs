@@ -4,4 +4,5 @@
 
 mod array;
 mod contract;
+mod holds;
 mod records;
