@@ -99,9 +99,9 @@ impl Fixture {
             return Err(Failure(format!("no session with {}: {:?}", down.port, down.status)));
         }
         let routes = transport.routes(&cx(), &ports).await?;
-        let manager = Multipath::new(node.guard(), machine::multipath());
+        let manager = Multipath::new(node.guard(), node.multipath());
         let udev = MultipathConfig::default().udev * 2;
-        let hasty = Multipath::new(node.guard(), MultipathConfig { udev, ..machine::multipath() });
+        let hasty = Multipath::new(node.guard(), MultipathConfig { udev, ..node.multipath() });
         let is_udev_held = AtomicBool::new(false);
         let hung = Mutex::default();
         Ok(Self {
@@ -262,7 +262,7 @@ impl Drop for InUse {
 
 impl DeviceFixture for Fixture {
     fn slowness(&self) -> u32 {
-        machine::SLOWNESS
+        self.node.slowness()
     }
 
     fn manager(&self) -> &dyn DeviceManager {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use san_core::Wwid;
 use san_host::{Guard, System, SystemConfig};
@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use super::watched::Watched;
 use super::{Failure, daemons, hung, ledger, tools};
 
-/// How much longer than on real hardware things may take under emulation, on a loaded machine.
-pub const SLOWNESS: u32 = 8;
+/// How much longer than on real hardware things may take under emulation, on an idle machine.
+pub const SLOWNESS: u32 = 5;
 /// Settings of multipathd beside the host's own: it looks often, so that outages are noticed soon.
 const MULTIPATH: &str = "defaults {\n\tpolling_interval 1\n\tmax_polling_interval 2\n}\n\
                          overrides {\n\tfast_io_fail_tmo 2\n}\n";
@@ -29,6 +29,9 @@ const RULE: &str = include_str!("../../../host/udev/57-sanbridge.rules");
 const RULE_FILE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
 const MASKS: &str = "/etc/sanbridge/masked";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How many programs are started to see how fast the machine is, and how long one takes on an idle one at most.
+const PROGRAMS: u32 = 10;
+const PROGRAM: Duration = Duration::from_millis(50);
 
 /// The machine, as the product sees it.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub struct Machine {
     pub initiator: String,
     /// The product's door.
     pub host: Watched,
+    /// How many times slower than an idle machine under emulation this one was found to be.
+    pace: u32,
 }
 
 impl Machine {
@@ -57,7 +62,17 @@ impl Machine {
         let initiator =
             name.ok_or_else(|| Failure("this machine has no initiator name".to_owned()))?.to_owned();
         let system = System::start(SystemConfig::new("/proc/self/exe", ["helper"]))?;
-        Ok(Self { initiator, host: Watched::new(system) })
+        Ok(Self { initiator, host: Watched::new(system), pace: pace().await? })
+    }
+
+    /// How much longer than on real hardware things may take here.
+    pub fn slowness(&self) -> u32 {
+        SLOWNESS * self.pace
+    }
+
+    /// As much time for each phase as this machine needs.
+    pub fn multipath(&self) -> MultipathConfig {
+        patient(self.pace)
     }
 
     /// Marks the disks of a volume as a guest's, as the product does before it attaches one.
@@ -93,15 +108,29 @@ pub fn iscsi() -> IscsiConfig {
 
 /// As much time for each phase as an emulated processor needs.
 pub fn multipath() -> MultipathConfig {
+    patient(2)
+}
+
+fn patient(pace: u32) -> MultipathConfig {
     let usual = MultipathConfig::default();
     MultipathConfig {
-        leg: usual.leg * 2,
+        leg: usual.leg * 2 * pace,
         straggler: usual.straggler * 5,
         // udev runs dozens of programs for a disk, and looks at many disks at once.
-        udev: usual.udev * 9,
-        map: usual.map * 2,
+        udev: usual.udev * 4 * pace,
+        map: usual.map * 2 * pace,
         ..usual
     }
+}
+
+/// Starts a few programs: what udev does for every disk, and most of what a disk costs.
+async fn pace() -> Result<u32, Failure> {
+    let started = Instant::now();
+    for _ in 0..PROGRAMS {
+        tools::run("true", &[], PATIENCE).await?;
+    }
+    let times = started.elapsed().as_millis() / (PROGRAM * PROGRAMS).as_millis();
+    Ok(u32::try_from(times).unwrap_or(u32::MAX).clamp(1, 6))
 }
 
 /// Waits for what takes its time where a contract asks for it at once.

@@ -147,7 +147,7 @@ impl Fixture {
 
 impl TransportFixture for Fixture {
     fn slowness(&self) -> u32 {
-        machine::SLOWNESS
+        self.bench.machine.slowness()
     }
 
     fn transport(&self) -> &dyn Transport {

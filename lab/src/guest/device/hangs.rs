@@ -9,7 +9,7 @@ use san_core::{DeviceManager as _, Expected, Lun};
 use super::{Fixture, cx, lock, place};
 use crate::guest::array::VOLUME_SIZE;
 use crate::guest::hung::Hung;
-use crate::guest::{Check, Failure, Shown, machine};
+use crate::guest::{Check, Failure, Shown};
 
 const LUN: u16 = 5;
 /// As in the contract's clause about a leg that answers nothing at all.
@@ -45,7 +45,7 @@ async fn reads_hang(fixture: Arc<Fixture>) -> Result<Shown, Failure> {
     if (device.legs.len(), device.missing.len()) != (others, 1) {
         return Err(Failure(format!("{} legs, {} missing", device.legs.len(), device.missing.len())));
     }
-    if took > BOUND * machine::SLOWNESS {
+    if took > BOUND * fixture.node.slowness() {
         return Err(Failure(format!("it took {took:?}")));
     }
     let block = [0x5a; 4096];
