@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use san_contract::audit::{Audit, said};
@@ -270,18 +270,17 @@ impl Walk<'_> {
 
     /// While the array is down the daemon lets one request in five seconds through.
     async fn until_the_array_is_tried_again(&self) -> Walking<()> {
-        let one = Client {
-            socket: self.site.socket(0),
-            storage: SPACE.to_owned(),
-            options: self.site.options(),
-        };
-        let answered = async {
-            while one.call("volume.list", json!({})).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        let one =
+            Client { socket: self.site.socket(0), storage: SPACE.to_owned(), options: self.site.options() };
+        let started = Instant::now();
+        // Seldom enough that the daemon's own open work is tried too.
+        while let Err(error) = one.call("volume.list", json!({})).await {
+            if started.elapsed() > Duration::from_secs(180) {
+                return Err(format!("the array is never tried again: {}", error.chain()));
             }
-        };
-        let answered = tokio::time::timeout(Duration::from_secs(60), answered).await;
-        answered.map_err(|_| "the array is never tried again".to_owned())
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Ok(())
     }
 }
 
