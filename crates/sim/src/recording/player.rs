@@ -24,6 +24,8 @@ const MULTIPATHD: &str = "/org/kernel/linux/storage/multipathd";
 const STEP: Duration = Duration::from_secs(60);
 /// How often something that is waited for is looked at.
 const PAUSE: Duration = Duration::from_millis(40);
+/// The same where the order matters.
+const LOOK: Duration = Duration::from_millis(2);
 /// So long without an event it is quiet.
 const QUIET: Duration = Duration::from_millis(700);
 /// How long a read may take: where no path is left it would take for ever.
@@ -98,6 +100,7 @@ fn kind<T>(result: &Result<T, Error>) -> String {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn trouble(error: Error) -> Trouble {
     Trouble(error.to_string())
 }
@@ -145,6 +148,13 @@ impl Player<'_> {
                 let seen = self.seen().await;
                 self.head("kernel events");
                 self.lines.extend(events::lines(&seen));
+                Ok(())
+            }
+            Step::Order(paths) => {
+                let came = timeout(STEP, self.came(paths)).await;
+                let came = came.map_err(|_| Trouble("not all of it comes".to_owned()))??;
+                self.head("order of appearance");
+                self.lines.extend(came);
                 Ok(())
             }
             Step::Await(until) => self.wait(until).await,
@@ -291,6 +301,23 @@ impl Player<'_> {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         timeout(STEP, exchange).await.map_err(|_| Trouble(format!("no reply to {command}")))?
+    }
+
+    /// The paths in the order in which they are there.
+    async fn came(&self, paths: &[String]) -> Result<Vec<String>, Trouble> {
+        let mut came: Vec<String> = Vec::new();
+        while came.len() < paths.len() {
+            let before = came.len();
+            for path in paths {
+                if !came.contains(path) && present(self.stage.host(), Path::new(path)).await? {
+                    came.push(path.clone());
+                }
+            }
+            if came.len() == before {
+                sleep(LOOK).await;
+            }
+        }
+        Ok(came)
     }
 
     async fn wait(&mut self, until: &Until) -> Result<(), Trouble> {

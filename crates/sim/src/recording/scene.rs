@@ -90,6 +90,9 @@ pub enum Step {
     Close,
     /// Kernel events since the last such step.
     Events,
+    /// Waits until all of these are there, and tells in which order they came. What comes between two looks is told in the
+    /// order given here.
+    Order(Vec<String>),
     /// multipathd forgets which WWIDs had a map.
     Forget,
     /// Waits; leaves no trace where what is waited for comes.

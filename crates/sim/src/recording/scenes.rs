@@ -37,9 +37,11 @@ pub fn scenes() -> Vec<Scene> {
         login(),
         refused(),
         scan(),
+        high(),
         reuse(),
         states(),
         rescan(),
+        logout(),
         scenes_maps::map(),
         scenes_maps::one_leg(),
         scenes_maps::remembered(),
@@ -115,6 +117,10 @@ pub(super) fn holds(path: &str, part: &'static str) -> Step {
     Step::Await(Until::File(path.to_owned(), part))
 }
 
+pub(super) fn order(paths: &[&str]) -> Step {
+    Step::Order(paths.iter().map(|it| (*it).to_owned()).collect())
+}
+
 pub(super) fn quiet() -> Step {
     Step::Await(Until::Quiet)
 }
@@ -167,13 +173,13 @@ pub(super) fn no_legs() -> Vec<Step> {
     steps
 }
 
-fn scene(name: &'static str, about: &'static str, parts: Vec<Vec<Step>>) -> Scene {
+fn scene(name: &'static str, about: &'static str, parts: &[Vec<Step>]) -> Scene {
     Scene { name, about, steps: parts.concat() }
 }
 
 /// The beginning and the end of a scene that needs sessions.
-pub(super) fn connected_scene(name: &'static str, about: &'static str, parts: Vec<Vec<Step>>) -> Scene {
-    scene(name, about, vec![connected(), parts.concat(), disconnected()])
+pub(super) fn connected_scene(name: &'static str, about: &'static str, parts: &[Vec<Step>]) -> Scene {
+    scene(name, about, &[connected(), parts.concat(), disconnected()])
 }
 
 fn records() -> Scene {
@@ -207,7 +213,7 @@ fn records() -> Scene {
         names(RECORDS),
         iscsiadm(&["-m", "node"]),
     ];
-    scene("records", "Node records without a session", vec![steps])
+    scene("records", "Node records without a session", &[steps])
 }
 
 fn login() -> Scene {
@@ -237,7 +243,7 @@ fn login() -> Scene {
         node(ours, &["-o", "delete"]),
         names(RECORDS),
     ];
-    scene("login", "A session: log in, again, log out, again", vec![steps])
+    scene("login", "A session: log in, again, log out, again", &[steps])
 }
 
 fn refused() -> Scene {
@@ -270,7 +276,7 @@ fn refused() -> Scene {
         quietly(node(ours, &["--logout"])),
         quietly(node(ours, &["-o", "delete"])),
     ];
-    scene("refused", "Logins that fail", vec![steps])
+    scene("refused", "Logins that fail", &[steps])
 }
 
 fn scan() -> Scene {
@@ -279,6 +285,13 @@ fn scan() -> Scene {
     let mut steps = vec![
         map_volume(64),
         quietly(write(scan, "0 0 1\n")),
+        order(&[
+            "/sys/class/scsi_device/0:0:0:1",
+            "/sys/class/scsi_generic/sg0",
+            "/dev/sda",
+            "/dev/disk/by-id/scsi-3600a098038302d426b3f5478795a3132",
+            "/run/udev/data/b8:0",
+        ]),
         holds("/run/udev/data/b8:0", "ID_SERIAL="),
         Step::Events,
         names("/sys/class/scsi_device"),
@@ -311,7 +324,31 @@ fn scan() -> Scene {
         Step::Events,
         names("/sys/class/scsi_device"),
     ]);
-    connected_scene("scan", "Targeted scans: of what is shown, of what is not, and deleting", vec![steps])
+    connected_scene("scan", "Targeted scans: of what is shown, of what is not, and deleting", &[steps])
+}
+
+/// Numbers above 255 are addressed in another way, which shows in the number.
+fn high() -> Scene {
+    let scan = "/sys/class/scsi_host/host0/scan";
+    let device = "/sys/class/scsi_device/0:0:0:16684";
+    let steps = vec![
+        Step::Array(Act::Map { lun: 300, volume: 0x34, mebibytes: 64 }),
+        write(scan, "0 0 300\n"),
+        Step::Events,
+        names("/sys/class/scsi_device"),
+        write(scan, "0 0 16684\n"),
+        holds("/run/udev/data/b8:0", "ID_SERIAL="),
+        Step::Events,
+        names("/sys/class/scsi_device"),
+        attribute(&format!("{device}/device/wwid")),
+        Step::Inquiry("/dev/sg0".to_owned(), None),
+        file("/run/udev/data/b8:0"),
+        Step::Multipathd("show paths raw format \"%d|%i|%w|%L\"".to_owned()),
+        quietly(write(&format!("{device}/device/delete"), "1\n")),
+        gone(device),
+        quietly(Step::Array(Act::Unmap(300))),
+    ];
+    connected_scene("high", "A LUN number above 255", &[steps])
 }
 
 fn reuse() -> Scene {
@@ -329,7 +366,7 @@ fn reuse() -> Scene {
     connected_scene(
         "reuse",
         "A LUN number given to another volume, with the old device there",
-        vec![
+        &[
             vec![map_volume(64)],
             legs(),
             look.clone(),
@@ -361,7 +398,24 @@ fn states() -> Scene {
         write("/sys/block/sda/size", "1\n"),
         Step::Events,
     ]);
-    connected_scene("states", "States of a leg", vec![vec![map_volume(64)], legs(), steps, no_legs()])
+    connected_scene("states", "States of a leg", &[vec![map_volume(64)], legs(), steps, no_legs()])
+}
+
+fn logout() -> Scene {
+    let ours = "10.77.1.2:3260";
+    let steps = vec![
+        node(ours, &["--logout"]),
+        Step::Events,
+        names("/sys/class/scsi_device"),
+        file("/run/udev/data/b8:0"),
+        quietly(node(ours, &["--login"])),
+        // A manual scan: nothing comes back by itself.
+        Step::Await(Until::Quiet),
+        names("/sys/class/scsi_device"),
+        quietly(write("/sys/class/scsi_device/1:0:0:1/device/delete", "1\n")),
+        gone("/sys/class/scsi_device/1:0:0:1"),
+    ];
+    connected_scene("logout", "A session with a leg is logged out", &[vec![map_volume(64)], legs(), steps])
 }
 
 fn rescan() -> Scene {
@@ -386,6 +440,6 @@ fn rescan() -> Scene {
     connected_scene(
         "rescan",
         "Growing and unmapping under a leg",
-        vec![vec![map_volume(64)], legs(), steps, no_legs()],
+        &[vec![map_volume(64)], legs(), steps, no_legs()],
     )
 }

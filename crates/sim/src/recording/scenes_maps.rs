@@ -2,13 +2,14 @@
 
 use super::scene::{Act, Scene, Step, Until};
 use super::scenes::{
-    attribute, connected_scene, file, gone, holds, legs, link, map_volume, names, no_legs, quiet, quietly,
-    there, tree, write,
+    attribute, connected_scene, file, gone, holds, legs, link, map_volume, names, no_legs, order, quiet,
+    quietly, there, tree, write,
 };
 use crate::target::Reachability;
 
 const WWID: &str = "3600a098038302d426b3f5478795a3132";
 const MAPPER: &str = "/dev/mapper/3600a098038302d426b3f5478795a3132";
+const BY_ID: &str = "/dev/disk/by-id/dm-uuid-mpath-3600a098038302d426b3f5478795a3132";
 const RECORD: &str = "/run/udev/data/b253:0";
 const PATHS: &str = "show paths raw format \"%d|%i|%w\"";
 const PATHS_WIDE: &str = "show paths raw format \"%d|%D|%i|%w|%m|%t|%o|%T|%s|%c|%p|%S|%z|%n|%a|%L|%N|%R|%r\"";
@@ -61,8 +62,8 @@ pub(super) fn map() -> Scene {
         multipathd("show maps json"),
         multipathd("show status"),
         on_map("add"),
+        order(&["/sys/block/dm-0", "/dev/dm-0", RECORD, BY_ID]),
         there(MAPPER),
-        holds(RECORD, "DM_NAME="),
         Step::Events,
         until_json(&SORTED),
         multipathd(PATHS),
@@ -77,7 +78,7 @@ pub(super) fn map() -> Scene {
         file("/run/udev/data/b8:0"),
         link(MAPPER),
         link("/dev/disk/by-id/wwn-0x600a098038302d426b3f5478795a3132"),
-        link("/dev/disk/by-id/dm-uuid-mpath-3600a098038302d426b3f5478795a3132"),
+        link(BY_ID),
         link("/sys/block/dm-0"),
         tree("/sys/block/dm-0"),
         names("/sys/block/sda/holders"),
@@ -106,7 +107,7 @@ pub(super) fn map() -> Scene {
     connected_scene(
         "map",
         "A map: made, looked at, in use, removed",
-        vec![vec![map_volume(64)], legs(), made, removed, no_legs()],
+        &[vec![map_volume(64)], legs(), made, removed, no_legs()],
     )
 }
 
@@ -139,7 +140,7 @@ pub(super) fn one_leg() -> Scene {
         until_json(&["\"paths\" : 2"]),
         multipathd(PATHS),
     ];
-    connected_scene("one-leg", "A map of one leg, and a leg that comes later", vec![first, unmapped()])
+    connected_scene("one-leg", "A map of one leg, and a leg that comes later", &[first, unmapped()])
 }
 
 /// A WWID that had a map once gets one again, without being asked for.
@@ -170,7 +171,7 @@ pub(super) fn remembered() -> Scene {
     connected_scene(
         "remembered",
         "Legs of a volume that had a map once",
-        vec![mapped(), unmapped(), steps, unmapped()],
+        &[mapped(), unmapped(), steps, unmapped()],
     )
 }
 
@@ -194,7 +195,7 @@ pub(super) fn refusals() -> Scene {
         "resume map",
     ];
     let steps = commands.map(multipathd).to_vec();
-    connected_scene("refusals", "What multipathd does not do", vec![steps])
+    connected_scene("refusals", "What multipathd does not do", &[steps])
 }
 
 pub(super) fn path_lost() -> Scene {
@@ -228,7 +229,7 @@ pub(super) fn path_lost() -> Scene {
     connected_scene(
         "path-lost",
         "One road is cut and mended under a map",
-        vec![mapped(), lost, back, unmapped()],
+        &[mapped(), lost, back, unmapped()],
     )
 }
 
@@ -265,11 +266,7 @@ pub(super) fn all_lost() -> Scene {
         holds("/sys/class/scsi_device/0:0:0:1/device/state", "running"),
         holds("/sys/class/scsi_device/1:0:0:1/device/state", "running"),
     ];
-    connected_scene(
-        "all-lost",
-        "Both roads are cut under a queueing map",
-        vec![mapped(), lost, back, no_legs()],
-    )
+    connected_scene("all-lost", "Both roads are cut under a queueing map", &[mapped(), lost, back, no_legs()])
 }
 
 pub(super) fn grow() -> Scene {
@@ -290,7 +287,7 @@ pub(super) fn grow() -> Scene {
         on_map("resize"),
         json(),
     ];
-    connected_scene("grow", "A map grows, also with one leg behind", vec![mapped(), steps, unmapped()])
+    connected_scene("grow", "A map grows, also with one leg behind", &[mapped(), steps, unmapped()])
 }
 
 pub(super) fn retire() -> Scene {
@@ -330,7 +327,7 @@ pub(super) fn retire() -> Scene {
     connected_scene(
         "retire",
         "Legs put offline before the array unmaps, with a session that bounces",
-        vec![mapped(), steps, rest],
+        &[mapped(), steps, rest],
     )
 }
 
@@ -353,11 +350,7 @@ pub(super) fn legs_gone() -> Scene {
         multipathd(PATHS),
         multipathd("show maps json"),
     ];
-    connected_scene(
-        "legs-gone",
-        "The array unmaps under a map, and its legs are deleted",
-        vec![mapped(), steps],
-    )
+    connected_scene("legs-gone", "The array unmaps under a map, and its legs are deleted", &[mapped(), steps])
 }
 
 pub(super) fn logout_under_map() -> Scene {
@@ -390,10 +383,10 @@ pub(super) fn logout_under_map() -> Scene {
     let steps = vec![
         Step::Open("/dev/dm-0".to_owned()),
         logout("10.77.1.2:3260"),
-        Step::Events,
+        quiet(),
         json(),
         logout("10.77.2.2:3260"),
-        Step::Events,
+        quiet(),
         json(),
         names("/sys/block/dm-0/slaves"),
         multipathd(PATHS),
@@ -410,6 +403,6 @@ pub(super) fn logout_under_map() -> Scene {
     connected_scene(
         "logout-under-map",
         "Sessions are logged out under a map that is open",
-        vec![mapped(), steps],
+        &[mapped(), steps],
     )
 }

@@ -1,8 +1,15 @@
 //! Takes out of a transcript what differs from run to run.
 
 /// Numbers after these texts say nothing: counters, process ids, times.
-const NUMBERS: [&str; 6] =
-    ["DISKSEQ=", "by-diskseq/", "pid ", "diskseq: ", "USEC_INITIALIZED=", "\"map_loads\" : "];
+const NUMBERS: [&str; 7] = [
+    "DISKSEQ=",
+    "by-diskseq/",
+    "pid ",
+    "diskseq: ",
+    "USEC_INITIALIZED=",
+    "\"map_loads\" : ",
+    "\"path_faults\" : ",
+];
 
 /// Parts of multipathd's JSON that depend on when it learns the paths' priorities and when the kernel has to do with a
 /// map: the state of a group, and what was done last.

@@ -42,14 +42,16 @@ impl Stage for Rig {
     async fn act(&self, act: Act) -> Result<(), Trouble> {
         match act {
             Act::Map { lun, volume, mebibytes } => {
-                self.shelf.map(lun, volume, mebibytes << 20).map_err(|it| Trouble(it.to_string()))?
+                self.shelf.map(lun, volume, mebibytes << 20).map_err(|it| Trouble(it.to_string()))?;
             }
             Act::Unmap(lun) => self.shelf.unmap(lun),
             Act::Road(portal, reachability) => self.shelf.set_portal(portal, reachability),
             Act::Admit(admission) => {
                 // The simulated array has no secrets: what its refusal looks like is set at the node.
                 let code = (admission != Admission::Open).then_some(24);
-                portals().into_iter().for_each(|it| self.node.refuse_logins(it, code));
+                for portal in portals() {
+                    self.node.refuse_logins(portal, code);
+                }
             }
         }
         Ok(())

@@ -87,6 +87,7 @@ impl Kernel {
         // There may be no session and no record.
         tools::output("iscsiadm", &["-m", "node", "-U", "all"], PATIENCE).await?;
         tools::output("iscsiadm", &["-m", "node", "-o", "delete"], PATIENCE).await?;
+        self.act(Act::Unmap(300)).await?;
         Ok(self.act(Act::Unmap(1)).await?)
     }
 
