@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use san_core::{Cx, Deadline, Effects, OperationId, Route, TargetPort, Transport as _};
+use san_core::{Cx, Deadline, Effects, OperationId, Route, Transport as _};
 use san_multipath::Multipath;
 use san_sim::kernel::{KernelPlane, LivePlane};
 use san_transport_iscsi::Iscsi;
@@ -113,17 +113,6 @@ impl Bench {
     fn hosts(&self) -> impl Iterator<Item = u32> {
         self.routes.iter().filter_map(|it| match it {
             Route::Scsi { host, .. } => Some(*host),
-            _ => None,
-        })
-    }
-
-    /// The session in network `n` as a SCSI host.
-    pub(super) fn host_of(&self, n: u8) -> Option<u32> {
-        let address = Network::portal(n);
-        self.routes.iter().find_map(|it| match it {
-            Route::Scsi { host, port: TargetPort::Iscsi { portal, .. }, .. } if *portal == address => {
-                Some(*host)
-            }
             _ => None,
         })
     }

@@ -170,8 +170,8 @@ async fn set_up() -> Result<(), Failure> {
         files::mask(&bench.array.identity(n).wwid)?;
     }
     files::install_rule().await?;
-    let known: String = GROUPS.iter().map(|(n, _)| format!("/{}/\n", bench.map(*n))).collect();
-    fs::write("/etc/multipath/wwids", known)?;
+    let known: Vec<String> = GROUPS.iter().map(|(n, _)| format!("/{}/\n", bench.map(*n))).collect();
+    fs::write("/etc/multipath/wwids", known.concat())?;
     fs::create_dir_all("/etc/systemd/system.conf.d")?;
     let patience = format!("[Manager]\nDefaultTimeoutStopSec={UNIT_PATIENCE}s\n");
     fs::write("/etc/systemd/system.conf.d/lab.conf", patience)?;
@@ -258,10 +258,10 @@ async fn unread(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let started = Instant::now();
     let telling = ["logical volume openvg-root is active", "md array"];
     let found = loop {
-        let found = guests::harm()?;
+        let found = guests::harm();
         if telling.iter().all(|it| found.iter().any(|line| line.contains(it))) {
             daemons::udev_rests().await?;
-            break guests::harm()?;
+            break guests::harm();
         }
         if started.elapsed() > PATIENCE {
             return Err(Failure(format!("without a mask only {found:?} is seen: this proves nothing")));

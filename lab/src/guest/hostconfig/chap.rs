@@ -99,7 +99,7 @@ fn write_secret(record: &Path, secret: &str) -> Result<(), Failure> {
     }
     let added = settings.map(|(name, value)| format!("node.session.auth.{name} = {value}"));
     let lines = before.into_iter().chain(added.iter().map(String::as_str)).chain(after);
-    let text = lines.map(|it| format!("{it}\n")).collect::<String>();
+    let text = lines.collect::<Vec<&str>>().join("\n") + "\n";
     // Not in the record's folder: open-iscsi takes every file there for a record.
     let folder = record.ancestors().nth(3).ok_or_else(|| Failure("a record at an odd place".to_owned()))?;
     let temporary = folder.with_file_name(".sanbridge-record");
@@ -169,12 +169,12 @@ async fn attempts(place: &Place) -> Result<Shown, Failure> {
         .iscsiadm(&["-o", "update", "-n", "node.session.initial_login_retry_max", "-v", "1"])
         .await?
         .success()?;
-    require(place.iscsiadm(&["--login"]).await?, REFUSED, "without a secret")?;
+    require(&place.iscsiadm(&["--login"]).await?, REFUSED, "without a secret")?;
 
     let watch = Watch::start();
     let record = place.record()?;
     locked(async || write_secret(&record, "this-one-is-wrong")).await?;
-    require(place.iscsiadm(&["--login"]).await?, REFUSED, "with a wrong secret")?;
+    require(&place.iscsiadm(&["--login"]).await?, REFUSED, "with a wrong secret")?;
     // Whoever changes records meanwhile waits for us, and what we write is not lost by it.
     let update = ["-o", "update", "-n", "node.session.timeo.replacement_timeout", "-v", "7"];
     let waiting = locked(async || {
@@ -187,7 +187,7 @@ async fn attempts(place: &Place) -> Result<Shown, Failure> {
         return Err(Failure("iscsiadm changed a record although its lock was held".to_owned()));
     }
     place.iscsiadm(&update).await?.success()?;
-    require(place.traced(&["--login"], log.path()).await?, 0, "with the right secret")?;
+    require(&place.traced(&["--login"], log.path()).await?, 0, "with the right secret")?;
     let (looks, seen) = watch.end().await?;
     let traced = fs::read_to_string(log.path())?;
     if !seen.is_empty() || traced.contains(SECRET) || !traced.contains("execve") {
@@ -212,7 +212,7 @@ async fn attempts(place: &Place) -> Result<Shown, Failure> {
     )))
 }
 
-fn require(ran: tools::Ran, code: i32, what: &str) -> Result<(), Failure> {
+fn require(ran: &tools::Ran, code: i32, what: &str) -> Result<(), Failure> {
     if ran.code == Some(code) {
         return Ok(());
     }

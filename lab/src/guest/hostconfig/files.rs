@@ -1,6 +1,5 @@
 //! The host configuration of this repository, put where it belongs and taken away again.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -109,11 +108,6 @@ pub(super) fn unmask_all() -> Result<(), Failure> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// The names of all masks.
-pub(super) fn masked() -> BTreeSet<String> {
-    crate::guest::ledger::names(Path::new(MASKS)).into_iter().collect()
 }
 
 /// Gives multipathd a file of settings, or takes it away, and has it read all of them again.

@@ -87,10 +87,7 @@ pub(super) async fn with_partitions(file: &Path, group: &str) -> Result<(), Fail
 }
 
 /// Everything this host has made of what is on LUNs and on maps of them.
-///
-/// # Errors
-/// Where the machine cannot be looked at.
-pub(super) fn harm() -> Result<BTreeSet<String>, Failure> {
+pub(super) fn harm() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for block in ledger::names(Path::new("/sys/block")).iter().filter(|it| it.starts_with("dm-")) {
         let text = |attribute| {
@@ -116,8 +113,8 @@ pub(super) fn harm() -> Result<BTreeSet<String>, Failure> {
             }
         }
     }
-    found.extend(read_by_udev()?);
-    Ok(found)
+    found.extend(read_by_udev());
+    found
 }
 
 /// The most telling of what was found, and how much else.
@@ -131,7 +128,7 @@ fn is_san(device: &str) -> bool {
 }
 
 /// Disks and partitions of which udev knows what is on them.
-fn read_by_udev() -> Result<BTreeSet<String>, Failure> {
+fn read_by_udev() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for device in ledger::names(Path::new("/sys/class/block")).iter().filter(|it| is_san(it)) {
         let Ok(number) = fs::read_to_string(Path::new("/sys/class/block").join(device).join("dev")) else {
@@ -148,7 +145,7 @@ fn read_by_udev() -> Result<BTreeSet<String>, Failure> {
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// Takes down whatever the host has made of guests' disks, as if it had been started anew.
