@@ -230,8 +230,12 @@ fn at_most(fixture: &impl DeviceFixture, span: Duration) -> Duration {
     span * fixture.slowness()
 }
 
-fn cx() -> Cx {
-    Cx::new(Deadline::after(Duration::from_secs(120)), OperationId::random(), Effects::unobserved())
+fn cx(fixture: &impl DeviceFixture) -> Cx {
+    Cx::new(
+        Deadline::after(at_most(fixture, Duration::from_secs(120))),
+        OperationId::random(),
+        Effects::unobserved(),
+    )
 }
 
 fn lun(number: u16) -> Lun {
@@ -258,7 +262,7 @@ fn known(fixture: &impl DeviceFixture, n: u8, number: u16) -> KnownLegs {
 }
 
 async fn try_attach(fixture: &impl DeviceFixture, n: u8, number: u16) -> Result<Device, Error> {
-    fixture.manager().attach(&cx(), &expect(fixture, n, number), &fixture.routes()).await
+    fixture.manager().attach(&cx(fixture), &expect(fixture, n, number), &fixture.routes()).await
 }
 
 async fn attach(fixture: &impl DeviceFixture, n: u8, number: u16) -> Device {
@@ -267,11 +271,11 @@ async fn attach(fixture: &impl DeviceFixture, n: u8, number: u16) -> Device {
 }
 
 async fn retire(fixture: &impl DeviceFixture, n: u8, number: u16) -> Retired {
-    fixture.manager().retire(&cx(), &known(fixture, n, number)).await.unwrap()
+    fixture.manager().retire(&cx(fixture), &known(fixture, n, number)).await.unwrap()
 }
 
 async fn bury(fixture: &impl DeviceFixture, retired: &Retired) {
-    fixture.manager().bury(&cx(), retired).await.unwrap();
+    fixture.manager().bury(&cx(fixture), retired).await.unwrap();
 }
 
 async fn detach(fixture: &impl DeviceFixture, n: u8, number: u16) {

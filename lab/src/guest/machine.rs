@@ -101,7 +101,9 @@ pub fn iscsi() -> IscsiConfig {
         ping: Duration::from_secs(1),
         login_hold: Duration::from_secs(10),
         // Many calls fit in here, and a port that is back is noticed within the contract's patience.
-        probe_hold: Duration::from_secs(9),
+        probe_hold: Duration::from_secs(18),
+        // An emulated machine under load answers late.
+        probe_timeout: Duration::from_secs(2),
         ..IscsiConfig::default()
     }
 }

@@ -20,8 +20,12 @@ pub async fn attaching_gives_the_volume_over_every_route(fixture: &impl DeviceFi
     assert_eq!(device.size, SIZE);
     assert!(device.missing.is_empty(), "{:?}", device.missing);
     assert_carries(fixture, &device, 1).await;
-    let seen =
-        fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap().unwrap();
+    let seen = fixture
+        .manager()
+        .inspect(&cx(fixture), &expect(fixture, 1, 5), &fixture.routes())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((seen.number, seen.path, seen.legs), (device.number, device.path, device.legs));
 }
 
@@ -38,7 +42,8 @@ pub async fn attaching_again_changes_nothing(fixture: &impl DeviceFixture) {
 pub async fn attaching_rebuilds_a_map_over_its_legs(fixture: &impl DeviceFixture) {
     attach(fixture, 1, 5).await;
     fixture.remove_map(1).await;
-    let absent = fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap();
+    let absent =
+        fixture.manager().inspect(&cx(fixture), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap();
     assert!(absent.is_none());
     let device = try_attach(fixture, 1, 5).await.unwrap();
     assert_eq!(device.legs.len(), fixture.routes().len());
@@ -70,14 +75,19 @@ pub async fn nothing_at_the_address_is_a_bounded_not_found(fixture: &impl Device
     assert!(start.elapsed() < at_most(fixture, Duration::from_secs(20)));
     assert_empty(fixture);
     assert!(
-        fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap().is_none()
+        fixture
+            .manager()
+            .inspect(&cx(fixture), &expect(fixture, 1, 5), &fixture.routes())
+            .await
+            .unwrap()
+            .is_none()
     );
 }
 
 /// Without any session nothing is tried.
 pub async fn no_route_is_unavailable(fixture: &impl DeviceFixture) {
     fixture.show(1, 5);
-    let error = fixture.manager().attach(&cx(), &expect(fixture, 1, 5), &[]).await.unwrap_err();
+    let error = fixture.manager().attach(&cx(fixture), &expect(fixture, 1, 5), &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(fixture.changes(), [""; 0]);
 }
@@ -87,7 +97,7 @@ pub async fn a_missing_road_is_told_and_completed_later(fixture: &impl DeviceFix
     let routes = fixture.routes();
     fixture.show(1, 5);
     let wanted = expect(fixture, 1, 5);
-    let first = fixture.manager().attach(&cx(), &wanted, &routes[1..]).await.unwrap();
+    let first = fixture.manager().attach(&cx(fixture), &wanted, &routes[1..]).await.unwrap();
     assert_eq!(first.legs.len(), routes.len() - 1);
     let in_use = fixture.take_into_use(&first.path, Use::Handle);
     let whole = try_attach(fixture, 1, 5).await.unwrap();

@@ -18,14 +18,18 @@ pub async fn all_roads_lost_is_still_a_device(fixture: &impl DeviceFixture) {
     for route in fixture.routes() {
         fixture.cut(&route).await;
     }
-    let seen =
-        fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap().unwrap();
+    let seen = fixture
+        .manager()
+        .inspect(&cx(fixture), &expect(fixture, 1, 5), &fixture.routes())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (seen.number, seen.legs.len(), seen.missing.len()),
         (device.number, 0, fixture.routes().len())
     );
-    assert!(matches!(fixture.manager().usage(&cx(), &seen).await.unwrap(), Usage::InUse(_)));
-    let error = fixture.manager().retire(&cx(), &known(fixture, 1, 5)).await.unwrap_err();
+    assert!(matches!(fixture.manager().usage(&cx(fixture), &seen).await.unwrap(), Usage::InUse(_)));
+    let error = fixture.manager().retire(&cx(fixture), &known(fixture, 1, 5)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InUse);
     for route in fixture.routes() {
         fixture.mend(&route).await;
@@ -37,11 +41,11 @@ pub async fn all_roads_lost_is_still_a_device(fixture: &impl DeviceFixture) {
 /// Whoever uses it is named, and nothing is changed.
 pub async fn everybody_who_uses_it_is_named_and_stops_a_retire(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
-    assert_eq!(fixture.manager().usage(&cx(), &device).await.unwrap(), Usage::Idle);
+    assert_eq!(fixture.manager().usage(&cx(fixture), &device).await.unwrap(), Usage::Idle);
     for how in [Use::Handle, Use::Mount, Use::Swap, Use::Stack] {
         let in_use = fixture.take_into_use(&device.path, how);
         let before = fixture.changes();
-        let usage = fixture.manager().usage(&cx(), &device).await.unwrap();
+        let usage = fixture.manager().usage(&cx(fixture), &device).await.unwrap();
         let Usage::InUse(holders) = usage else { panic!("{how:?} is not seen") };
         let is_named = match (how, holders.as_slice()) {
             (Use::Handle, [Holder::Openers(1)]) | (Use::Swap, [Holder::Swap]) => true,
@@ -50,12 +54,16 @@ pub async fn everybody_who_uses_it_is_named_and_stops_a_retire(fixture: &impl De
             _ => false,
         };
         assert!(is_named, "{how:?}: {holders:?}");
-        let error = fixture.manager().retire(&cx(), &known(fixture, 1, 5)).await.unwrap_err();
+        let error = fixture.manager().retire(&cx(fixture), &known(fixture, 1, 5)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InUse, "{how:?}: {error:?}");
         assert!(error.message().contains(&holders[0].to_string()), "{error:?}");
         assert_eq!(fixture.changes(), before, "{how:?}");
         drop(in_use);
-        assert_eq!(fixture.manager().usage(&cx(), &device).await.unwrap(), Usage::Idle, "after {how:?}");
+        assert_eq!(
+            fixture.manager().usage(&cx(fixture), &device).await.unwrap(),
+            Usage::Idle,
+            "after {how:?}"
+        );
     }
     detach(fixture, 1, 5).await;
     assert_empty(fixture);
@@ -65,7 +73,7 @@ pub async fn everybody_who_uses_it_is_named_and_stops_a_retire(fixture: &impl De
 pub async fn an_unused_partition_does_not_count(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
     fixture.partition(1).await;
-    assert_eq!(fixture.manager().usage(&cx(), &device).await.unwrap(), Usage::Idle);
+    assert_eq!(fixture.manager().usage(&cx(fixture), &device).await.unwrap(), Usage::Idle);
     detach(fixture, 1, 5).await;
     assert_empty(fixture);
 }
@@ -81,7 +89,7 @@ pub async fn retired_and_buried_leaves_nothing(fixture: &impl DeviceFixture) {
         fixture.hide(5);
         bury(fixture, &retired).await;
         assert_empty(fixture);
-        assert!(fixture.manager().usage(&cx(), &device).await.is_err(), "unknown is not idle");
+        assert!(fixture.manager().usage(&cx(fixture), &device).await.is_err(), "unknown is not idle");
     }
 }
 
@@ -118,14 +126,14 @@ pub async fn a_retired_volume_comes_back_when_asked(fixture: &impl DeviceFixture
     assert_carries(fixture, &device, 1).await;
     retire(fixture, 1, 5).await;
     let wanted = expect(fixture, 1, 5);
-    let back = fixture.manager().revive(&cx(), &wanted, &fixture.routes()).await.unwrap();
+    let back = fixture.manager().revive(&cx(fixture), &wanted, &fixture.routes()).await.unwrap();
     assert_eq!((back.legs.len(), back.path), (fixture.routes().len(), device.path));
     assert_carries(fixture, &try_attach(fixture, 1, 5).await.unwrap(), 1).await;
     // The number was given away instead.
     retire(fixture, 1, 5).await;
     fixture.hide(5);
     fixture.show(2, 5);
-    let error = fixture.manager().revive(&cx(), &wanted, &fixture.routes()).await.unwrap_err();
+    let error = fixture.manager().revive(&cx(fixture), &wanted, &fixture.routes()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IdentityMismatch, "{error:?}");
     assert_eq!(fixture.maps(), [""; 0]);
 }
@@ -194,7 +202,7 @@ pub async fn a_device_closed_in_a_moment_is_waited_for(fixture: &impl DeviceFixt
         drop(in_use);
     };
     let what = known(fixture, 1, 5);
-    let cx = cx();
+    let cx = cx(fixture);
     let (retired, ()) = tokio::join!(fixture.manager().retire(&cx, &what), closing);
     fixture.hide(5);
     bury(fixture, &retired.unwrap()).await;
@@ -203,23 +211,23 @@ pub async fn a_device_closed_in_a_moment_is_waited_for(fixture: &impl DeviceFixt
 
 /// Numbers that have a leg, whoever it belongs to.
 pub async fn occupied_numbers_are_told(fixture: &impl DeviceFixture) {
-    assert_eq!(fixture.manager().occupied(&cx(), &fixture.routes()).await.unwrap(), []);
+    assert_eq!(fixture.manager().occupied(&cx(fixture), &fixture.routes()).await.unwrap(), []);
     attach(fixture, 1, 5).await;
     attach(fixture, 2, 17).await;
     let retired = retire(fixture, 2, 17).await;
-    let occupied = fixture.manager().occupied(&cx(), &fixture.routes()).await.unwrap();
+    let occupied = fixture.manager().occupied(&cx(fixture), &fixture.routes()).await.unwrap();
     assert_eq!(occupied, [lun(5), lun(17)], "a retired leg still occupies its number");
-    assert_eq!(fixture.manager().occupied(&cx(), &[]).await.unwrap(), []);
+    assert_eq!(fixture.manager().occupied(&cx(fixture), &[]).await.unwrap(), []);
     fixture.hide(17);
     bury(fixture, &retired).await;
-    assert_eq!(fixture.manager().occupied(&cx(), &fixture.routes()).await.unwrap(), [lun(5)]);
+    assert_eq!(fixture.manager().occupied(&cx(fixture), &fixture.routes()).await.unwrap(), [lun(5)]);
 }
 
 /// Flushing is for attached devices only.
 pub async fn flushing_works(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
-    fixture.manager().flush(&cx(), &device).await.unwrap();
+    fixture.manager().flush(&cx(fixture), &device).await.unwrap();
     detach(fixture, 1, 5).await;
-    let error = fixture.manager().flush(&cx(), &device).await.unwrap_err();
+    let error = fixture.manager().flush(&cx(fixture), &device).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }

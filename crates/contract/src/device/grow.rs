@@ -12,16 +12,17 @@ pub async fn growing_reaches_every_leg_and_the_map(fixture: &impl DeviceFixture)
     fixture.resize(1, size);
     let wanted = Expected { size, ..expect(fixture, 1, 5) };
     for _ in 0..2 {
-        let grown = fixture.manager().grow(&cx(), &wanted, &fixture.routes()).await.unwrap();
+        let grown = fixture.manager().grow(&cx(fixture), &wanted, &fixture.routes()).await.unwrap();
         assert_eq!(
             (grown.size, grown.number, grown.legs.len()),
             (size, device.number, fixture.routes().len())
         );
     }
-    let seen = fixture.manager().attach(&cx(), &wanted, &fixture.routes()).await.unwrap();
+    let seen = fixture.manager().attach(&cx(fixture), &wanted, &fixture.routes()).await.unwrap();
     assert_eq!(seen.size, size);
     drop(in_use);
-    let missing = fixture.manager().grow(&cx(), &expect(fixture, 2, 6), &fixture.routes()).await.unwrap_err();
+    let missing =
+        fixture.manager().grow(&cx(fixture), &expect(fixture, 2, 6), &fixture.routes()).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
@@ -34,10 +35,10 @@ pub async fn growing_works_with_a_road_missing(fixture: &impl DeviceFixture) {
     let size = ByteSize::from_mib(96);
     fixture.resize(1, size);
     let wanted = Expected { size, ..expect(fixture, 1, 5) };
-    let grown = fixture.manager().grow(&cx(), &wanted, &routes).await.unwrap();
+    let grown = fixture.manager().grow(&cx(fixture), &wanted, &routes).await.unwrap();
     assert_eq!((grown.size, grown.legs.len(), grown.missing.len()), (size, routes.len() - 1, 1));
     fixture.mend(&routes[0]).await;
-    let whole = fixture.manager().attach(&cx(), &wanted, &routes).await.unwrap();
+    let whole = fixture.manager().attach(&cx(fixture), &wanted, &routes).await.unwrap();
     assert_eq!((whole.size, whole.legs.len(), whole.number), (size, routes.len(), device.number));
     drop(in_use);
 }
@@ -47,16 +48,20 @@ pub async fn shrinking_is_refused(fixture: &impl DeviceFixture) {
     let device = attach(fixture, 1, 5).await;
     let smaller = ByteSize::from_mib(32);
     let wanted = Expected { size: smaller, ..expect(fixture, 1, 5) };
-    let error = fixture.manager().grow(&cx(), &wanted, &fixture.routes()).await.unwrap_err();
+    let error = fixture.manager().grow(&cx(fixture), &wanted, &fixture.routes()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
     fixture.resize(1, smaller);
     let error = fixture
         .manager()
-        .grow(&cx(), &Expected { size: ByteSize::from_mib(96), ..wanted }, &fixture.routes())
+        .grow(&cx(fixture), &Expected { size: ByteSize::from_mib(96), ..wanted }, &fixture.routes())
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
-    let seen =
-        fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap().unwrap();
+    let seen = fixture
+        .manager()
+        .inspect(&cx(fixture), &expect(fixture, 1, 5), &fixture.routes())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((seen.size, seen.number), (SIZE, device.number));
 }

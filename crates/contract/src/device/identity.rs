@@ -16,7 +16,12 @@ pub async fn stale_legs_of_another_volume_are_replaced(fixture: &impl DeviceFixt
     assert_eq!(device.legs.len(), fixture.routes().len());
     assert_carries(fixture, &device, 2).await;
     assert!(
-        fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap().is_none()
+        fixture
+            .manager()
+            .inspect(&cx(fixture), &expect(fixture, 1, 5), &fixture.routes())
+            .await
+            .unwrap()
+            .is_none()
     );
 }
 
@@ -30,7 +35,7 @@ pub async fn a_swap_under_an_open_map_is_found_and_refused(fixture: &impl Device
     let error = try_attach(fixture, 2, 5).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InUse, "{error:?}");
     let error =
-        fixture.manager().inspect(&cx(), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap_err();
+        fixture.manager().inspect(&cx(fixture), &expect(fixture, 1, 5), &fixture.routes()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IdentityMismatch, "{error:?}");
     let error = try_attach(fixture, 1, 5).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IdentityMismatch, "{error:?}");
@@ -47,7 +52,7 @@ pub async fn equal_identifiers_with_other_serials_are_refused(fixture: &impl Dev
     fixture.show(2, 6);
     let mut wanted = expect(fixture, 2, 6);
     wanted.identity.wwid = fixture.identity(1).wwid;
-    let answer = fixture.manager().attach(&cx(), &wanted, &fixture.routes()).await;
+    let answer = fixture.manager().attach(&cx(fixture), &wanted, &fixture.routes()).await;
     let error = answer.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IdentityMismatch, "{error:?}");
     assert_eq!(fixture.legs(), legs, "no leg of the other one stays under the first one's map");
@@ -63,7 +68,7 @@ pub async fn an_empty_identity_is_refused(fixture: &impl DeviceFixture) {
     fixture.show(1, 5);
     fixture.show(2, 6);
     for expect in wanted {
-        let error = fixture.manager().attach(&cx(), &expect, &fixture.routes()).await.unwrap_err();
+        let error = fixture.manager().attach(&cx(fixture), &expect, &fixture.routes()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::IdentityMismatch, "{error:?}");
     }
     // A daemon that takes every path holds them for the volumes it believes in.
@@ -106,7 +111,7 @@ pub async fn flat_addressing_is_refused_by_name(fixture: &impl DeviceFixture) {
 pub async fn another_size_than_the_array_says_is_refused(fixture: &impl DeviceFixture) {
     fixture.show(1, 5);
     let wanted = Expected { size: ByteSize::from_mib(32), ..expect(fixture, 1, 5) };
-    let error = fixture.manager().attach(&cx(), &wanted, &fixture.routes()).await.unwrap_err();
+    let error = fixture.manager().attach(&cx(fixture), &wanted, &fixture.routes()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
     assert!(fixture.maps_come_by_themselves() || fixture.maps().is_empty());
     detach(fixture, 1, 5).await;
@@ -155,7 +160,7 @@ pub async fn what_says_nothing_is_left_alone(fixture: &impl DeviceFixture) {
     fixture.scan_everything().await;
     let before = fixture.legs();
     assert!(!before.is_empty());
-    let retired = fixture.manager().retire(&cx(), &known(fixture, 2, 5)).await;
+    let retired = fixture.manager().retire(&cx(fixture), &known(fixture, 2, 5)).await;
     if fixture.maps_come_by_themselves() {
         // A map of somebody's holds it: perhaps a leg of ours was merged into that, so people have to look.
         assert_eq!(retired.unwrap_err().kind(), ErrorKind::IdentityMismatch);
