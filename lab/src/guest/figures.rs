@@ -22,7 +22,7 @@ const TOOL: Duration = Duration::from_secs(120);
 const PART: f64 = 1.0 / 3.0;
 
 /// The group.
-pub fn group() -> Group {
+pub(super) fn group() -> Group {
     Group::new("figures", |recorder| Box::pin(play(recorder)))
 }
 
@@ -94,6 +94,12 @@ impl Series {
     }
 }
 
+/// A count as a figure.
+#[expect(clippy::cast_precision_loss, reason = "nothing is counted to 2^52 here")]
+pub(super) fn count(number: u64) -> f64 {
+    number as f64
+}
+
 /// Processes this machine has started since its boot.
 fn processes() -> Result<f64, Failure> {
     let text = std::fs::read_to_string("/proc/stat")?;
@@ -136,11 +142,11 @@ async fn ours<T>(
 ) -> Result<T, Failure> {
     let (mark, before, array) = (site.array().mark(), site.node.counters().await?, site.array_time());
     let answer = measured(series, name, idle, operation).await?;
-    series.add(&format!("{name}_array_ms"), (site.array_time() - array).as_secs_f64() * 1000.0);
+    series.add(&format!("{name}_array_ms"), site.array_time().saturating_sub(array).as_secs_f64() * 1000.0);
     let after = site.node.counters().await?;
     let requests = site.array().requests(mark).len();
-    series.add(&format!("{name}_requests"), requests as f64);
-    series.add(&format!("{name}_own_processes"), (after.processes - before.processes) as f64);
+    series.add(&format!("{name}_requests"), count(requests as u64));
+    series.add(&format!("{name}_own_processes"), count(after.processes - before.processes));
     Ok(answer)
 }
 

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const STALE: Duration = Duration::from_secs(10);
 
 /// The group.
-pub fn group() -> Group {
+pub(super) fn group() -> Group {
     Group::new("handover", |recorder| Box::pin(play(recorder))).on(Machines::Pair)
 }
 
@@ -228,7 +228,11 @@ impl Bench {
 
     async fn attach_there(&self) -> Result<(), Failure> {
         let answer = self.there("volume.attach", json!({ "name": DISK })).await?;
-        if answer["path"] == PATH { Ok(()) } else { Err(Failure(format!("node 2 has it elsewhere: {answer}"))) }
+        if answer["path"] == PATH {
+            Ok(())
+        } else {
+            Err(Failure(format!("node 2 has it elsewhere: {answer}")))
+        }
     }
 
     async fn detach_there(&self) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::bystander::VerifiedIo;
 use super::check::{Check, Failure, Group, Recorder, Running, Shown, run};
 use super::direct::{self, Device};
+use super::figures::count;
 use super::ledger::{legs, links, maps};
 use super::node::{DEVICES, Form, PVE};
 use super::site::{Site, place_guest};
@@ -40,7 +41,7 @@ const PLUGIN: [(&str, &str); 3] = [
 ];
 
 /// The group.
-pub fn group() -> Group {
+pub(super) fn group() -> Group {
     Group::new("life", |recorder| Box::pin(play(recorder)))
 }
 
@@ -78,9 +79,9 @@ async fn lives(site: Arc<Site>) -> Result<Shown, Failure> {
     site.node.stop().await?;
     let seen = bystander.end().await?;
     let figures = BTreeMap::from([
-        ("plugin_checks".to_owned(), walked.checks as f64),
-        ("rounds_while_growing".to_owned(), walked.rounds_while_growing as f64),
-        ("bystander_rounds".to_owned(), seen.rounds as f64),
+        ("plugin_checks".to_owned(), count(walked.checks as u64)),
+        ("rounds_while_growing".to_owned(), count(walked.rounds_while_growing)),
+        ("bystander_rounds".to_owned(), count(seen.rounds)),
         ("bystander_longest_gap_ms".to_owned(), seen.longest_gap.as_secs_f64() * 1000.0),
     ]);
     let held = "every check of the plugin passed, the data was as written at every look, the audit is empty, and the \
@@ -137,18 +138,19 @@ struct Real {
 }
 
 impl Real {
-    fn own_presence(&self) -> Walking<Presence> {
+    fn own_presence(&self) -> Presence {
         // Before the disk is there nothing of it can be.
-        let Ok(wwid) = self.site.wwid(DISK) else { return Ok(Presence::default()) };
+        let Ok(wwid) = self.site.wwid(DISK) else { return Presence::default() };
         let links = links(Path::new(DEVICES));
-        Ok(Presence {
+        Presence {
             legs: legs().into_iter().filter(|it| it.wwid == wwid).count(),
             maps: maps().into_iter().filter(|it| it.wwid == wwid).map(|it| it.size).collect(),
             links: links.len(),
-        })
+        }
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn said(failure: impl ToString) -> String {
     failure.to_string()
 }
@@ -178,7 +180,7 @@ impl WalkSite for Real {
 
     async fn presence(&self, node: usize) -> Walking<Presence> {
         if node == 0 {
-            return self.own_presence();
+            return Ok(self.own_presence());
         }
         let inventory = self.other.host.inventory();
         let maps = inventory.maps.iter().map(|it| it.size).collect();

@@ -25,7 +25,7 @@ const FILE: &str = "/etc/multipath/conf.d/prior.conf";
 ///
 /// # Errors
 /// Where it cannot be.
-pub async fn configure() -> Result<(), Failure> {
+pub(super) async fn configure() -> Result<(), Failure> {
     std::fs::write(FILE, CONFIGURATION)?;
     tool("multipathd", &["reconfigure"]).await.map(drop)
 }
@@ -34,7 +34,7 @@ pub async fn configure() -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where it cannot be.
-pub async fn leave_configuration() -> Result<(), Failure> {
+pub(super) async fn leave_configuration() -> Result<(), Failure> {
     std::fs::remove_file(FILE)?;
     tool("multipathd", &["reconfigure"]).await.map(drop)
 }
@@ -52,7 +52,7 @@ async fn attempt(name: &str, arguments: &[&str]) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where a login fails.
-pub async fn login(target: &str, portals: &[String]) -> Result<(), Failure> {
+pub(super) async fn login(target: &str, portals: &[String]) -> Result<(), Failure> {
     for portal in portals {
         tool("iscsiadm", &["-m", "discovery", "-t", "sendtargets", "-p", portal]).await?;
         attempt("iscsiadm", &["-m", "session"]).await?;
@@ -72,7 +72,7 @@ pub async fn login(target: &str, portals: &[String]) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where it does not appear.
-pub async fn attach(wwid: &str) -> Result<(), Failure> {
+pub(super) async fn attach(wwid: &str) -> Result<(), Failure> {
     tool("iscsiadm", &["-m", "session", "--rescan"]).await?;
     for host in names(Path::new("/sys/class/iscsi_host")) {
         std::fs::write(format!("/sys/class/scsi_host/{host}/scan"), "- - -")?;
@@ -102,7 +102,7 @@ async fn is_there(wwid: &str) -> Result<bool, Failure> {
 ///
 /// # Errors
 /// Where its map stays.
-pub async fn detach(wwid: &str) -> Result<(), Failure> {
+pub(super) async fn detach(wwid: &str) -> Result<(), Failure> {
     let found = ledger::maps().into_iter().find(|it| it.wwid == wwid);
     let map = found.ok_or_else(|| Failure(format!("{wwid} is not here")))?;
     let device = format!("/dev/mapper/{wwid}");
@@ -132,7 +132,7 @@ pub async fn detach(wwid: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Where the map cannot be grown.
-pub async fn grow(wwid: &str) -> Result<(), Failure> {
+pub(super) async fn grow(wwid: &str) -> Result<(), Failure> {
     let found = ledger::maps().into_iter().find(|it| it.wwid == wwid);
     for leg in found.map(|it| it.slaves).unwrap_or_default() {
         std::fs::write(format!("/sys/block/{leg}/device/rescan"), "1")?;

@@ -28,7 +28,7 @@ const PLACES: usize = 7;
 const LENGTH: usize = 1 << 20;
 
 /// The group.
-pub fn group() -> Group {
+pub(super) fn group() -> Group {
     Group::new("smoke", |recorder| Box::pin(play(recorder)))
 }
 
@@ -107,7 +107,8 @@ async fn lives(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let script = lay_out(folder.path(), SCRIPT)?;
     let socket = [bench.site.node.socket().to_owned()];
     let mut life = Life { bench: Arc::clone(&bench), io: None };
-    let (text, places) = converse(&script, &socket, bench.site.options(), &mut life).await.map_err(Failure)?;
+    let (text, places) =
+        converse(&script, &socket, bench.site.options(), &mut life).await.map_err(Failure)?;
     if places != PLACES {
         return wrong(format!("{places} places: {text}"));
     }
@@ -137,7 +138,6 @@ impl Life {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn said(failure: Failure) -> String {
     failure.0
 }
@@ -200,7 +200,11 @@ async fn require_data(path: &Path, seed: u8) -> Result<(), Failure> {
         direct::hash(&path, DATA, LENGTH)
     };
     let found = tokio::task::spawn_blocking(work).await??;
-    if found == direct::hash_of(&pattern(seed, LENGTH)) { Ok(()) } else { wrong(format!("other data: {found}")) }
+    if found == direct::hash_of(&pattern(seed, LENGTH)) {
+        Ok(())
+    } else {
+        wrong(format!("other data: {found}"))
+    }
 }
 
 // ---- right disk or no disk ----
@@ -227,7 +231,8 @@ async fn asked_again(site: &Site) -> Result<String, Failure> {
             Ok("came back with its own bytes".to_owned())
         }
         Err(error) => {
-            let due = [ErrorKind::IdentityMismatch, ErrorKind::Unavailable, ErrorKind::InUse, ErrorKind::Conflict];
+            let due =
+                [ErrorKind::IdentityMismatch, ErrorKind::Unavailable, ErrorKind::InUse, ErrorKind::Conflict];
             if due.contains(&error.kind()) {
                 Ok(format!("was refused ({})", error.chain()))
             } else {
@@ -264,7 +269,9 @@ async fn number_passes_on_at_once(bench: Arc<Bench>) -> Result<Shown, Failure> {
     drop(guest);
     let free = asked_again(site).await?;
     cleared_away(&bench, &before).await?;
-    Ok(Shown::held(format!("not a byte of the other volume changed; the disk {held} while it was open, and {free} after")))
+    Ok(Shown::held(format!(
+        "not a byte of the other volume changed; the disk {held} while it was open, and {free} after"
+    )))
 }
 
 async fn number_passes_on_later(bench: Arc<Bench>) -> Result<Shown, Failure> {
