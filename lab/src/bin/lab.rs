@@ -8,10 +8,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use sanbridge_lab::outside::cache::Cache;
 use sanbridge_lab::outside::machine::{Boot, Changes, Plan};
+use sanbridge_lab::outside::programs::{self, State};
 use sanbridge_lab::outside::run::{self, Choice};
 use sanbridge_lab::outside::standing::Standing;
 use sanbridge_lab::outside::tools::{Trouble, TroubleKind, about, say};
-use sanbridge_lab::outside::programs::{self, State};
 use sanbridge_lab::outside::{accelerator, image};
 use serde_json::json;
 
@@ -193,7 +193,11 @@ async fn report(
     let (report, logs) = match run::run(cache, mirror, choice).await {
         Err(trouble) if or_skip && trouble.kind == TroubleKind::Lacking => {
             let reason = trouble.text.replace('\n', "; ");
-            tell(json, &json!({ "format": 1, "ok": true, "skipped": reason }), &format!("lab: skipped ({reason})"));
+            tell(
+                json,
+                &json!({ "format": 1, "ok": true, "skipped": reason }),
+                &format!("lab: skipped ({reason})"),
+            );
             return Ok(ExitCode::SUCCESS);
         }
         ended => ended?,

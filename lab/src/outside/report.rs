@@ -160,6 +160,10 @@ impl Report {
 fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    // Where there is no terminal to ask.
+    if table.width().is_none() {
+        table.set_width(160);
+    }
     table.set_header(head.to_vec());
     table
 }
