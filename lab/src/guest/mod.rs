@@ -40,7 +40,8 @@ pub fn groups() -> Vec<Group> {
         smoke::group(),
         handover::group(),
         fabrics::group(),
-        hostconfig::group(), hostconfig::boot_group(),
+        hostconfig::group(),
+        hostconfig::boot_group(),
         record::group(),
     ];
     groups.extend(scenarios::groups());
