@@ -10,7 +10,7 @@ use crate::guest::ledger::legs;
 use crate::guest::{Failure, tools};
 
 /// Longer than any of these programs takes, also under emulation.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs a program that must succeed and returns what it printed.
@@ -34,7 +34,7 @@ pub(super) fn initiator() -> Result<String, Failure> {
 
 /// Waits until udev has nothing to do.
 pub(super) async fn quiet() -> Result<(), Failure> {
-    run("udevadm", &["settle", "-t", "30"]).await.map(drop)
+    run("udevadm", &["settle", "-t", "150"]).await.map(drop)
 }
 
 /// Looks every 50 ms until `look` says so, at most `span`; how long it took.
