@@ -246,7 +246,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "the array reboots during attach, detach and growth",
         &[test(CONTRACT_ROADS, "a_repaired_session_is_connected_again")],
     ),
-    scenario("53", "a map was left suspended", &[test(STEPS, "a_suspended_map_is_told")]),
+    scenario("53", "a map was left suspended", &[test(STEPS, "a_suspended_map_is_resumed")]),
     scenario("54", "a path flaps", &[test(CONTRACT_ROADS, "a_dead_port_is_remembered_while_others_serve")]),
     scenario("55", "a fabric is reconfigured (LIP)", &[]),
     scenario("56", "names of disks change after dev_loss", &[]),
