@@ -27,6 +27,9 @@ const MULTIPATH_MEMORY: &str = "/etc/multipath/wwids";
 /// which disks those are.
 const RULE: &str = include_str!("../../../host/udev/57-sanbridge.rules");
 const RULE_FILE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
+/// The one that saves work on every attach.
+const SAVING_RULE: &str = include_str!("../../../host/udev/54-sanbridge.rules");
+const SAVING_RULE_FILE: &str = "/etc/udev/rules.d/54-sanbridge.rules";
 const MASKS: &str = "/etc/sanbridge/masked";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many programs are started to see how fast the machine is, and how long one takes on an idle one at most.
@@ -53,6 +56,7 @@ impl Machine {
         fs::create_dir_all(Path::new(MULTIPATH_FILE).parent().unwrap_or(Path::new("/")))?;
         fs::write(MULTIPATH_FILE, MULTIPATH)?;
         fs::write(RULE_FILE, RULE)?;
+        fs::write(SAVING_RULE_FILE, SAVING_RULE)?;
         tools::run("udevadm", &["control", "--reload"], PATIENCE).await?;
         daemons::Daemon::Multipathd.start().await?;
         tools::run("multipathd", &["reconfigure"], PATIENCE).await?;
