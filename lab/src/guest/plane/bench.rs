@@ -27,6 +27,8 @@ const NETWORKS: u8 = 2;
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// What the kernel and udev do by themselves.
 pub(super) const SOON: Duration = Duration::from_secs(20);
+/// How often a new LUN is scanned for.
+const SCANS: u32 = 4;
 
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -157,7 +159,13 @@ impl Bench {
     pub(super) async fn mapped(&self, size: u64) -> Result<(Lun, Vec<PathBuf>), Failure> {
         let lun = self.make(size).await?;
         self.map(&lun, lun.number).await?;
-        self.scan().await?;
+        // A scan passes a session over that is only just coming back, and says nothing.
+        for _ in 0..SCANS {
+            self.scan().await?;
+            if let Ok(legs) = self.legs_within(lun.number, 2, SOON / SCANS).await {
+                return Ok((lun, legs));
+            }
+        }
         let legs = self.legs(lun.number, 2).await?;
         Ok((lun, legs))
     }
@@ -193,8 +201,12 @@ impl Bench {
 
     /// The legs with this LUN number, when there are `count` of them.
     pub(super) async fn legs(&self, number: u16, count: usize) -> Result<Vec<PathBuf>, Failure> {
+        self.legs_within(number, count, SOON).await
+    }
+
+    async fn legs_within(&self, number: u16, count: usize, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
         let mut found = Vec::new();
-        within(SOON, || {
+        within(bound, || {
             found = legs_now(number)?;
             Ok(found.len() == count)
         })
