@@ -47,7 +47,7 @@ async fn work_of_one(bench: &Bench) -> Result<Work, Failure> {
 
 pub(super) async fn one_more_beside_many(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let few = work_of_one(&bench).await?;
-    let strangers: Vec<u16> = (40..56).collect();
+    let strangers: Vec<u16> = (40..50).collect();
     for number in &strangers {
         bench.array.show(bench.volume(), *number, &bench.array.addresses()[..USUAL])?;
     }

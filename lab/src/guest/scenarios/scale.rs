@@ -72,7 +72,7 @@ const CHECKS: &[Check<Bench>] = &[
     Check {
         name: "one more beside many",
         scenarios: &["75", "43"],
-        done: "a volume is attached on a node with the bystander alone, and again with sixteen strangers' more",
+        done: "a volume is attached on a node with the bystander alone, and again with ten strangers' more",
         run: |bench| scenario(bench, one_more_beside_many),
         bound: LONG,
     },
