@@ -15,8 +15,11 @@ use futures_util::future::join_all;
 const RECORD_MAX: usize = 256 << 10;
 /// The proof that the device serves.
 const PROOF: usize = 4096;
-/// How long the remaining legs may take to join a map that is there, before they are added one by one.
+/// How long what was asked of multipathd may take to show.
 const JOINING: std::time::Duration = std::time::Duration::from_secs(1);
+/// How soon multipathd is asked again for the map of legs it does not know yet, and for those it left out of one: its own
+/// look at udev's events comes a moment after ours.
+const UNKNOWN_YET: std::time::Duration = std::time::Duration::from_millis(100);
 
 fn has_all(map: &Map, legs: &[Leg]) -> bool {
     legs.iter().all(|leg| map.slaves.contains(&leg.name))
@@ -148,7 +151,7 @@ impl Multipath {
         if has_all(&map, legs) {
             return Ok(map);
         }
-        match self.await_map(&bounded.at_most(JOINING), wwid, legs, |it| has_all(it, legs)).await {
+        match self.await_map(&bounded.at_most(UNKNOWN_YET), wwid, legs, |it| has_all(it, legs)).await {
             Ok(map) => Ok(map),
             Err(error) if error.kind() == ErrorKind::Timeout => {
                 self.add_paths(&bounded, wwid, legs, map).await
@@ -171,7 +174,14 @@ impl Multipath {
                     "allow the WWID in a blacklist_exceptions section of /etc/multipath/conf.d",
                 ));
             }
-            match self.await_map(&cx.at_most(JOINING), wwid, legs, is_anywhere).await {
+            // What refused does nothing more; the next time it may know the legs.
+            let patience = match &reply {
+                // It may be doing it yet.
+                Reply::Fail(Reason::Timeout) | Reply::Ok | Reply::Text(_) => JOINING,
+                Reply::Fail(_) => UNKNOWN_YET,
+            };
+            tracing::debug!(%wwid, reply = %reply.describe(), "asked for the map");
+            match self.await_map(&cx.at_most(patience), wwid, legs, is_anywhere).await {
                 Err(error) if error.kind() == ErrorKind::Timeout => {}
                 other => return other,
             }
