@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -170,9 +171,13 @@ impl Accept {
                 listener = None;
                 open.abort_all();
             } else if listener.is_none() {
-                // The port was ours a moment ago. Should another program have taken it, the API stays refused.
-                listener = TcpListener::bind(self.address).await.ok();
+                // The port was ours a moment ago. While another program has it, the API stays refused.
+                match TcpListener::bind(self.address).await {
+                    Ok(bound) => listener = Some(bound),
+                    Err(error) => tracing::warn!(address = %self.address, %error, "cannot listen again"),
+                }
             }
+            let is_shut = listener.is_none() && now != ApiState::Refusing;
             tokio::select! {
                 taken = accept(listener.as_ref()), if now == ApiState::Up => {
                     self.shared.connections.fetch_add(1, Ordering::Relaxed);
@@ -186,11 +191,15 @@ impl Accept {
                     }
                 }
                 () = self.shared.cut.notified() => open.abort_all(),
+                () = tokio::time::sleep(LISTEN_AGAIN), if is_shut => {}
                 Some(_) = open.join_next(), if !open.is_empty() => {}
             }
         }
     }
 }
+
+/// How soon a port that is taken is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_millis(200);
 
 /// The next connection; waits for ever without a listener. A connection that failed at once is skipped.
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {

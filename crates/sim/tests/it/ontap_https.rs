@@ -120,6 +120,36 @@ async fn an_api_that_is_down_refuses_connections_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_port_that_is_taken_when_the_api_comes_back_is_tried_again() {
+    let rig = Rig::new(NEW);
+    let server = serve(&rig).await;
+    rig.sim.set_api(ApiState::Refusing);
+    let taken = async {
+        loop {
+            match std::net::TcpListener::bind(server.address()) {
+                Ok(listener) => return listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let taken = tokio::time::timeout(Duration::from_secs(10), taken).await.unwrap();
+    rig.sim.set_api(ApiState::Up);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(taken);
+    let back = async {
+        loop {
+            if let Ok(sender) = connect(&server).await {
+                return sender;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut sender = tokio::time::timeout(Duration::from_secs(10), back).await.unwrap();
+    let said = send(&mut sender, "GET", "/api/cluster", &json!({})).await.unwrap();
+    assert_eq!(said.status(), 200);
+}
+
+#[tokio::test]
 async fn the_control_port_bends_and_tells() {
     let rig = Rig::new(NEW);
     rig.sim.populate("svm1", "v", 1, 20 << 20).unwrap();
