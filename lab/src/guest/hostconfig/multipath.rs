@@ -228,7 +228,9 @@ async fn give_away(
     require_queueing_of(bench, 1, waits).await?;
     bench.hide(lun).await?;
     let started = Instant::now();
-    while !bench.multipathd(&format!("show map {} json", bench.map(1))).await?.contains("\"paths\" : 0") {
+    // Its own looks have to see the paths down, not only the kernel: those are the ones it asks again.
+    let is_seen = |said: &str| said.contains("\"paths\" : 0") && !said.contains("\"chk_st\" : \"ready\"");
+    while !is_seen(&bench.multipathd(&format!("show map {} json", bench.map(1))).await?) {
         if started.elapsed() > PATIENCE {
             return Err(Failure("multipathd does not notice that the LUN is gone".to_owned()));
         }
