@@ -74,7 +74,8 @@ impl Ontap {
         let wanted = names(&spec.initiators)?;
         let name = igroup_name(spec);
         let ((), found) =
-            tokio::try_join!(self.refuse_foreign_igroups(cx, &name, &wanted), self.igroup_named(cx, &name))?;
+            crate::look::both(self.refuse_foreign_igroups(cx, &name, &wanted), self.igroup_named(cx, &name))
+                .await?;
         if let Some(found) = found {
             return self.complete(cx, spec, &wanted, &found).await;
         }

@@ -26,7 +26,7 @@ impl Ontap {
     }
 
     async fn look_up_name(&self, cx: &Cx, name: &VolumeName) -> Result<Option<Volume>> {
-        let (flexvol, lun) = tokio::try_join!(self.flexvol_named(cx, name), self.lun_at(cx, name))?;
+        let (flexvol, lun) = crate::look::both(self.flexvol_named(cx, name), self.lun_at(cx, name)).await?;
         let Some(flexvol) = flexvol else { return Ok(None) };
         whole(&flexvol, lun.as_ref()).map(Some)
     }
@@ -123,4 +123,34 @@ fn whole(flexvol: &wire::Volume, lun: Option<&wire::Lun>) -> Result<Volume> {
         None => Vec::new(),
     });
     Ok(volume)
+}
+
+/// Two requests at once, both to their ends: the first may be the one that finds out whether a silent array is back, while
+/// the second is refused at once, and must not be dropped for that.
+pub(crate) async fn both<A, B>(
+    first: impl Future<Output = Result<A>>,
+    second: impl Future<Output = Result<B>>,
+) -> Result<(A, B)> {
+    let (first, second) = tokio::join!(first, second);
+    Ok((first?, second?))
+}
+
+#[cfg(test)]
+mod tests {
+    use san_core::{Error, ErrorKind};
+
+    use super::both;
+
+    #[tokio::test]
+    async fn a_refused_request_does_not_take_the_other_along() {
+        let mut has_ended = false;
+        let slow = async {
+            tokio::task::yield_now().await;
+            has_ended = true;
+            Ok(())
+        };
+        let refused = async { Err::<(), _>(Error::new(ErrorKind::Unavailable, "refused at once")) };
+        assert_eq!(both(slow, refused).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(has_ended);
+    }
 }

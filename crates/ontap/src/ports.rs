@@ -119,7 +119,8 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
         .query("fields", "name,enabled,state,ip.address,location.node.name");
     let nodes = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
     let (interfaces, nodes) =
-        tokio::try_join!(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes))?;
+        crate::look::both(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes))
+            .await?;
     let (mut all, mut up) = (Vec::new(), 0);
     for it in interfaces {
         if it.enabled == Some(false) {

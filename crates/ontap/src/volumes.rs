@@ -22,7 +22,7 @@ impl Ontap {
     /// meanwhile show in one of them only: those are looked at again, and only then judged.
     pub(crate) async fn list_volumes(&self, cx: &Cx, prefix: &str) -> Result<Vec<Volume>> {
         let (mut flexvols, mut luns) =
-            tokio::try_join!(self.flexvols(cx, prefix), self.luns(cx, Filter::Prefix(prefix)))?;
+            crate::look::both(self.flexvols(cx, prefix), self.luns(cx, Filter::Prefix(prefix))).await?;
         if flexvols.is_empty() {
             self.prove_svm(cx).await?;
         }
