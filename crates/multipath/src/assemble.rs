@@ -49,13 +49,12 @@ impl Multipath {
             // Nothing is added to a map that holds another volume, whatever its name says.
             refuse_foreign(&self.slaves(cx, expect, map, &legs).await?)?;
         }
-        let mut late = Vec::new();
-        let (legs, mut map) = match before {
-            Some(map) if was_complete => (legs, map),
+        let (legs, late, mut map) = match before {
+            Some(map) if was_complete => (legs, Vec::new(), map),
             _ => {
-                let legs = self.recorded(cx, legs, &mut late).await?;
+                let (legs, late) = self.recorded(cx, legs).await?;
                 let map = self.build(cx, wwid, &legs).await?;
-                (legs, map)
+                (legs, late, map)
             }
         };
         let mut slaves = self.slaves(cx, expect, &map, &legs).await?;
@@ -118,10 +117,10 @@ impl Multipath {
     ///
     /// # Errors
     /// Where udev records none.
-    async fn recorded(&self, cx: &Cx, legs: Vec<Leg>, late: &mut Vec<(Hctl, Error)>) -> Result<Vec<Leg>> {
+    async fn recorded(&self, cx: &Cx, legs: Vec<Leg>) -> Result<(Vec<Leg>, Vec<(Hctl, Error)>)> {
         // All of the time: where many disks appear at once, their records are far apart.
         let results = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
-        let mut known = Vec::new();
+        let (mut known, mut late) = (Vec::new(), Vec::new());
         for (leg, result) in legs.into_iter().zip(results) {
             match result {
                 Ok(()) => known.push(leg),
@@ -131,17 +130,14 @@ impl Multipath {
                 }
             }
         }
-        match late.first() {
-            Some((_, error)) if known.is_empty() => return Err(error.clone()),
-            _ => {}
+        if known.is_empty()
+            && let Some((_, error)) = late.pop()
+        {
+            return Err(error);
         }
-        for (_, error) in late {
-            *error = Error::wrap(
-                error.clone(),
-                "udev gets done with other legs, not with it: does it answer reads?",
-            );
-        }
-        Ok(known)
+        let told = "udev gets done with other legs, not with it: does it answer reads?";
+        let late = late.into_iter().map(|(hctl, error)| (hctl, Error::wrap(error, told))).collect();
+        Ok((known, late))
     }
 
     /// Makes or completes the map of `wwid`.

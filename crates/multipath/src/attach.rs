@@ -105,7 +105,7 @@ impl Multipath {
     /// map is another volume's, its writes would go to ours.
     async fn take_out(&self, cx: &Cx, made: &[Leg]) {
         let brief = cx.with_deadline(Deadline::after(TAKE_OUT));
-        for leg in made {
+        join_all(made.iter().map(async |leg| {
             let taken = async {
                 self.daemon.change(&brief, Change::DelPath, &leg.name).await?;
                 self.guard
@@ -119,7 +119,8 @@ impl Multipath {
             if let Err(error) = taken.await {
                 tracing::error!(leg = %leg.name, error = %error.chain(), "a leg stays where it does not belong");
             }
-        }
+        }))
+        .await;
     }
 
     /// One leg, proved and measured, and whether this call made it.

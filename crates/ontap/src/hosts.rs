@@ -12,6 +12,7 @@ use crate::array::Ontap;
 use crate::client::Settled;
 use crate::convert::inconsistent;
 use crate::error::{code, is};
+use crate::look::both;
 use crate::wire;
 
 const COLLECTION: &str = "/api/protocols/san/igroups";
@@ -74,8 +75,7 @@ impl Ontap {
         let wanted = names(&spec.initiators)?;
         let name = igroup_name(spec);
         let ((), found) =
-            crate::look::both(self.refuse_foreign_igroups(cx, &name, &wanted), self.igroup_named(cx, &name))
-                .await?;
+            both(self.refuse_foreign_igroups(cx, &name, &wanted), self.igroup_named(cx, &name)).await?;
         if let Some(found) = found {
             return self.complete(cx, spec, &wanted, &found).await;
         }

@@ -26,7 +26,7 @@ impl Ontap {
     }
 
     async fn look_up_name(&self, cx: &Cx, name: &VolumeName) -> Result<Option<Volume>> {
-        let (flexvol, lun) = crate::look::both(self.flexvol_named(cx, name), self.lun_at(cx, name)).await?;
+        let (flexvol, lun) = both(self.flexvol_named(cx, name), self.lun_at(cx, name)).await?;
         let Some(flexvol) = flexvol else { return Ok(None) };
         whole(&flexvol, lun.as_ref()).map(Some)
     }

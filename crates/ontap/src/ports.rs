@@ -11,6 +11,7 @@ use crate::array::Ontap;
 use crate::client::Api;
 use crate::convert::inconsistent;
 use crate::error::code;
+use crate::look::both;
 use crate::wire;
 
 /// The port ONTAP's iSCSI service listens on; it cannot be changed.
@@ -119,8 +120,7 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
         .query("fields", "name,enabled,state,ip.address,location.node.name");
     let nodes = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
     let (interfaces, nodes) =
-        crate::look::both(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes))
-            .await?;
+        both(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes)).await?;
     let (mut all, mut up) = (Vec::new(), 0);
     for it in interfaces {
         if it.enabled == Some(false) {

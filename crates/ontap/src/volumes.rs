@@ -11,6 +11,7 @@ use crate::client::patiently;
 use crate::convert::{self, Key, LUN_NAME, inconsistent};
 use crate::create::{check_size, flexvol_maximum};
 use crate::error::{code, is, is_one_of};
+use crate::look::both;
 use crate::look::{LUN_FIELDS, VOLUME_FIELDS};
 use crate::wire;
 
@@ -22,7 +23,7 @@ impl Ontap {
     /// meanwhile show in one of them only: those are looked at again, and only then judged.
     pub(crate) async fn list_volumes(&self, cx: &Cx, prefix: &str) -> Result<Vec<Volume>> {
         let (mut flexvols, mut luns) =
-            crate::look::both(self.flexvols(cx, prefix), self.luns(cx, Filter::Prefix(prefix))).await?;
+            both(self.flexvols(cx, prefix), self.luns(cx, Filter::Prefix(prefix))).await?;
         if flexvols.is_empty() {
             self.prove_svm(cx).await?;
         }

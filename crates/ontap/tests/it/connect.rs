@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use san_core::{Array, EffectState, ErrorKind, Result, TransportKind};
+use san_core::{Array, EffectState, ErrorKind, Result, TransportKind, VolumeQuery};
 use san_ontap::{Ontap, OntapConfig};
 use san_sim::ontap::{
     Fault, IscsiConfig, OntapConfig as SimConfig, OntapSim, Rule, Running, SvmConfig, Times, Version, When,
@@ -120,6 +120,32 @@ async fn a_stored_profile_serves_while_the_array_is_down_and_is_proved_by_its_fi
     let mark = it.sim.mark();
     array.capacity(&cx()).await.unwrap();
     assert_eq!(it.sim.requests(mark).len(), 1, "proved once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lister_finds_a_slow_array_back() {
+    let it = Fixture::new(NEW).await;
+    it.made("vm-100-disk-0").await;
+    let query = VolumeQuery { prefix: "sb__pve__san1__".into() };
+    it.sim.set_api(ApiState::Refusing);
+    for _ in 0..3 {
+        assert_eq!(it.array.volumes(&cx(), &query).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    it.sim.set_api(ApiState::Up);
+    let when = When {
+        method: Some("GET".into()),
+        path: Some("/storage/volumes".into()),
+        times: Times::Always,
+        ..When::default()
+    };
+    it.sim.inject(Rule { when, fault: Fault::Delay(Duration::from_millis(200)) });
+    // The first of the two requests of a list is the one that asks whether the array is back, and the second is refused.
+    let mut tries = 0;
+    while it.array.volumes(&cx(), &query).await.is_err() {
+        tries += 1;
+        assert!(tries <= 3, "the array is not found back");
+        tokio::time::advance(Duration::from_secs(6)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
