@@ -23,6 +23,7 @@ mod site;
 mod store;
 
 pub use cluster::{Binding, Cluster, FolderCluster, Guest, Guests, Lease, Tie};
+pub use masks::masks;
 pub use node::{Node, NodeConfig};
 pub use plan::{Naming, Outcome, Request};
 pub use record::{Attachment, AttachmentState};

@@ -68,6 +68,18 @@ impl Guard {
         cx.effect(effect, cx.within("removing a link", self.host.remove_link(link, cx.deadline()))).await
     }
 
+    /// See [`Host::put_file`].
+    pub async fn put_file(&self, cx: &Cx, path: &Path, text: &str) -> Result<()> {
+        let effect = Self::effect("put", path.display().to_string());
+        cx.effect(effect, cx.within("writing a file", self.host.put_file(path, text, cx.deadline()))).await
+    }
+
+    /// See [`Host::remove_file`].
+    pub async fn remove_file(&self, cx: &Cx, path: &Path) -> Result<bool> {
+        let effect = Self::effect("remove", path.display().to_string());
+        cx.effect(effect, cx.within("removing a file", self.host.remove_file(path, cx.deadline()))).await
+    }
+
     /// See [`Host::run`]. Every run passes the seam: what a tool changes is its own business.
     pub async fn run(&self, cx: &Cx, tool: Tool, arguments: &[String]) -> Result<Output> {
         let effect = Self::effect(tool.name(), arguments.join(" "));

@@ -192,6 +192,13 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Removes a symbolic link; whether there was one.
     async fn remove_link(&self, link: &Path, deadline: Deadline) -> Result<bool>;
 
+    /// Makes `path` a file (mode 0644) that holds `text`, replacing a file or a link that is there, creating its folder
+    /// (mode 0755). Others see the old one or the new one. After a power failure it is there; its text may be missing.
+    async fn put_file(&self, path: &Path, text: &str, deadline: Deadline) -> Result<()>;
+
+    /// Removes a file or a symbolic link; whether there was one.
+    async fn remove_file(&self, path: &Path, deadline: Deadline) -> Result<bool>;
+
     /// Runs a tool to its end with a cleared environment and no input. A non-zero exit is an `Output`, not an error.
     ///
     /// # Errors

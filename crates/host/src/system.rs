@@ -211,6 +211,16 @@ impl Host for System {
         self.direct(deadline, move || link::remove(&link)).await
     }
 
+    async fn put_file(&self, path: &Path, text: &str, deadline: Deadline) -> Result<()> {
+        let (path, text, turn) = (self.root.at(path)?, text.to_owned(), Arc::clone(&self.links));
+        self.direct(deadline, move || link::put_file(&path, &text, &turn)).await
+    }
+
+    async fn remove_file(&self, path: &Path, deadline: Deadline) -> Result<bool> {
+        let path = self.root.at(path)?;
+        self.direct(deadline, move || link::remove_file(&path)).await
+    }
+
     async fn run(&self, tool: Tool, arguments: &[String], deadline: Deadline) -> Result<Output> {
         let program = self.tool(tool)?;
         tick(&self.counts.processes);

@@ -142,6 +142,9 @@ impl Multipath {
 
     /// Makes or completes the map of `wwid`.
     async fn build(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<Map> {
+        // A map that multipathd makes of all of them is made once. Those it hears of from udev afterwards it would add one by
+        // one, and each time udev goes through the map again.
+        self.tell_of(cx, legs).await?;
         let map = self.ask_for_map(cx, wwid, legs).await?;
         let bounded = cx.at_most(self.config.map);
         if has_all(&map, legs) {
@@ -194,16 +197,23 @@ impl Multipath {
 
     /// Adds the legs that multipathd left out. One that stays out is reported as missing, not as a failure.
     async fn add_paths(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg], map: Map) -> Result<Map> {
-        for leg in legs.iter().filter(|leg| !map.slaves.contains(&leg.name)) {
+        let left_out: Vec<Leg> = legs.iter().filter(|leg| !map.slaves.contains(&leg.name)).cloned().collect();
+        self.tell_of(cx, &left_out).await?;
+        match self.await_map(&cx.at_most(JOINING), wwid, legs, |it| has_all(it, legs)).await {
+            Ok(map) => Ok(map),
+            Err(_) => self.await_map(cx, wwid, legs, |_| true).await,
+        }
+    }
+
+    /// Has multipathd know legs; those whose map is there come into it. What it refuses shows in the map.
+    async fn tell_of(&self, cx: &Cx, legs: &[Leg]) -> Result<()> {
+        for leg in legs {
             let reply = self.daemon.change(cx, Change::AddPath, &leg.name).await?;
             if reply != Reply::Ok {
                 tracing::warn!(leg = %leg.name, reply = %reply.describe(), "multipathd does not take a leg");
             }
         }
-        match self.await_map(&cx.at_most(JOINING), wwid, legs, |it| has_all(it, legs)).await {
-            Ok(map) => Ok(map),
-            Err(_) => self.await_map(cx, wwid, legs, |_| true).await,
-        }
+        Ok(())
     }
 
     async fn await_map(

@@ -14,14 +14,16 @@ use crate::wire::{ErrorBody, Failure};
 
 /// Codes that some verb handles itself.
 pub(crate) mod code {
+    /// "entry doesn't exist", of everything.
+    pub(crate) const NO_ENTRY: u64 = 4;
     /// Which code says "no such object" differs by release and operation: each look-up and removal accepts those that
     /// the API definition documents for it.
-    pub(crate) const NO_JOB: &[u64] = &[4];
-    pub(crate) const NO_LUN: &[u64] = &[4, 5_374_875, 5_374_876];
-    pub(crate) const NO_MAP: &[u64] = &[4, 5_374_922, 5_374_875, 5_374_876, 5_374_878];
-    pub(crate) const NO_VOLUME: &[u64] = &[4, 917_927, 918_235];
-    pub(crate) const NO_SNAPSHOT: &[u64] = &[4, 1_638_600];
-    pub(crate) const NO_ISCSI_SERVICE: &[u64] = &[4, 5_374_078];
+    pub(crate) const NO_JOB: &[u64] = &[NO_ENTRY];
+    pub(crate) const NO_LUN: &[u64] = &[NO_ENTRY, 5_374_875, 5_374_876];
+    pub(crate) const NO_MAP: &[u64] = &[NO_ENTRY, 5_374_922, 5_374_875, 5_374_876, 5_374_878];
+    pub(crate) const NO_VOLUME: &[u64] = &[NO_ENTRY, 917_927, 918_235];
+    pub(crate) const NO_SNAPSHOT: &[u64] = &[NO_ENTRY, 1_638_600];
+    pub(crate) const NO_ISCSI_SERVICE: &[u64] = &[NO_ENTRY, 5_374_078];
     pub(crate) const UNEXPECTED_ARGUMENT: u64 = 262_179;
     pub(crate) const INVALID_FIELD: u64 = 262_197;
     pub(crate) const VOLUME_EXISTS: u64 = 917_526;
@@ -111,6 +113,9 @@ pub(crate) fn of_answer(answer: &Answer) -> Error {
 /// The error of an error object. `status` is `None` where it came from a job.
 pub(crate) fn of_failure(status: Option<StatusCode>, failure: Failure) -> Error {
     let code = failure.code.as_deref().and_then(|it| it.trim().parse().ok());
+    // A server that has failed has not looked: only a refusal says that something is not there.
+    let has_failed = status.is_some_and(|it| it.is_server_error());
+    let code = code.filter(|it| !(has_failed && *it == code::NO_ENTRY));
     let text: String = failure.message.chars().filter(|it| !it.is_control()).take(TEXT).collect();
     let (kind, effect) = classify(status, code, &text);
     let said = OntapError {

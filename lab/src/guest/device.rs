@@ -25,7 +25,7 @@ use super::direct;
 use super::hung::Hung;
 use super::machine::{self, Machine, now, sure};
 use super::network::{NAMESPACE, NAMESPACE_PATH, Network};
-use super::{Check, Failure, Group, Recorder, Shown, daemons, run, scratch, tools};
+use super::{Check, Failure, Group, Recorder, Shown, daemons, run, scratch, tools, udev};
 
 /// Three ports are as many as the contract asks for; each costs a pass of udev for every volume.
 const NETWORKS: u8 = 3;
@@ -90,7 +90,7 @@ impl Fixture {
         plane.add(array.clone());
         plane.sync().await?;
         for n in 1..=VOLUMES {
-            Machine::mask(&array.identity(n).wwid)?;
+            udev::mask(&array.identity(n).wwid)?;
         }
         let transport = Iscsi::new(node.guard(), machine::iscsi());
         let ports = array.ports()?;

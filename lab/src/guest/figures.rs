@@ -12,7 +12,7 @@ use super::daemons::udev_rests;
 use super::network::Network;
 use super::node::Form;
 use super::site::{FOREIGN_IGROUP, FOREIGN_SVM, Site, until};
-use super::{ledger, prior, tools};
+use super::{ledger, prior, tools, udev};
 
 /// How often each is measured.
 const TIMES: usize = 5;
@@ -26,7 +26,7 @@ pub(super) fn group() -> Group {
     Group::new("figures", |recorder| Box::pin(play(recorder)))
 }
 
-const CHECKS: [Check<Site>; 3] = [
+const CHECKS: [Check<Site>; 4] = [
     Check {
         name: "attach, detach and grow with sessions",
         scenarios: &["69"],
@@ -34,6 +34,13 @@ const CHECKS: [Check<Site>; 3] = [
                same with the tools and in the order of the plugins before this one",
         run: |site| -> Running { Box::pin(warm(site)) },
         bound: Duration::from_secs(240),
+    },
+    Check {
+        name: "fewer programs with the rule",
+        scenarios: &[],
+        done: "five times: attached a new disk with the rule of udev that saves programs, and without it",
+        run: |site| -> Running { Box::pin(saving(site)) },
+        bound: Duration::from_secs(120),
     },
     Check {
         name: "attach without sessions",
@@ -237,6 +244,35 @@ async fn warm(site: Arc<Site>) -> Result<Shown, Failure> {
         }
     }
     Ok(Shown::Held(text, figures))
+}
+
+async fn saving(site: Arc<Site>) -> Result<Shown, Failure> {
+    let before = site.settled_audit().await?;
+    let mut series = Series::default();
+    let disk = "vm-100-disk-0";
+    let idle = idle_rate().await?;
+    for name in ["attach_with_rule", "attach_without_rule"] {
+        if name == "attach_without_rule" {
+            udev::remove_saving_rule().await?;
+        }
+        for _ in 0..TIMES {
+            site.create(disk, 8 * MIB).await?;
+            measured(&mut series, name, idle, site.attach(disk)).await?;
+            site.detach(disk).await?;
+            site.delete(disk).await?;
+        }
+    }
+    udev::install_rules().await?;
+    site.require_as(&before).await?;
+    let with = series.median("attach_with_rule_processes")?;
+    let without = series.median("attach_without_rule_processes")?;
+    let text = format!(
+        "an attach has the machine start {with} processes where it started {without} without the rule"
+    );
+    if with * 2.0 > without {
+        return Err(Failure(format!("{text}: more than half; {:?}", series.figures()?)));
+    }
+    Ok(Shown::Held(text, series.figures()?))
 }
 
 /// Ends all sessions of the array and forgets its portals.

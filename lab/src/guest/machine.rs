@@ -6,14 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use san_core::Wwid;
 use san_host::{Guard, System, SystemConfig};
 use san_multipath::MultipathConfig;
 use san_transport_iscsi::IscsiConfig;
 use tokio::runtime::Handle;
 
 use super::watched::Watched;
-use super::{Failure, daemons, hung, ledger, tools};
+use super::{Failure, daemons, hung, ledger, tools, udev};
 
 /// How much longer than on real hardware things may take under emulation, on an idle machine.
 pub const SLOWNESS: u32 = 5;
@@ -23,14 +22,6 @@ const MULTIPATH: &str = "defaults {\n\tpolling_interval 1\n\tmax_polling_interva
 const MULTIPATH_FILE: &str = "/etc/multipath/conf.d/lab.conf";
 /// Where multipathd notes what it has made maps of, to make them again by itself.
 const MULTIPATH_MEMORY: &str = "/etc/multipath/wwids";
-/// The host's rule of udev that keeps it from looking into guests' disks, as the package installs it, and where it asks
-/// which disks those are.
-const RULE: &str = include_str!("../../../host/udev/57-sanbridge.rules");
-const RULE_FILE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
-/// The one that saves work on every attach.
-const SAVING_RULE: &str = include_str!("../../../host/udev/54-sanbridge.rules");
-const SAVING_RULE_FILE: &str = "/etc/udev/rules.d/54-sanbridge.rules";
-const MASKS: &str = "/etc/sanbridge/masked";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many programs are started to see how fast the machine is, and how long one takes on an idle one at most.
 const PROGRAMS: u32 = 10;
@@ -48,16 +39,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Prepares the machine: multipathd with short timers, udev with the rule that the package installs.
+    /// Prepares the machine: multipathd with short timers, udev with the rules that the package installs.
     ///
     /// # Errors
     /// Where the machine lacks something.
     pub async fn prepare() -> Result<Self, Failure> {
         fs::create_dir_all(Path::new(MULTIPATH_FILE).parent().unwrap_or(Path::new("/")))?;
         fs::write(MULTIPATH_FILE, MULTIPATH)?;
-        fs::write(RULE_FILE, RULE)?;
-        fs::write(SAVING_RULE_FILE, SAVING_RULE)?;
-        tools::run("udevadm", &["control", "--reload"], PATIENCE).await?;
+        udev::install_rules().await?;
         daemons::Daemon::Multipathd.start().await?;
         tools::run("multipathd", &["reconfigure"], PATIENCE).await?;
         daemons::Daemon::Iscsid.start().await?;
@@ -77,18 +66,6 @@ impl Machine {
     /// As much time for each phase as this machine needs.
     pub fn multipath(&self) -> MultipathConfig {
         patient(self.pace)
-    }
-
-    /// Marks the disks of a volume as a guest's, as the product does before it attaches one.
-    ///
-    /// # Errors
-    /// Where the marks cannot be made.
-    pub fn mask(wwid: &Wwid) -> Result<(), Failure> {
-        fs::create_dir_all(MASKS)?;
-        for name in [wwid.to_string(), format!("mpath-{}", wwid.multipath_name())] {
-            fs::write(Path::new(MASKS).join(name), "")?;
-        }
-        Ok(())
     }
 
     /// What the product's parts take.

@@ -25,6 +25,8 @@ pub mod site;
 mod smoke;
 pub mod tools;
 mod transport;
+pub mod udev;
+
 pub mod watched;
 
 pub use check::{Check, Failure, Group, Machines, Play, REBOOT, Recorder, Running, Shown, run};

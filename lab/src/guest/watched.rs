@@ -106,6 +106,14 @@ impl Host for Watched {
         self.host.remove_link(link, deadline).await
     }
 
+    async fn put_file(&self, path: &Path, text: &str, deadline: Deadline) -> Result<()> {
+        self.host.put_file(path, text, deadline).await
+    }
+
+    async fn remove_file(&self, path: &Path, deadline: Deadline) -> Result<bool> {
+        self.host.remove_file(path, deadline).await
+    }
+
     async fn run(&self, tool: Tool, arguments: &[String], deadline: Deadline) -> Result<Output> {
         note(&self.log, Deed::Program(format!("{tool} {}", arguments.join(" "))));
         self.host.run(tool, arguments, deadline).await

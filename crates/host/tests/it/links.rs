@@ -43,6 +43,26 @@ async fn what_is_no_link_stays() {
 }
 
 #[tokio::test]
+async fn a_file_is_put_whole_over_a_file_or_a_link_and_removed() {
+    let bench = Bench::new();
+    let (file, real) = (Path::new("/etc/sanbridge/masked/naa.6"), bench.real("/etc/sanbridge/masked/naa.6"));
+    std::fs::create_dir_all(real.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &real).unwrap();
+    for text in ["A=1\n", "B=2\n", ""] {
+        bench.host.put_file(file, text, soon()).await.unwrap();
+        assert_eq!(bench.host.read(file, 100, soon()).await.unwrap().as_deref(), Some(text.as_bytes()));
+        assert!(std::fs::symlink_metadata(&real).unwrap().is_file());
+    }
+    assert!(bench.host.remove_file(file, soon()).await.unwrap());
+    assert!(!bench.host.remove_file(file, soon()).await.unwrap());
+    std::fs::create_dir(&real).unwrap();
+    let error = bench.host.put_file(file, "A=1\n", soon()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(bench.host.remove_file(file, soon()).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(std::fs::read_dir(real.parent().unwrap()).unwrap().count(), 1);
+}
+
+#[tokio::test]
 async fn what_a_crash_left_is_no_hindrance() {
     let bench = Bench::new();
     let real = bench.real(LINK);

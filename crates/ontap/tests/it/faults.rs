@@ -479,6 +479,28 @@ async fn a_refused_repetition_proves_nothing_about_the_first_attempt() {
     assert_eq!(it.read(&volume, 5).await, b"first");
 }
 
+/// A server that has failed says nothing about what is there, whatever code it gives.
+#[tokio::test(start_paused = true)]
+async fn a_failed_server_never_says_that_something_is_gone() {
+    let it = Fixture::new(NEW).await;
+    let volume = it.made("vm-100-disk-0").await;
+    let host = it.array.ensure_host(&cx(), &host_spec()).await.unwrap().into_inner();
+    it.array.ensure_mapped(&cx(), &volume, &host, &lun_choice(&[3])).await.unwrap();
+    let when = |method: &str, path: &str| When {
+        method: Some(method.into()),
+        path: Some(path.into()),
+        times: Times::Always,
+        ..When::default()
+    };
+    it.sim.inject(Rule { when: when("DELETE", MAP), fault: answer(500, 4, "entry doesn't exist") });
+    let error = it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    assert_eq!(it.sim.maps().len(), 1);
+    it.sim.clear_faults();
+    assert!(it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap());
+    assert_eq!(it.sim.maps(), []);
+}
+
 /// A creation whose job fails for a reason no table knows ends with that reason, at once.
 #[tokio::test(start_paused = true)]
 async fn a_failed_creation_says_why() {

@@ -97,7 +97,7 @@ pub struct Inventory {
     pub maps: Vec<MapView>,
     /// Links below `/dev/sanbridge`, with what they hold.
     pub links: BTreeMap<PathBuf, PathBuf>,
-    /// Links below `/etc/sanbridge/masked`: the disks that udev is not to look into.
+    /// Files below `/etc/sanbridge/masked`: the disks that udev is not to look into.
     pub masks: BTreeSet<PathBuf>,
     /// Node records.
     pub records: Vec<RecordView>,
@@ -187,7 +187,7 @@ impl Machine {
             startup: it.get("node.startup").to_owned(),
         });
         let links = self.tree.links_below("/dev/sanbridge").into_iter();
-        let masks = self.tree.links_below("/etc/sanbridge/masked").into_keys();
+        let masks = self.tree.files_below("/etc/sanbridge/masked").into_iter();
         let users = &self.users;
         let handles = users.handles.values().map(|(path, _)| path.clone());
         let mounts = users.mounts.iter().map(|(at, (path, _))| format!("{path} at {}", at.display()));

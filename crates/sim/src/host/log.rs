@@ -14,6 +14,8 @@ pub enum LogKind {
     Socket,
     /// A link made or removed: `make LINK TARGET` or `remove LINK`.
     Link,
+    /// A file written or removed: `put PATH` or `remove PATH`.
+    File,
     /// A flush of a block device: its path.
     Flush,
     /// An INQUIRY: path and page.

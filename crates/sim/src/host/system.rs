@@ -291,6 +291,36 @@ impl Host for SimNode {
         })
     }
 
+    async fn put_file(&self, path: &Path, contents: &str, _: Deadline) -> Result<()> {
+        let path = text(path)?;
+        self.look(|it| {
+            it.check_up()?;
+            if !matches!(it.tree.entry(&path), None | Some(Entry::Link(_) | Entry::File { .. })) {
+                return Err(looking(ErrorKind::Conflict, "neither a file nor a link is there", &path));
+            }
+            it.note(LogKind::File, format!("put {path}"));
+            it.tree.put_file(&path, contents);
+            it.touch();
+            Ok(())
+        })
+    }
+
+    async fn remove_file(&self, path: &Path, _: Deadline) -> Result<bool> {
+        let path = text(path)?;
+        self.look(|it| {
+            it.check_up()?;
+            match it.tree.entry(&path) {
+                None => return Ok(false),
+                Some(Entry::Link(_) | Entry::File { .. }) => {}
+                Some(_) => return Err(looking(ErrorKind::Conflict, "neither a file nor a link", &path)),
+            }
+            it.note(LogKind::File, format!("remove {path}"));
+            it.tree.remove(&path);
+            it.touch();
+            Ok(true)
+        })
+    }
+
     async fn run(&self, tool: Tool, arguments: &[String], deadline: Deadline) -> Result<Output> {
         self.look(|it| {
             it.check_up()?;

@@ -16,7 +16,7 @@ use crate::guest::array::TestArray;
 use crate::guest::daemons::{self, Daemon};
 use crate::guest::machine::{self, Machine};
 use crate::guest::network::{NAMESPACE_PATH, Network};
-use crate::guest::{Failure, ledger, scratch, tools};
+use crate::guest::{Failure, ledger, scratch, tools, udev};
 
 /// Programs take seconds under emulation.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -185,11 +185,11 @@ impl Bench {
         }
         let is_up = |host| machine::session_state(host).as_deref() == Some("LOGGED_IN");
         daemons::until("a session stays down", || Ok(self.hosts().all(is_up))).await?;
-        files::remove_rule().await?;
+        udev::remove_rules().await?;
         files::remove_filter()?;
         super::guests::release().await?;
         machine::sweep().await?;
-        files::unmask_all()?;
+        udev::unmask_all()?;
         self.array.hide_everything();
         self.plane.sync().await?;
         Ok(self.array.forget()?)

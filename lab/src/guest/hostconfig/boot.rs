@@ -15,11 +15,11 @@ use san_transport_iscsi::Iscsi;
 use tokio::time::Instant;
 
 use super::bench::{PATIENCE, cx};
-use super::{files, guests};
+use super::guests;
 use crate::guest::array::{TestArray, VOLUME_SIZE};
 use crate::guest::machine::{self, Machine};
 use crate::guest::network::{NAMESPACE_PATH, Network};
-use crate::guest::{Check, Failure, Group, Machines, Recorder, Shown, daemons, ledger, run, tools};
+use crate::guest::{Check, Failure, Group, Machines, Recorder, Shown, daemons, ledger, run, tools, udev};
 
 /// What the unit that plays the array asks for instead of a check.
 const ARRAY: &str = "the_array_of_the_next_boot";
@@ -167,9 +167,9 @@ async fn set_up() -> Result<(), Failure> {
         guests::with_md(&bench.array.file(first), &bench.array.file(second)).await?;
     }
     for n in MASKED {
-        files::mask(&bench.array.identity(n).wwid)?;
+        udev::mask(&bench.array.identity(n).wwid)?;
     }
-    files::install_rule().await?;
+    udev::install_rules().await?;
     let known: Vec<String> = GROUPS.iter().map(|(n, _)| format!("/{}/\n", bench.map(*n))).collect();
     fs::write("/etc/multipath/wwids", known.concat())?;
     fs::create_dir_all("/etc/systemd/system.conf.d")?;

@@ -1,10 +1,8 @@
 //! The host configuration of this repository, put where it belongs and taken away again.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-
-use san_core::Wwid;
 
 use crate::guest::{Failure, tools};
 
@@ -12,10 +10,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long new settings may take to show.
 const NOTICED: Duration = Duration::from_secs(15);
-
-/// The udev rule.
-const RULE: &str = include_str!("../../../../host/udev/57-sanbridge.rules");
-const RULE_PLACE: &str = "/etc/udev/rules.d/57-sanbridge.rules";
 
 /// The optional settings for a whole vendor.
 pub(super) const VENDOR: &str = include_str!("../../../../host/multipath/sanbridge-vendor.conf");
@@ -26,8 +20,6 @@ const FILTER_PLACE: &str = "/etc/lvm/lvmlocal.conf";
 /// What the machine itself needs there: the inside of the array is not the host's to see.
 const FILTER_OF_THE_MACHINE: &str = "\"r|^/dev/loop|\", \"r|^/dev/block/7:|\"";
 
-/// Where the product puts its masks.
-const MASKS: &str = "/etc/sanbridge/masked";
 /// Where administrators put settings of multipathd.
 const MULTIPATH: &str = "/etc/multipath/conf.d";
 
@@ -36,28 +28,6 @@ fn remove(path: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// Installs the udev rule.
-///
-/// # Errors
-/// Where it cannot be written, or udev does not read it.
-pub(super) async fn install_rule() -> Result<(), Failure> {
-    fs::write(RULE_PLACE, RULE)?;
-    reload_rules().await
-}
-
-/// Takes the udev rule away.
-///
-/// # Errors
-/// Where it cannot be removed, or udev does not notice.
-pub(super) async fn remove_rule() -> Result<(), Failure> {
-    remove(Path::new(RULE_PLACE))?;
-    reload_rules().await
-}
-
-async fn reload_rules() -> Result<(), Failure> {
-    tools::run("udevadm", &["control", "--reload"], PATIENCE).await.map(drop)
 }
 
 /// LVM's filter with our pattern.
@@ -79,35 +49,6 @@ pub(super) fn remove_filter() -> Result<(), Failure> {
 
 fn write_filter(patterns: &str) -> Result<(), Failure> {
     Ok(fs::write(FILTER_PLACE, format!("devices {{\n\tglobal_filter = [ {patterns} ]\n}}\n"))?)
-}
-
-/// The masks of a disk, by the names that the product gives them.
-pub(super) fn masks(wwid: &Wwid) -> [PathBuf; 2] {
-    [wwid.to_string(), format!("mpath-{}", wwid.multipath_name())].map(|it| Path::new(MASKS).join(it))
-}
-
-/// Masks a disk as the product does.
-///
-/// # Errors
-/// Where the links cannot be made.
-pub(super) fn mask(wwid: &Wwid) -> Result<(), Failure> {
-    fs::create_dir_all(MASKS)?;
-    for link in masks(wwid) {
-        remove(&link)?;
-        std::os::unix::fs::symlink("/dev/null", link)?;
-    }
-    Ok(())
-}
-
-/// Takes every mask away.
-///
-/// # Errors
-/// Where one cannot be removed.
-pub(super) fn unmask_all() -> Result<(), Failure> {
-    match fs::remove_dir_all(MASKS) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 /// Gives multipathd a file of settings, or takes it away, and has it read all of them again.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::bench::{Bench, PATIENCE, cx};
 use super::files::{self, VENDOR};
 use crate::guest::array::VOLUME_SIZE;
-use crate::guest::{Check, Failure, Shown, daemons, direct, tools};
+use crate::guest::{Check, Failure, Shown, daemons, direct, tools, udev};
 
 const PAUSE: Duration = Duration::from_millis(250);
 /// The file of settings that a check writes.
@@ -348,9 +348,9 @@ async fn others(bench: Arc<Bench>) -> Result<Shown, Failure> {
     bench.scan(2).await?;
     bench.add_map(2).await?;
     let before = beside(&bench).await?;
-    files::install_rule().await?;
+    udev::install_rules().await?;
     files::install_filter()?;
-    files::mask(&bench.array.identity(1).wwid)?;
+    udev::mask(&bench.array.identity(1).wwid)?;
     let after = beside(&bench).await?;
     if before != after {
         return Err(Failure(format!("of the other LUN changed: {:?}", differences(&before, &after))));

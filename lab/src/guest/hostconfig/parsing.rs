@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::bench::{Bench, PATIENCE};
 use super::{files, guests};
-use crate::guest::{Check, Failure, Shown, daemons, tools};
+use crate::guest::{Check, Failure, Shown, daemons, tools, udev};
 
 /// The least time for which nothing must happen.
 const QUIET: Duration = Duration::from_secs(3);
@@ -95,17 +95,17 @@ async fn partitions(bench: Arc<Bench>) -> Result<Shown, Failure> {
 async fn prove(bench: &Bench, disks: Disks<'_>, telling: &str) -> Result<Shown, Failure> {
     for (n, lun) in disks {
         bench.show(*n, *lun, bench.one()).await?;
-        files::mask(&bench.array.identity(*n).wwid)?;
+        udev::mask(&bench.array.identity(*n).wwid)?;
     }
     let mut text = Vec::new();
     for (stage, as_maps) in [("legs", false), ("maps", true)] {
-        files::remove_rule().await?;
+        udev::remove_rules().await?;
         let started = Instant::now();
         appear(bench, disks, as_maps).await?;
         let seen = seen_harm(telling).await?;
         let took = started.elapsed();
         vanish(bench, as_maps).await?;
-        files::install_rule().await?;
+        udev::install_rules().await?;
         let quiet_until = Instant::now() + (took * 2).max(QUIET);
         appear(bench, disks, as_maps).await?;
         stays_quiet(quiet_until).await?;
@@ -189,13 +189,13 @@ async fn commands() -> Result<(BTreeSet<String>, BTreeSet<String>), Failure> {
 }
 
 async fn lvm_by_hand(bench: Arc<Bench>) -> Result<Shown, Failure> {
-    files::install_rule().await?;
+    udev::install_rules().await?;
     for (n, group) in [(1, "guestvg"), (2, "hostvg")] {
         bench.array.change(n, |_| ())?;
         guests::with_volume_group(&bench.array.file(n), group).await?;
         bench.show(n, n.into(), bench.one()).await?;
     }
-    files::mask(&bench.array.identity(1).wwid)?;
+    udev::mask(&bench.array.identity(1).wwid)?;
     let groups = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|it| (*it).to_owned()).collect() };
     let active = |name: &str| format!("logical volume {name}-root is active");
     for as_map in [false, true] {

@@ -22,8 +22,8 @@ use crate::guest::array::{TestArray, VOLUME_SIZE};
 use crate::guest::bystander::VerifiedIo;
 use crate::guest::ledger::names;
 use crate::guest::network::{NAMESPACE_PATH, Network};
-use crate::guest::scratch;
 use crate::guest::watched::Watched;
+use crate::guest::{scratch, udev};
 
 /// How many networks there are.
 const NETWORKS: u8 = 4;
@@ -41,11 +41,7 @@ pub(super) const BYSTANDER_LUN: u16 = 99;
 const TIMERS: &str = "defaults {\n\tpolling_interval 1\n\tmax_polling_interval 2\n}\n\
                       overrides {\n\tfast_io_fail_tmo 2\n\tno_path_retry 300\n}\n";
 /// What the package installs, or offers to be installed.
-const UDEV_RULE: &str = include_str!("../../../../host/udev/57-sanbridge.rules");
 const VENDOR: &str = include_str!("../../../../host/multipath/sanbridge-vendor.conf");
-/// Where udev looks for volumes of ours.
-const MASKS: &str = "/etc/sanbridge/masked";
-
 /// What scenarios are played on.
 #[derive(Debug)]
 pub struct Bench {
@@ -138,14 +134,11 @@ pub(super) fn system(tool_folders: Option<Vec<PathBuf>>) -> Result<Arc<System>, 
 
 /// Installs this node's host configuration.
 async fn configure_host() -> Result<(), Failure> {
-    for folder in ["/etc/multipath/conf.d", "/etc/udev/rules.d", MASKS] {
-        std::fs::create_dir_all(folder)?;
-    }
+    std::fs::create_dir_all("/etc/multipath/conf.d")?;
     std::fs::write("/etc/multipath/conf.d/sanbridge-vendor.conf", VENDOR)?;
     std::fs::write("/etc/multipath/conf.d/zz-lab.conf", TIMERS)?;
     tools::run("multipathd", &["reconfigure"]).await?;
-    std::fs::write("/etc/udev/rules.d/57-sanbridge.rules", UDEV_RULE)?;
-    tools::run("udevadm", &["control", "--reload"]).await.map(drop)
+    udev::install_rules().await
 }
 
 /// An array with a portal on each network.
@@ -250,21 +243,9 @@ impl Bench {
 
     /// The first array shows a volume behind the usual portals; it is masked before, as the engine does it.
     pub(super) async fn show(&self, volume: u8, number: u16) -> Result<(), Failure> {
-        self.mask(volume)?;
+        udev::mask(&self.array.identity(volume).wwid)?;
         self.array.show(volume, number, &self.array.addresses()[..USUAL])?;
         self.sync().await
-    }
-
-    /// Tells udev that a volume is a guest's.
-    fn mask(&self, volume: u8) -> Result<(), Failure> {
-        let wwid = self.array.identity(volume).wwid;
-        for name in [wwid.to_string(), format!("mpath-{}", wwid.multipath_name())] {
-            let link = Path::new(MASKS).join(name);
-            if !link.is_symlink() {
-                std::os::unix::fs::symlink("/dev/null", link)?;
-            }
-        }
-        Ok(())
     }
 
     /// The first array shows nothing at a number any more.

@@ -192,7 +192,7 @@ async fn unmap_refused(stage: Arc<Stage>) -> Result<Shown, Failure> {
         },
         fault: Fault::Answer {
             status: 500,
-            code: 4,
+            code: 1,
             message: "internal error".to_owned(),
             retry_after: None,
         },
