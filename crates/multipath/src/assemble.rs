@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Wwid};
+use san_core::{
+    Cx, Device, DeviceNumber, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Wwid,
+};
 
 use crate::Multipath;
 use crate::attach::Site;
@@ -233,12 +235,17 @@ impl Multipath {
 
     /// Waits until udev has recorded a leg: multipathd takes a leg's WWID from there.
     async fn await_record(&self, cx: &Cx, leg: &Leg) -> Result<()> {
-        let record = format!("/run/udev/data/b{}", leg.number);
         let bounded = cx.at_most(self.config.udev);
         let waiting = self.guard.wait_for(&bounded, "waiting for udev", PAUSE, || async {
-            Ok(self.guard.read(&bounded, Path::new(&record), RECORD_MAX).await?.map(|_| ()))
+            Ok(self.record_of(&bounded, leg.number).await?.map(|_| ()))
         });
         waiting.await.map_err(|it| blame_udev(it).on(&leg.name))
+    }
+
+    /// What udev has recorded of a block device.
+    pub(crate) async fn record_of(&self, cx: &Cx, number: DeviceNumber) -> Result<Option<Vec<u8>>> {
+        let path = format!("/run/udev/data/b{number}");
+        self.guard.read(cx, Path::new(&path), RECORD_MAX).await
     }
 
     /// Waits until udev has linked the map under its name for people and for us.

@@ -118,6 +118,22 @@ async fn a_queued_write_never_reaches_another_volume() {
     drop(in_use);
 }
 
+/// 2, 3: the kernel has read the pages of a number that was given away, udev has not looked since: multipathd would go on
+/// taking the legs for the volume before.
+#[tokio::test(start_paused = true)]
+async fn legs_that_udev_has_down_as_another_volume_are_made_anew() {
+    let (fixture, _) = attached(spec()).await;
+    fixture.show(2, 5);
+    let manager = &fixture.manager;
+    // This is refused, and has the kernel read again.
+    manager.attach(&cx(), &expect(&fixture, 1, 5), &fixture.routes()).await.unwrap_err();
+    let retired = manager.retire(&cx(), &known(&fixture, 1, 5)).await.unwrap();
+    manager.bury(&cx(), &retired).await.unwrap();
+    let device = manager.attach(&cx(), &expect(&fixture, 2, 5), &fixture.routes()).await.unwrap();
+    assert_eq!((device.legs.len(), device.missing.len()), (portals().len(), 0));
+    assert_eq!(device.identity, fixture.identity(2));
+}
+
 /// 53: a map that an old multipathd left suspended is resumed, not waited on for ever.
 #[tokio::test(start_paused = true)]
 async fn a_suspended_map_is_resumed() {

@@ -125,10 +125,10 @@ impl Machine {
         }
         let Some(leg) = self.scsi.legs.get(&address) else { return };
         let Some(disk) = leg.disk.clone() else { return };
-        if self.tree.entry(&format!("/run/udev/data/b{}", disk.number)).is_none() {
-            return;
-        }
-        let (wwid, serial) = (leg.wwid(), leg.serial);
+        // It believes udev's record, whatever the kernel has read since.
+        let record = self.tree.text(&format!("/run/udev/data/b{}", disk.number));
+        let Some(wwid) = record.lines().find_map(|it| it.strip_prefix("E:ID_SERIAL=")) else { return };
+        let (wwid, serial) = (wwid.to_owned(), leg.serial);
         let (priority, is_ready) = (if leg.optimized { 50 } else { 10 }, leg.state == LegState::Running);
         match self.multipathd.paths.get(&address) {
             // A path it knows makes no new map, whatever event comes.
