@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use san_core::{
-    Cx, Device, DeviceNumber, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Wwid,
-};
+use san_core::{Cx, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Wwid};
 
 use crate::Multipath;
 use crate::attach::Site;
@@ -54,7 +52,7 @@ impl Multipath {
         let (legs, late, mut map) = match before {
             Some(map) if was_complete => (legs, Vec::new(), map),
             _ => {
-                let (legs, late) = self.recorded(cx, legs).await?;
+                let (legs, late) = self.recorded(cx, wwid, legs).await?;
                 let map = self.build(cx, wwid, &legs).await?;
                 (legs, late, map)
             }
@@ -119,9 +117,9 @@ impl Multipath {
     ///
     /// # Errors
     /// Where udev records none.
-    async fn recorded(&self, cx: &Cx, legs: Vec<Leg>) -> Result<(Vec<Leg>, Vec<(Hctl, Error)>)> {
+    async fn recorded(&self, cx: &Cx, wwid: &Wwid, legs: Vec<Leg>) -> Result<(Vec<Leg>, Vec<(Hctl, Error)>)> {
         // All of the time: where many disks appear at once, their records are far apart.
-        let results = join_all(legs.iter().map(|it| self.await_record(cx, it))).await;
+        let results = join_all(legs.iter().map(|it| self.await_record(cx, wwid, it))).await;
         let (mut known, mut late) = (Vec::new(), Vec::new());
         for (leg, result) in legs.into_iter().zip(results) {
             match result {
@@ -233,19 +231,36 @@ impl Multipath {
             .await
     }
 
-    /// Waits until udev has recorded a leg: multipathd takes a leg's WWID from there.
-    async fn await_record(&self, cx: &Cx, leg: &Leg) -> Result<()> {
+    /// Waits until udev has recorded a leg as the volume: multipathd takes a leg's WWID from there.
+    async fn await_record(&self, cx: &Cx, wwid: &Wwid, leg: &Leg) -> Result<()> {
         let bounded = cx.at_most(self.config.udev);
-        let waiting = self.guard.wait_for(&bounded, "waiting for udev", PAUSE, || async {
-            Ok(self.record_of(&bounded, leg.number).await?.map(|_| ()))
-        });
-        waiting.await.map_err(|it| blame_udev(it).on(&leg.name))
+        let recorded = async |is_enough: fn(&Recorded, &Wwid) -> bool| {
+            let look = || async {
+                let found = self.recorded_as(&bounded, leg).await?;
+                Ok(is_enough(&found, wwid).then_some(found))
+            };
+            let found = self.guard.wait_for(&bounded, "waiting for udev", PAUSE, look).await;
+            found.map_err(|it| blame_udev(it).on(&leg.name))
+        };
+        if recorded(|it, _| *it != Recorded::Not).await?.may_be(wwid) {
+            return Ok(());
+        }
+        // As the volume before: the kernel has read the unit's pages again, and udev has had no reason to look.
+        tracing::info!(leg = %leg.name, "udev takes a leg for another volume and is to look again");
+        let event = Path::new("/sys/block").join(&leg.name).join("uevent");
+        self.guard.write_attr(&bounded, &event, "change\n").await?;
+        recorded(Recorded::may_be).await.map(drop)
     }
 
-    /// What udev has recorded of a block device.
-    pub(crate) async fn record_of(&self, cx: &Cx, number: DeviceNumber) -> Result<Option<Vec<u8>>> {
-        let path = format!("/run/udev/data/b{number}");
-        self.guard.read(cx, Path::new(&path), RECORD_MAX).await
+    /// What udev has recorded a leg as.
+    async fn recorded_as(&self, cx: &Cx, leg: &Leg) -> Result<Recorded> {
+        let path = format!("/run/udev/data/b{}", leg.number);
+        let Some(record) = self.guard.read(cx, Path::new(&path), RECORD_MAX).await? else {
+            return Ok(Recorded::Not);
+        };
+        let record = String::from_utf8_lossy(&record);
+        let serial = record.lines().find_map(|it| it.strip_prefix("E:ID_SERIAL="));
+        Ok(serial.and_then(|it| it.parse().ok()).map_or(Recorded::Otherwise, Recorded::Wwid))
     }
 
     /// Waits until udev has linked the map under its name for people and for us.
@@ -292,6 +307,26 @@ impl Multipath {
             return Err(Error::new(ErrorKind::Conflict, message).on(wwid));
         }
         Ok(now)
+    }
+}
+
+/// What udev's record of a leg says.
+#[derive(Debug, PartialEq, Eq)]
+enum Recorded {
+    /// There is none yet.
+    Not,
+    Wwid(Wwid),
+    /// A site's own rules may put anything there.
+    Otherwise,
+}
+
+impl Recorded {
+    fn may_be(&self, wwid: &Wwid) -> bool {
+        match self {
+            Self::Not => false,
+            Self::Wwid(it) => it == wwid,
+            Self::Otherwise => true,
+        }
     }
 }
 

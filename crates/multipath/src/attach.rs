@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use san_core::{
-    Cx, Deadline, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Route, Wwid,
+    Cx, Deadline, Device, EffectState, Error, ErrorKind, Expected, Hctl, Leg, LegProblem, Result, Route,
 };
 
 use crate::Multipath;
@@ -257,9 +257,6 @@ impl Multipath {
 
     /// Whether the kernel made its object for this volume. One under our own map may only need to read again.
     async fn is_fresh_object(&self, cx: &Cx, expect: &Expected, leg: &Present) -> Result<bool> {
-        if leg.holders.is_empty() && self.is_recorded_as_other(cx, expect, leg).await? {
-            return Ok(false);
-        }
         if matches!(self.remembered(cx, leg.hctl, &expect.identity).await?, Proof::Ours) {
             return Ok(true);
         }
@@ -275,18 +272,6 @@ impl Multipath {
             }
             Proof::Unknown(error) => Err(error),
         }
-    }
-
-    /// Whether udev has the leg down as another volume. Where the kernel has read the unit's pages again, it remembers the right
-    /// one, and udev has had no reason to look: multipathd, which goes by udev, would make no map of it.
-    async fn is_recorded_as_other(&self, cx: &Cx, expect: &Expected, leg: &Present) -> Result<bool> {
-        let Some(disk) = &leg.disk else { return Ok(false) };
-        let Some(record) = self.record_of(cx, disk.number).await? else { return Ok(false) };
-        let record = String::from_utf8_lossy(&record);
-        let serial = record.lines().find_map(|it| it.strip_prefix("E:ID_SERIAL="));
-        // A site's own rules may put anything there; only another WWID tells.
-        let named = serial.and_then(|it| it.parse::<Wwid>().ok());
-        Ok(named.is_some_and(|it| it != expect.identity.wwid))
     }
 
     /// The leg, once it measures what the array says.

@@ -121,7 +121,7 @@ async fn a_queued_write_never_reaches_another_volume() {
 /// 2, 3: the kernel has read the pages of a number that was given away, udev has not looked since: multipathd would go on
 /// taking the legs for the volume before.
 #[tokio::test(start_paused = true)]
-async fn legs_that_udev_has_down_as_another_volume_are_made_anew() {
+async fn udev_looks_again_at_legs_that_it_has_down_as_another_volume() {
     let (fixture, _) = attached(spec()).await;
     fixture.show(2, 5);
     let manager = &fixture.manager;

@@ -349,15 +349,21 @@ impl Player<'_> {
     async fn quiet(&mut self) -> Result<(), Trouble> {
         let host = self.stage.host();
         let mut watch = host.uevents();
+        let mut last = String::new();
         let settled = async {
             loop {
-                let came = timeout(QUIET, watch.next()).await.is_ok();
-                if !came && !present(host, Path::new("/run/udev/queue")).await? {
-                    return Ok(());
-                }
+                let came = timeout(QUIET, watch.next()).await;
+                last = match came {
+                    Ok(event) => format!("the last event was {event:?}"),
+                    Err(_) if present(host, Path::new("/run/udev/queue")).await? => {
+                        "udev has work".to_owned()
+                    }
+                    Err(_) => return Ok(()),
+                };
             }
         };
-        timeout(STEP, settled).await.map_err(|_| Trouble("it does not become quiet".to_owned()))?
+        let ended = timeout(STEP, settled).await;
+        ended.unwrap_or_else(|_| Err(Trouble(format!("it does not become quiet: {last}"))))
     }
 
     /// The events that came so far.
@@ -390,8 +396,15 @@ where
     timeout(STEP, waiting).await.map_err(|_| Trouble("what is waited for does not come".to_owned()))?
 }
 
-/// udev's records hold their lines in no order, and these depend on how often udev has looked at the device.
-const LOOKS: [&str; 2] = ["E:NVME_HOST_IFACE=", "E:SYSTEMD_WANTS="];
+/// udev's records hold their lines in no order, and these depend on how often udev has looked at the device: multipathd loads
+/// the same table again where it learns a priority late.
+const LOOKS: [&str; 5] = [
+    "E:NVME_HOST_IFACE=",
+    "E:SYSTEMD_WANTS=",
+    "E:DM_ACTIVATION=",
+    "E:DM_SUBSYSTEM_UDEV_FLAG0=",
+    "E:MPATH_UNCHANGED=",
+];
 
 /// A file as a transcript shows it.
 fn record(path: &str, text: &str) -> String {

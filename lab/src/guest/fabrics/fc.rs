@@ -124,6 +124,11 @@ fn targets() -> Result<Vec<String>, Failure> {
 
 async fn map(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let unit = mapped(&bench).await?;
+    // What the kernel found out of one port while the other came up it keeps until it is told to look again.
+    for leg in legs_become(&wwid(&unit), "two active paths", both_active).await? {
+        let name = leg.disk.file_name().unwrap_or_default();
+        std::fs::write(Path::new("/sys/block").join(name).join("device/rescan"), "1")?;
+    }
     let legs = legs_become(&wwid(&unit), "two active paths of priorities 50 and 10", both_active_by_priority)
         .await?;
     let names = class("fc_host", "port_name")?;

@@ -2,6 +2,7 @@
 //! nothing happens, for twice as long.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use super::bench::{Bench, PATIENCE};
 use super::{files, guests};
-use crate::guest::{Check, Failure, Shown, daemons, tools, udev};
+use crate::guest::{Check, Failure, Shown, daemons, ledger, tools, udev};
 
 /// The least time for which nothing must happen.
 const QUIET: Duration = Duration::from_secs(3);
@@ -170,13 +171,28 @@ async fn stays_quiet(until: Instant) -> Result<(), Failure> {
     loop {
         let found = guests::harm();
         if !found.is_empty() {
-            return Err(Failure(format!("with the file all the same: {found:?}")));
+            return Err(Failure(format!("with the file all the same: {found:?}; {}", legs_now())));
         }
         if Instant::now() > until {
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// The legs, by the identifiers that the kernel and udev have for them.
+fn legs_now() -> String {
+    let mut text = String::new();
+    for disk in ledger::names(Path::new("/sys/block")).into_iter().filter(|it| it.starts_with("sd")) {
+        let block = Path::new("/sys/block").join(&disk);
+        let read = |it: &str| std::fs::read_to_string(block.join(it)).unwrap_or_else(|it| it.to_string());
+        let record = format!("/run/udev/data/b{}", read("dev").trim());
+        let record = std::fs::read_to_string(record).unwrap_or_default();
+        let kept = |it: &&str| it.contains("ID_SERIAL=") || it.contains("SANBRIDGE") || it.contains("ID_FS");
+        let kept: Vec<&str> = record.lines().filter(kept).collect();
+        text.extend([&disk, " ", read("device/wwid").trim(), " ", &kept.join(" "), "; "]);
+    }
+    text
 }
 
 /// What `pvs` lists and what `vgchange -ay` activates.

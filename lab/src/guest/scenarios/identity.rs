@@ -11,6 +11,7 @@ use super::io::{BLOCK, block, carries, holds, read, write, writing};
 use super::play::{play, refused, scenario, wrong};
 use super::stock::stacked;
 use super::tools::{self, until};
+use crate::guest::daemons::{Daemon, udev_rests};
 use crate::guest::ledger::legs;
 use crate::guest::{Check, Failure, Group, Shown};
 
@@ -116,9 +117,15 @@ async fn number_passes_on_after_a_gap(bench: Arc<Bench>) -> Result<Shown, Failur
     let write = writing(&device.path, block("for the old volume only"));
     // A gap that multipathd has noticed: what it has not, no setting of its keeps a waiting write from.
     tools::await_faulty(&device).await?;
-    bench.show(new, 5).await?;
+    // Nor is anything safe while udev has an event of a leg under way: it hands the old identifier to multipathd, which has just
+    // found the new one, and has the leg put back.
+    Daemon::Udevd.hold()?;
+    let shown = bench.show(new, 5).await;
     // The checkers look every second or two: several of their rounds pass over the new volume.
     tokio::time::sleep(Duration::from_secs(4)).await;
+    Daemon::Udevd.wake()?;
+    shown?;
+    udev_rests().await?;
     let first = bench.try_attach(new, 5).await?;
     let told = match &first {
         // multipathd has seen by itself that its paths lead elsewhere.

@@ -62,8 +62,10 @@ pub(super) async fn carries(bench: &Bench, device: &Device, volume: u8) -> Resul
 
 /// The first bytes of a volume are these.
 pub(super) fn holds(bench: &Bench, volume: u8, bytes: &[u8]) -> Result<(), Failure> {
-    if bench.array.bytes(volume, bytes.len())? == bytes {
+    let found = bench.array.bytes(volume, bytes.len())?;
+    if found == bytes {
         return Ok(());
     }
-    wrong(format!("volume {volume} holds other bytes than it should"))
+    let begin = |it: &[u8]| String::from_utf8_lossy(&it[..it.len().min(24)]).into_owned();
+    wrong(format!("volume {volume} holds {:?} where {:?} is due", begin(&found), begin(bytes)))
 }
