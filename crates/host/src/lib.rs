@@ -11,7 +11,7 @@
 //!
 //! | call | where |
 //! |---|---|
-//! | [`Host::attr`], [`Host::list`], [`Host::read_link`], [`Host::read`], links | a thread: the kernel answers from memory |
+//! | [`Host::attr`], [`Host::list`], [`Host::read_link`], [`Host::read`], links and small files | a thread: the kernel answers from memory |
 //! | [`Host::connect`], [`Host::probe`] | a thread or the runtime, bounded by the socket |
 //! | [`Host::run`] | its own process group, killed at the deadline |
 //! | [`Host::write_attr`], [`Host::inquiry`], [`Host::flush`], [`Host::read_block`], [`Host::open_count`] | a helper |

@@ -113,9 +113,9 @@ pub(crate) fn of_answer(answer: &Answer) -> Error {
 /// The error of an error object. `status` is `None` where it came from a job.
 pub(crate) fn of_failure(status: Option<StatusCode>, failure: Failure) -> Error {
     let code = failure.code.as_deref().and_then(|it| it.trim().parse().ok());
-    // A server that has failed has not looked: only a refusal says that something is not there.
+    // A server that has failed has not looked: only a refusal says that something is there or is not.
     let has_failed = status.is_some_and(|it| it.is_server_error());
-    let code = code.filter(|it| !(has_failed && *it == code::NO_ENTRY));
+    let code = code.filter(|it| !(has_failed && OF_ANY_OBJECT.contains(it)));
     let text: String = failure.message.chars().filter(|it| !it.is_control()).take(TEXT).collect();
     let (kind, effect) = classify(status, code, &text);
     let said = OntapError {
@@ -195,6 +195,9 @@ fn classify(status: Option<StatusCode>, code: Option<u64>, text: &str) -> (Error
 /// Errors after a part of the request was carried out: a LUN made or overwritten whose properties could not be set or
 /// read, a clone that failed on its way.
 const HALF_DONE: [u64; 5] = [5_374_863, 5_374_864, 5_374_885, 5_374_886, 13_565_952];
+
+/// What may be said of any object: exists, has a bad value, cannot do that, does not exist.
+const OF_ANY_OBJECT: std::ops::RangeInclusive<u64> = 1..=4;
 
 /// The table.
 #[expect(clippy::match_same_arms, reason = "the rows keep the order of the objects they are about")]

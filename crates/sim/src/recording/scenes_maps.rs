@@ -237,6 +237,8 @@ pub(super) fn all_lost() -> Scene {
     let lost = vec![
         road(0, Reachability::BlackHole),
         until_json(&["\"paths\" : 1"]),
+        // A worker of udev that is just reading the map would wait with it.
+        quiet(),
         road(1, Reachability::BlackHole),
         until_json(&["\"paths\" : 0"]),
         quiet(),
