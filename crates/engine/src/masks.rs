@@ -3,7 +3,7 @@
 //! A mask is a small file, there from before the disk is mapped to this node until its last leg is gone. A rule of udev asks
 //! for it by the names that a leg and a map have in the kernel, so each disk has two. They outlive a reboot: legs can be
 //! there again before this program runs. What is in them saves udev the programs that would put the same identifiers
-//! together from what the kernel has read; a mask without text, as a power failure may leave it, hides the disk as well.
+//! together from what the kernel has read; a mask without text hides the disk as well.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,10 @@ const LENGTH_MAX: usize = 4096;
 pub fn masks(wwid: &Wwid) -> [(String, String); 2] {
     let (leg, name) = (wwid.to_string(), wwid.multipath_name());
     let digits = leg.strip_prefix("naa.").unwrap_or_default();
-    let of_leg = format!("ID_SERIAL={name}\nID_SERIAL_SHORT={digits}\nID_WWN_WITH_EXTENSION=0x{digits}\n");
+    let short = digits.get(..16).unwrap_or_default();
+    let of_leg = format!(
+        "ID_SERIAL={name}\nID_SERIAL_SHORT={digits}\nID_WWN=0x{short}\nID_WWN_WITH_EXTENSION=0x{digits}\n"
+    );
     let of_map = format!("DM_SERIAL={name}\nDM_WWN=0x{digits}\n");
     [(leg, of_leg), (format!("mpath-{name}"), of_map)]
 }

@@ -193,7 +193,7 @@ pub trait Host: fmt::Debug + Send + Sync {
     async fn remove_link(&self, link: &Path, deadline: Deadline) -> Result<bool>;
 
     /// Makes `path` a file (mode 0644) that holds `text`, replacing a file or a link that is there, creating its folder
-    /// (mode 0755). Others see the old one or the new one. After a power failure it is there; its text may be missing.
+    /// (mode 0755). Others see the old one or the new one, also after a power failure.
     async fn put_file(&self, path: &Path, text: &str, deadline: Deadline) -> Result<()>;
 
     /// Removes a file or a symbolic link; whether there was one.

@@ -28,7 +28,8 @@ pub(crate) fn put_file(path: &Path, text: &str, turn: &Mutex<()>) -> Result<()> 
     replace(path, |temporary| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(temporary)?;
         file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(text.as_bytes())
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
     })
 }
 

@@ -136,15 +136,18 @@ impl Multipath {
             return Err(error);
         }
         let told = "udev gets done with other legs, not with it: does it answer reads?";
-        let late = late.into_iter().map(|(hctl, error)| (hctl, Error::wrap(error, told))).collect();
-        Ok((known, late))
+        let late = late.into_iter().map(|(hctl, error)| match error.kind() {
+            ErrorKind::Timeout => (hctl, Error::wrap(error, told)),
+            _ => (hctl, error),
+        });
+        Ok((known, late.collect()))
     }
 
     /// Makes or completes the map of `wwid`.
     async fn build(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<Map> {
         // A map that multipathd makes of all of them is made once. Those it hears of from udev afterwards it would add one by
         // one, and each time udev goes through the map again.
-        self.tell_of(cx, legs).await?;
+        self.tell_of(cx, wwid, legs).await?;
         let map = self.ask_for_map(cx, wwid, legs).await?;
         let bounded = cx.at_most(self.config.map);
         if has_all(&map, legs) {
@@ -198,19 +201,41 @@ impl Multipath {
     /// Adds the legs that multipathd left out. One that stays out is reported as missing, not as a failure.
     async fn add_paths(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg], map: Map) -> Result<Map> {
         let left_out: Vec<Leg> = legs.iter().filter(|leg| !map.slaves.contains(&leg.name)).cloned().collect();
-        self.tell_of(cx, &left_out).await?;
+        self.tell_of(cx, wwid, &left_out).await?;
         match self.await_map(&cx.at_most(JOINING), wwid, legs, |it| has_all(it, legs)).await {
             Ok(map) => Ok(map),
             Err(_) => self.await_map(cx, wwid, legs, |_| true).await,
         }
     }
 
-    /// Has multipathd know legs; those whose map is there come into it. What it refuses shows in the map.
-    async fn tell_of(&self, cx: &Cx, legs: &[Leg]) -> Result<()> {
+    /// Has multipathd know legs that are under no map; where theirs is there they come into it. What it refuses shows in the map.
+    async fn tell_of(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<()> {
         for leg in legs {
+            let found = self.look(cx, leg.hctl).await?;
+            if found.is_some_and(|it| !it.holders.is_empty()) {
+                continue;
+            }
+            // What it has under this name may be the disk before, with the identifier it had: it would go by that.
+            self.daemon.change(cx, Change::DelPath, &leg.name).await?;
             let reply = self.daemon.change(cx, Change::AddPath, &leg.name).await?;
             if reply != Reply::Ok {
                 tracing::warn!(leg = %leg.name, reply = %reply.describe(), "multipathd does not take a leg");
+            }
+            self.refuse_elsewhere(cx, wwid, leg).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses to go on where multipathd has put a leg under another volume's map, and takes it out of there.
+    async fn refuse_elsewhere(&self, cx: &Cx, wwid: &Wwid, leg: &Leg) -> Result<()> {
+        let holders = self.look(cx, leg.hctl).await?.map_or_else(Vec::new, |it| it.holders);
+        for holder in holders {
+            if self.read_map(cx, &holder, wwid).await?.is_none() {
+                self.daemon.change(cx, Change::DelPath, &leg.name).await?;
+                let message = format!("multipathd takes it for a path of {holder}, which is another volume");
+                return Err(Error::new(ErrorKind::IdentityMismatch, message).on(&leg.name).with_remedy(
+                    "`multipathd show paths format \"%d %w\"`, then `udevadm test /sys/block/` and its name",
+                ));
             }
         }
         Ok(())
@@ -247,9 +272,18 @@ impl Multipath {
         }
         // As the volume before: the kernel has read the unit's pages again, and udev has had no reason to look.
         tracing::info!(leg = %leg.name, "udev takes a leg for another volume and is to look again");
-        let event = Path::new("/sys/block").join(&leg.name).join("uevent");
-        self.guard.write_attr(&bounded, &event, "change\n").await?;
-        recorded(Recorded::may_be).await.map(drop)
+        let disk = Path::new("/sys/block").join(&leg.name);
+        self.guard.write_attr(&bounded, &disk.join("uevent"), "change\n").await?;
+        let Err(error) = recorded(Recorded::may_be).await else { return Ok(()) };
+        match self.recorded_as(cx, leg).await? {
+            Recorded::Wwid(other) => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("udev has it on record as {other}, not as {wwid}"),
+            )
+            .on(&leg.name)
+            .with_remedy(format!("`udevadm test {}` shows which rule sets ID_SERIAL", disk.display()))),
+            Recorded::Not | Recorded::Otherwise => Err(error),
+        }
     }
 
     /// What udev has recorded a leg as.

@@ -91,6 +91,14 @@ impl Multipath {
             }
         }
         cx.check("attaching")?;
+        let held = missing.iter().find(|it| it.error.kind() == ErrorKind::InUse);
+        if let Some(held) = held
+            && !legs.is_empty()
+        {
+            // What waits in the map that holds one of them would be written to the volume beside its new user.
+            self.take_out(cx, &made).await;
+            return Err(Error::wrap(held.error.clone(), "somebody has a leg of the volume"));
+        }
         if legs.is_empty() {
             return Err(none_usable(&missing));
         }

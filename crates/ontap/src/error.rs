@@ -70,12 +70,12 @@ impl fmt::Display for OntapError {
 
 impl StdError for OntapError {}
 
-/// The code ONTAP gave somewhere below `error`.
+/// The code ONTAP gave somewhere below `error`, where it means what it says.
 pub(crate) fn code_of(error: &Error) -> Option<u64> {
     let mut next = StdError::source(error);
     while let Some(it) = next {
         if let Some(it) = it.downcast_ref::<OntapError>() {
-            return it.code;
+            return it.code.filter(|code| !is_hollow(it.status, *code));
         }
         next = it.source();
     }
@@ -113,9 +113,6 @@ pub(crate) fn of_answer(answer: &Answer) -> Error {
 /// The error of an error object. `status` is `None` where it came from a job.
 pub(crate) fn of_failure(status: Option<StatusCode>, failure: Failure) -> Error {
     let code = failure.code.as_deref().and_then(|it| it.trim().parse().ok());
-    // A server that has failed has not looked: only a refusal says that something is there or is not.
-    let has_failed = status.is_some_and(|it| it.is_server_error());
-    let code = code.filter(|it| !(has_failed && OF_ANY_OBJECT.contains(it)));
     let text: String = failure.message.chars().filter(|it| !it.is_control()).take(TEXT).collect();
     let (kind, effect) = classify(status, code, &text);
     let said = OntapError {
@@ -177,6 +174,9 @@ fn usual_remedy(kind: ErrorKind) -> Option<&'static str> {
 /// Kind and effect of an error. A code that no row knows is `Internal`; whether anything happened is then read off the
 /// status: ONTAP refuses with 4xx before it acts.
 fn classify(status: Option<StatusCode>, code: Option<u64>, text: &str) -> (ErrorKind, EffectState) {
+    if code.is_some_and(|it| is_hollow(status.map(|it| it.as_u16()), it)) {
+        return (ErrorKind::Internal, EffectState::Unknown);
+    }
     if status == Some(StatusCode::FORBIDDEN) {
         return (ErrorKind::PermissionDenied, EffectState::None);
     }
@@ -196,8 +196,11 @@ fn classify(status: Option<StatusCode>, code: Option<u64>, text: &str) -> (Error
 /// read, a clone that failed on its way.
 const HALF_DONE: [u64; 5] = [5_374_863, 5_374_864, 5_374_885, 5_374_886, 13_565_952];
 
-/// What may be said of any object: exists, has a bad value, cannot do that, does not exist.
-const OF_ANY_OBJECT: std::ops::RangeInclusive<u64> = 1..=4;
+/// Whether a code says nothing of the object: one that any object may have (exists, has a bad value, cannot do that, does not
+/// exist), from a server that has failed and has not looked.
+fn is_hollow(status: Option<u16>, code: u64) -> bool {
+    status.is_some_and(|it| it >= 500) && (1..=4).contains(&code)
+}
 
 /// The table.
 #[expect(clippy::match_same_arms, reason = "the rows keep the order of the objects they are about")]

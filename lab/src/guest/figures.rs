@@ -251,20 +251,11 @@ async fn warm(site: Arc<Site>) -> Result<Shown, Failure> {
 async fn saving(site: Arc<Site>) -> Result<Shown, Failure> {
     let before = site.settled_audit().await?;
     let mut series = Series::default();
-    let disk = "vm-100-disk-0";
-    let idle = idle_rate().await?;
-    for name in ["attach_with_rule", "attach_without_rule"] {
-        if name == "attach_without_rule" {
-            udev::remove_saving_rule().await?;
-        }
-        for _ in 0..TIMES {
-            site.create(disk, 8 * MIB).await?;
-            measured(&mut series, name, idle, site.attach(disk)).await?;
-            site.detach(disk).await?;
-            site.delete(disk).await?;
-        }
-    }
+    attaches(&site, &mut series, "attach_with_rule").await?;
+    udev::remove_saving_rule().await?;
+    let without = attaches(&site, &mut series, "attach_without_rule").await;
     udev::install_rules().await?;
+    without?;
     site.require_as(&before).await?;
     let with = series.median("attach_with_rule_processes")?;
     let without = series.median("attach_without_rule_processes")?;
@@ -275,6 +266,17 @@ async fn saving(site: Arc<Site>) -> Result<Shown, Failure> {
         return Err(Failure(format!("{text}: more than half; {:?}", series.figures()?)));
     }
     Ok(Shown::Held(text, series.figures()?))
+}
+
+async fn attaches(site: &Site, series: &mut Series, name: &str) -> Result<(), Failure> {
+    let (disk, idle) = ("vm-100-disk-0", idle_rate().await?);
+    for _ in 0..TIMES {
+        site.create(disk, 8 * MIB).await?;
+        measured(series, name, idle, site.attach(disk)).await?;
+        site.detach(disk).await?;
+        site.delete(disk).await?;
+    }
+    Ok(())
 }
 
 /// Ends all sessions of the array and forgets its portals.

@@ -44,13 +44,13 @@ async fn attached(spec: NodeSpec) -> (Fixture, san_core::Device) {
     (fixture, device)
 }
 
-/// The budget: one scan and one command per leg, one command for the map, no program; again: nothing but the proof of each leg.
+/// The budget: one scan and two commands per leg, one command for the map, no program; again: nothing but the proof of each leg.
 #[tokio::test(start_paused = true)]
-async fn an_attach_costs_one_scan_and_one_command_per_leg_and_one_for_the_map() {
+async fn an_attach_costs_one_scan_and_two_commands_per_leg_and_one_for_the_map() {
     let (fixture, _) = attached(spec()).await;
     let writes = fixture.node.logged(LogKind::Write);
     assert_eq!(writes.len(), portals().len(), "{writes:#?}");
-    assert_eq!(fixture.node.logged(LogKind::Socket).len(), portals().len() + 1);
+    assert_eq!(fixture.node.logged(LogKind::Socket).len(), 2 * portals().len() + 1);
     fixture.node.forget_log();
     let before = fixture.node.counters();
     fixture.manager.attach(&cx(), &expect(&fixture, 1, 5), &fixture.routes()).await.unwrap();
@@ -134,6 +134,24 @@ async fn udev_looks_again_at_legs_that_it_has_down_as_another_volume() {
     assert_eq!(device.identity, fixture.identity(2));
 }
 
+/// What waits in another volume's map would be written to this one through the leg that the map still has.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_attached_while_another_map_has_one_of_its_legs() {
+    let fixture = Fixture::on(spec()).await;
+    let routes = fixture.routes();
+    fixture.show_behind(&routes[0], 1, 5);
+    fixture.manager.attach(&cx(), &expect(&fixture, 1, 5), &routes[..1]).await.unwrap();
+    fixture.show(2, 5);
+    let error = fixture.manager.attach(&cx(), &expect(&fixture, 2, 5), &routes).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse, "{error:?}");
+    let left = fixture.node.inventory();
+    assert_eq!((left.legs.len(), left.maps.len()), (1, 1), "{left:?}");
+    let retired = fixture.manager.retire(&cx(), &known(&fixture, 1, 5)).await.unwrap();
+    fixture.manager.bury(&cx(), &retired).await.unwrap();
+    let device = fixture.manager.attach(&cx(), &expect(&fixture, 2, 5), &routes).await.unwrap();
+    assert_eq!(device.legs.len(), routes.len());
+}
+
 /// 53: a map that an old multipathd left suspended is resumed, not waited on for ever.
 #[tokio::test(start_paused = true)]
 async fn a_suspended_map_is_resumed() {
@@ -162,7 +180,7 @@ async fn an_attach_does_not_grow_with_the_node() {
     fixture.manager.attach(&cx(), &expect(&fixture, 1, 5), &fixture.routes()).await.unwrap();
     let after = fixture.node.counters();
     assert_eq!(fixture.node.logged(LogKind::Inquiry).len(), 2 * portals().len());
-    assert_eq!(fixture.node.logged(LogKind::Socket).len(), portals().len() + 1);
+    assert_eq!(fixture.node.logged(LogKind::Socket).len(), 2 * portals().len() + 1);
     assert_eq!(after.writes - before.writes, portals().len() as u64);
 }
 

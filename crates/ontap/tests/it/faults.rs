@@ -492,11 +492,14 @@ async fn a_failed_server_never_says_that_something_is_gone() {
         times: Times::Always,
         ..When::default()
     };
-    it.sim.inject(Rule { when: when("DELETE", MAP), fault: answer(500, 4, "entry doesn't exist") });
-    let error = it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap_err();
-    assert_ne!(error.kind(), ErrorKind::NotFound, "{error:?}");
-    assert_eq!(it.sim.maps().len(), 1);
-    it.sim.clear_faults();
+    for code in 1..=4 {
+        it.sim.inject(Rule { when: when("DELETE", MAP), fault: answer(500, code, "entry doesn't exist") });
+        let error = it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap_err();
+        assert_error(&error, ErrorKind::Internal, EffectState::Unknown);
+        assert!(error.chain().to_string().contains(&format!("ONTAP says {code}")), "{error:?}");
+        assert_eq!(it.sim.maps().len(), 1);
+        it.sim.clear_faults();
+    }
     assert!(it.array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap());
     assert_eq!(it.sim.maps(), []);
 }

@@ -130,11 +130,14 @@ impl Machine {
         Reply::Done
     }
 
-    /// Needs udev's record; a path known already is taken into its map.
+    /// Needs udev's record; a path known already is taken into its map by the identifier it has been known by.
     fn add_path(&mut self, disk: &str) -> Reply {
         let found = self.scsi.legs.values().find(|it| it.disk.as_ref().is_some_and(|own| own.name == disk));
         let Some(address) = found.map(|it| it.address) else { return Reply::Fail("") };
-        self.path_event(address);
+        let serial = found.map(|it| it.serial);
+        if self.multipathd.paths.get(&address).map(|it| it.serial) != serial {
+            self.path_event(address);
+        }
         if !self.multipathd.paths.contains_key(&address) {
             return Reply::Fail("");
         }

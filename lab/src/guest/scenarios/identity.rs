@@ -122,6 +122,10 @@ async fn number_passes_on_after_a_gap(bench: Arc<Bench>) -> Result<Shown, Failur
     bench.show(new, 5).await?;
     // The checkers look every second or two: several of their rounds pass over the new volume.
     tokio::time::sleep(Duration::from_secs(4)).await;
+    // With a single leg it never does: see the host's configuration. With two, multipathd loads the old map's table anew when it
+    // takes the first one out, in which the second one, the new volume by now, counts as good until it is looked at. No call of
+    // ours has been made yet, and none may do it.
+    let has_arrived = bench.array.bytes(new, BLOCK)? == block(WAITING);
     let first = bench.try_attach(new, 5).await?;
     let told = match &first {
         // multipathd has seen by itself that its paths lead elsewhere.
@@ -136,9 +140,6 @@ async fn number_passes_on_after_a_gap(bench: Arc<Bench>) -> Result<Shown, Failur
         tools::attempt("multipathd", &["disablequeueing", "map", &map_name(&bench, old)]).await;
     }
     let ended = tokio::time::timeout(SPAN, write).await;
-    // With a single leg it never does: see the host's configuration. With two, multipathd loads the old map's table anew when it
-    // takes the first one out, in which the second one, the new volume by now, counts as good until it is looked at.
-    let has_arrived = bench.array.bytes(new, BLOCK)? == block(WAITING);
     match (has_arrived, &ended) {
         (true, Ok(Ok(Ok(())))) => {}
         // Told as failed, at the latest now: it was never taken for done.
