@@ -78,6 +78,10 @@ fn decide(
             Some(Errno::NOENT) => {
                 return Ok(if is_present()? { Attr::Missing } else { Attr::DeviceGone });
             }
+            // What device-mapper answers of a map that nobody can open any more (Linux, dm-sysfs.c).
+            Some(Errno::INVAL) if path.parent().is_some_and(|it| it.ends_with("dm")) => {
+                return Ok(Attr::DeviceGone);
+            }
             // What a device answers while it is taken away. If it is still there, one more look decides.
             Some(Errno::NODEV | Errno::NXIO | Errno::IO) if !looked_again => {
                 if !is_present()? {
@@ -221,6 +225,9 @@ mod tests {
             assert_eq!(twice, Err(crate::errno::kind(errno)), "still there, and still no answer");
         }
         assert_eq!(run(&[Err(Errno::INVAL)], &here), Err(ErrorKind::InvalidInput));
+        let of_map = || Err(Errno::INVAL.into());
+        let uuid = Path::new("/sys/block/dm-16/dm/uuid");
+        assert_eq!(decide(uuid, of_map, here).map_err(|it| it.kind()), Ok(Attr::DeviceGone));
         assert_eq!(run(&[Err(Errno::NOENT)], &gone), Err(ErrorKind::PermissionDenied));
     }
 

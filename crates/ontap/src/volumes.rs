@@ -11,8 +11,7 @@ use crate::client::patiently;
 use crate::convert::{self, Key, LUN_NAME, inconsistent};
 use crate::create::{check_size, flexvol_maximum};
 use crate::error::{code, is, is_one_of};
-use crate::look::both;
-use crate::look::{LUN_FIELDS, VOLUME_FIELDS};
+use crate::look::{LUN_FIELDS, VOLUME_FIELDS, both};
 use crate::wire;
 
 /// How many volumes one filter names at most, so that the request stays within usual limits for its length.
