@@ -15,6 +15,8 @@ use futures_util::future::join_all;
 const RECORD_MAX: usize = 256 << 10;
 /// The proof that the device serves.
 const PROOF: usize = 4096;
+/// How often its link may vanish again.
+const PROOFS: usize = 3;
 /// How long what was asked of multipathd may take to show.
 const JOINING: std::time::Duration = std::time::Duration::from_secs(1);
 /// How soon multipathd is asked again for the map of legs it does not know yet, and for those it left out of one: its own
@@ -67,9 +69,7 @@ impl Multipath {
         }
         map = self.usable(cx, expect, &map).await?;
         if is_new || !was_complete {
-            self.await_link(cx, wwid, &map).await?;
-            let proof = self.guard.read_block(cx, &link_of(wwid), 0, PROOF, self.config.map).await;
-            let proof = proof.map_err(|it| Error::wrap(it, "the new map does not serve").on(wwid))?;
+            let proof = self.proof_of(cx, wwid, &map).await?;
             if proof.len() != PROOF {
                 return Err(Error::new(ErrorKind::Protocol, "the new map serves short reads").on(wwid));
             }
@@ -87,6 +87,23 @@ impl Multipath {
             problems.extend(site.map(|it| it.problem(error)));
         }
         device_of(expect, &map, sites, &slaves, problems)
+    }
+
+    /// What the new map reads. A link that is there may be the last one of the map before, and go.
+    async fn proof_of(&self, cx: &Cx, wwid: &Wwid, map: &Map) -> Result<Vec<u8>> {
+        for _ in 0..PROOFS {
+            self.await_link(cx, wwid, map).await?;
+            match self.guard.read_block(cx, &link_of(wwid), 0, PROOF, self.config.map).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    tracing::debug!(%wwid, error = %error.chain(), "the link is gone again");
+                }
+                other => return other.map_err(|it| Error::wrap(it, "the new map does not serve").on(wwid)),
+            }
+        }
+        let message = "the new map's link comes and goes";
+        Err(Error::new(ErrorKind::Unavailable, message)
+            .on(wwid)
+            .with_remedy("check `journalctl -u multipathd`"))
     }
 
     /// A map that begins its life may hold neither another volume nor a leg that gives no answer.
@@ -208,15 +225,9 @@ impl Multipath {
         }
     }
 
-    /// Has multipathd know legs that are under no map; where theirs is there they come into it. What it refuses shows in the map.
+    /// Has multipathd know legs; where their map is there they come into it. What it refuses shows in the map.
     async fn tell_of(&self, cx: &Cx, wwid: &Wwid, legs: &[Leg]) -> Result<()> {
         for leg in legs {
-            let found = self.look(cx, leg.hctl).await?;
-            if found.is_some_and(|it| !it.holders.is_empty()) {
-                continue;
-            }
-            // What it has under this name may be the disk before, with the identifier it had: it would go by that.
-            self.daemon.change(cx, Change::DelPath, &leg.name).await?;
             let reply = self.daemon.change(cx, Change::AddPath, &leg.name).await?;
             if reply != Reply::Ok {
                 tracing::warn!(leg = %leg.name, reply = %reply.describe(), "multipathd does not take a leg");
@@ -274,7 +285,10 @@ impl Multipath {
         tracing::info!(leg = %leg.name, "udev takes a leg for another volume and is to look again");
         let disk = Path::new("/sys/block").join(&leg.name);
         self.guard.write_attr(&bounded, &disk.join("uevent"), "change\n").await?;
-        let Err(error) = recorded(Recorded::may_be).await else { return Ok(()) };
+        let Err(error) = recorded(Recorded::may_be).await else {
+            // It knows the leg by the identifier before, and would go by that.
+            return self.daemon.change(cx, Change::DelPath, &leg.name).await.map(drop);
+        };
         match self.recorded_as(cx, leg).await? {
             Recorded::Wwid(other) => Err(Error::new(
                 ErrorKind::Conflict,

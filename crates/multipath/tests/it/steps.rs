@@ -44,13 +44,13 @@ async fn attached(spec: NodeSpec) -> (Fixture, san_core::Device) {
     (fixture, device)
 }
 
-/// The budget: one scan and two commands per leg, one command for the map, no program; again: nothing but the proof of each leg.
+/// The budget: one scan and one command per leg, one command for the map, no program; again: nothing but the proof of each leg.
 #[tokio::test(start_paused = true)]
-async fn an_attach_costs_one_scan_and_two_commands_per_leg_and_one_for_the_map() {
+async fn an_attach_costs_one_scan_and_one_command_per_leg_and_one_for_the_map() {
     let (fixture, _) = attached(spec()).await;
     let writes = fixture.node.logged(LogKind::Write);
     assert_eq!(writes.len(), portals().len(), "{writes:#?}");
-    assert_eq!(fixture.node.logged(LogKind::Socket).len(), 2 * portals().len() + 1);
+    assert_eq!(fixture.node.logged(LogKind::Socket).len(), portals().len() + 1);
     fixture.node.forget_log();
     let before = fixture.node.counters();
     fixture.manager.attach(&cx(), &expect(&fixture, 1, 5), &fixture.routes()).await.unwrap();
@@ -180,7 +180,7 @@ async fn an_attach_does_not_grow_with_the_node() {
     fixture.manager.attach(&cx(), &expect(&fixture, 1, 5), &fixture.routes()).await.unwrap();
     let after = fixture.node.counters();
     assert_eq!(fixture.node.logged(LogKind::Inquiry).len(), 2 * portals().len());
-    assert_eq!(fixture.node.logged(LogKind::Socket).len(), 2 * portals().len() + 1);
+    assert_eq!(fixture.node.logged(LogKind::Socket).len(), portals().len() + 1);
     assert_eq!(after.writes - before.writes, portals().len() as u64);
 }
 
