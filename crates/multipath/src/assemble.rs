@@ -241,7 +241,10 @@ impl Multipath {
     async fn refuse_elsewhere(&self, cx: &Cx, wwid: &Wwid, leg: &Leg) -> Result<()> {
         let holders = self.look(cx, leg.hctl).await?.map_or_else(Vec::new, |it| it.holders);
         for holder in holders {
-            if self.read_map(cx, &holder, wwid).await?.is_none() {
+            let is_other = self.read_map(cx, &holder, wwid).await?.is_none();
+            // A map that was going has no leg any more.
+            let still = self.look(cx, leg.hctl).await?.is_some_and(|it| it.holders.contains(&holder));
+            if is_other && still {
                 self.daemon.change(cx, Change::DelPath, &leg.name).await?;
                 let message = format!("multipathd takes it for a path of {holder}, which is another volume");
                 return Err(Error::new(ErrorKind::IdentityMismatch, message).on(&leg.name).with_remedy(
