@@ -12,7 +12,7 @@ use san_core::{
     TransportKind,
 };
 use san_engine::{
-    Cluster, Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, Outcome, Request, San,
+    Cluster, Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, OUTAGE, Outcome, Request, San,
     SanConfig, Tie,
 };
 use san_host::Guard;
@@ -206,7 +206,13 @@ impl Site {
             name.clone(),
             guests,
         ));
-        let config = SanConfig { space: SPACE.to_owned(), array, transport: TransportKind::Iscsi, cluster };
+        let config = SanConfig {
+            space: SPACE.to_owned(),
+            array,
+            transport: TransportKind::Iscsi,
+            cluster,
+            outage: OUTAGE,
+        };
         let san = San::new(&node, config)?;
         Ok((node, san))
     }

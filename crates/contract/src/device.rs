@@ -8,6 +8,7 @@ mod daemons;
 mod detach;
 mod grow;
 mod identity;
+mod waiting;
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use daemons::*;
 pub use detach::*;
 pub use grow::*;
 pub use identity::*;
+pub use waiting::*;
 
 /// How a device can be in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +201,9 @@ macro_rules! device_clauses {
             shrinking_is_refused ["72"],
             occupied_numbers_are_told [],
             flushing_works [],
+            losing_every_road_is_told ["45"],
+            waiting_ends_for_one_device_and_is_given_back ["45"],
+            a_volume_taken_away_is_denied ["1"],
         }
     };
 }
@@ -313,7 +318,9 @@ pub fn assert_modest(fixture: &impl DeviceFixture, processes: u64) {
                 let attribute = path.rsplit('/').next().unwrap_or_default();
                 matches!((attribute, *value), ("rescan" | "delete", "1") | ("state", "running" | "offline"))
             }
-            ["add" | "del" | "resize" | "resume", "map", name] => name.starts_with("36"),
+            ["add" | "del" | "resize" | "resume" | "disablequeueing" | "restorequeueing", "map", name] => {
+                name.starts_with("36")
+            }
             ["add" | "del", "path", name] => name.starts_with("sd"),
             _ => false,
         };

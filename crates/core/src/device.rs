@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Cx, Error, Identity, Lun, Result, Route};
+use crate::{ByteSize, Cx, Error, Identity, Lun, Result, Route, Wwid};
 
 /// A SCSI address: host, channel, target, LUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -143,6 +143,41 @@ pub struct Retired {
     pub legs: Vec<Hctl>,
 }
 
+/// What becomes of input and output on a device while none of its paths is usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// It waits until a path comes back.
+    Waits,
+    /// It fails at once.
+    Fails,
+}
+
+/// How a device stands with its paths, as far as the system has noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paths {
+    /// How many are in use or could be.
+    pub usable: u32,
+    /// What happens where there are none.
+    pub waiting: Waiting,
+}
+
+/// A device has lost its last usable path, or has got a first one back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathNews {
+    /// Which one.
+    pub wwid: Wwid,
+    /// How many are usable now.
+    pub usable: u32,
+}
+
+/// What the system tells of paths, from the moment it was asked for.
+#[async_trait]
+pub trait PathWatch: fmt::Debug + Send {
+    /// The next news of any device of the node, whoever it belongs to. `None` where some were missed: ask
+    /// [`DeviceManager::paths`] then. May be given up at any time without losing news.
+    async fn next(&mut self) -> Option<PathNews>;
+}
+
 /// Devices of this node. Work on one identity is serialised by the caller.
 #[async_trait]
 pub trait DeviceManager: fmt::Debug + Send + Sync {
@@ -184,4 +219,22 @@ pub trait DeviceManager: fmt::Debug + Send + Sync {
 
     /// The LUNs that have any leg behind `routes`, whoever they belong to: numbers that must not be given out.
     async fn occupied(&self, cx: &Cx, routes: &[Route]) -> Result<Vec<Lun>>;
+
+    /// How each of these stands with its paths; `None` where it is no device here. What has just happened may not be in the
+    /// answer yet: [`PathWatch`] is quicker.
+    async fn paths(&self, cx: &Cx, of: &[Identity]) -> Result<Vec<Option<Paths>>>;
+
+    /// Begins to tell what becomes of paths.
+    fn watch_paths(&self) -> Box<dyn PathWatch>;
+
+    /// Whether the array denies the volume to this node: at least one leg answers, and whatever answers says that the volume
+    /// is not behind it. The legs alone prove nothing for ever, since an array may deny what it serves while it takes over.
+    async fn is_denied(&self, cx: &Cx, known: &KnownLegs) -> Result<bool>;
+
+    /// What waits for a path of the device fails now, and further input and output at once, until
+    /// [`DeviceManager::resume_waiting`]. Other devices keep what they have. Nothing to do where there is no such device.
+    async fn end_waiting(&self, cx: &Cx, identity: &Identity) -> Result<()>;
+
+    /// The host's settings for the device count again.
+    async fn resume_waiting(&self, cx: &Cx, identity: &Identity) -> Result<()>;
 }

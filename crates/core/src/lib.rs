@@ -22,7 +22,8 @@ pub use array::{
 };
 pub use cx::{Cx, Deadline, Effect, EffectKind, EffectObserver, Effects};
 pub use device::{
-    Device, DeviceManager, DeviceNumber, Expected, Hctl, Holder, KnownLegs, Leg, LegProblem, Retired, Usage,
+    Device, DeviceManager, DeviceNumber, Expected, Hctl, Holder, KnownLegs, Leg, LegProblem, PathNews,
+    PathWatch, Paths, Retired, Usage, Waiting,
 };
 pub use error::{Chain, EffectState, Error, ErrorKind, Result};
 pub use id::{ArrayId, Iqn, Lun, NodeName, OperationId, Owner, SnapshotName, VolumeName};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_core::{ByteSize, Cx, Deadline, Effects, OperationId, Owner, Result, TransportKind};
 use san_engine::{
-    Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, Outcome, Request, San, SanConfig,
+    Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, OUTAGE, Outcome, Request, San, SanConfig,
 };
 use san_host::Guard;
 use san_multipath::{Multipath, MultipathConfig};
@@ -69,6 +69,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             array: Arc::new(array),
             transport: TransportKind::Iscsi,
             cluster: Arc::new(cluster),
+            outage: OUTAGE,
         },
     )?;
     san.start().await?;

@@ -178,6 +178,14 @@ impl Inner {
         }
     }
 
+    /// Runs a task that has no end of its own: nobody waits for it.
+    pub(crate) fn spawn_endless(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.halted.load(Ordering::SeqCst) {
+            tasks.spawn(task);
+        }
+    }
+
     /// The numbers that attachments of this node have on `array`, whatever storage they belong to.
     pub(crate) async fn luns_on_record(&self, array: &str) -> Result<Vec<Lun>> {
         let mut luns = Vec::new();

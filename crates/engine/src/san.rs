@@ -28,7 +28,12 @@ pub struct SanConfig {
     pub transport: TransportKind,
     /// What the nodes know together.
     pub cluster: Arc<dyn Cluster>,
+    /// How long input and output of a disk that has lost every path waits before it fails; [`OUTAGE`] if in doubt.
+    pub outage: Duration,
 }
+
+/// Longer than an array takes to hand its work to the other controller, shorter than people take to pull the plug.
+pub const OUTAGE: Duration = Duration::from_secs(150);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -84,7 +89,7 @@ pub struct OpenOperation {
 
 /// One storage on one array as this node sees it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct San(Arc<Shared>);
+pub struct San(pub(crate) Arc<Shared>);
 
 /// Whether an operation runs now, for as long as this lives.
 #[derive(Debug)]
@@ -129,7 +134,7 @@ impl San {
     /// Makes it ready for its first operation: what leases an earlier process of this node left behind are given back,
     /// and callers that waited for that process find their operations again. Ending what that process left open is
     /// [`San::take_up_open`], which may take as long as the array does. Disks that are on record here are masked, whoever
-    /// removed their masks meanwhile.
+    /// removed their masks meanwhile, and from now on their paths are watched.
     pub async fn start(&self) -> Result<()> {
         let started = || self.0.node.started.lock().unwrap_or_else(PoisonError::into_inner);
         if !started().contains(self.space()) {
@@ -143,6 +148,7 @@ impl San {
             }
             started().insert(self.space().to_owned());
         }
+        self.watch_paths();
         Ok(())
     }
 

@@ -5,9 +5,9 @@ use async_trait::async_trait;
 use mockall::mock;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Cx, DeleteMode, Device, DeviceManager, Ensured,
-    Expected, HostAccess, HostSpec, Initiator, KnownLegs, Lun, LunChoice, Mapping, PortState, Result,
-    Retired, Route, Snapshot, SnapshotName, SnapshotSet, TargetPort, Transport, TransportKind, Usage,
-    Visibility, Volume, VolumeKey, VolumeQuery, VolumeSpec,
+    Expected, HostAccess, HostSpec, Identity, Initiator, KnownLegs, Lun, LunChoice, Mapping, PathWatch,
+    Paths, PortState, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet, TargetPort, Transport,
+    TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeQuery, VolumeSpec,
 };
 
 mock! {
@@ -74,5 +74,10 @@ mock! {
         async fn bury(&self, cx: &Cx, retired: &Retired) -> Result<()>;
         async fn revive(&self, cx: &Cx, expect: &Expected, routes: &[Route]) -> Result<Device>;
         async fn occupied(&self, cx: &Cx, routes: &[Route]) -> Result<Vec<Lun>>;
+        async fn paths(&self, cx: &Cx, of: &[Identity]) -> Result<Vec<Option<Paths>>>;
+        fn watch_paths(&self) -> Box<dyn PathWatch>;
+        async fn is_denied(&self, cx: &Cx, known: &KnownLegs) -> Result<bool>;
+        async fn end_waiting(&self, cx: &Cx, identity: &Identity) -> Result<()>;
+        async fn resume_waiting(&self, cx: &Cx, identity: &Identity) -> Result<()>;
     }
 }

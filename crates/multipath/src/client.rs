@@ -8,7 +8,7 @@ use san_core::{Cx, EffectState, Error, ErrorKind, Result};
 use san_host::{Guard, Stream};
 
 use crate::MultipathConfig;
-use crate::wire::{self, PathLine, Reason, Reply};
+use crate::wire::{self, MapLine, PathLine, Reason, Reply};
 
 /// Connections kept for the next command: the daemon runs one command at a time anyway.
 const KEPT: usize = 4;
@@ -26,6 +26,8 @@ pub(crate) enum Change {
     ResumeMap,
     AddPath,
     DelPath,
+    EndWaiting,
+    ResumeWaiting,
 }
 
 impl Change {
@@ -37,6 +39,8 @@ impl Change {
             Self::ResumeMap => "resume map",
             Self::AddPath => "add path",
             Self::DelPath => "del path",
+            Self::EndWaiting => "disablequeueing map",
+            Self::ResumeWaiting => "restorequeueing map",
         }
     }
 }
@@ -65,13 +69,20 @@ impl Multipathd {
 
     /// Every path multipathd knows.
     pub(crate) async fn paths(&self, cx: &Cx) -> Result<Vec<PathLine>> {
-        let reply = self
-            .patiently(cx, || async {
-                let exchange = self.exchange(cx, wire::SHOW_PATHS);
-                cx.at_most(self.config.answer).within("waiting for multipathd", exchange).await
-            })
-            .await?;
-        wire::paths(&reply)
+        wire::paths(&self.show(cx, wire::SHOW_PATHS).await?)
+    }
+
+    /// Every map multipathd knows.
+    pub(crate) async fn maps(&self, cx: &Cx) -> Result<Vec<MapLine>> {
+        wire::maps(&self.show(cx, wire::SHOW_MAPS).await?)
+    }
+
+    async fn show(&self, cx: &Cx, command: &str) -> Result<Reply> {
+        self.patiently(cx, || async {
+            let exchange = self.exchange(cx, command);
+            cx.at_most(self.config.answer).within("waiting for multipathd", exchange).await
+        })
+        .await
     }
 
     /// Asks for a change under the effect seam. Whatever is answered, look at the kernel's state before believing it.

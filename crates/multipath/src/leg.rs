@@ -172,6 +172,20 @@ impl Multipath {
         Ok(compare(identity, wwid, serial))
     }
 
+    /// Whether the target says that the volume is not behind a leg; `None` where it does not say.
+    pub(crate) async fn denies(&self, cx: &Cx, leg: &Present, identity: &Identity) -> Option<bool> {
+        let node = Path::new("/dev").join(leg.generic.as_ref()?);
+        match self.guard.inquiry(cx, &node, None, self.config.inquiry).await {
+            Ok(standard) if vpd::is_vacant(&standard) => Some(true),
+            Ok(_) => match self.prove(cx, leg, identity).await {
+                Proof::Ours => Some(false),
+                Proof::Other(_) => Some(true),
+                Proof::Unknown(_) => None,
+            },
+            Err(error) => (error.kind() == ErrorKind::NotFound).then_some(true),
+        }
+    }
+
     /// What the kernel remembers of the unit from when it was scanned: enough to recognise our own leg where the unit
     /// cannot be asked, never enough to use it.
     pub(crate) async fn remembered(&self, cx: &Cx, hctl: Hctl, identity: &Identity) -> Result<Proof> {

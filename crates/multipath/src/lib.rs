@@ -22,6 +22,7 @@ mod scan;
 mod usage;
 mod verify;
 mod vpd;
+mod waiting;
 mod wire;
 
 pub use config::{MultipathConfig, UnitSerial};

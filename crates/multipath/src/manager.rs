@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use san_core::{
-    Cx, Device, DeviceManager, Error, ErrorKind, Expected, KnownLegs, Lun, Result, Retired, Route, Usage,
+    Cx, Device, DeviceManager, Error, ErrorKind, Expected, Identity, KnownLegs, Lun, PathWatch, Paths,
+    Result, Retired, Route, Usage,
 };
 use san_host::Guard;
 
 use crate::MultipathConfig;
 use crate::attach::Site;
-use crate::client::Multipathd;
+use crate::client::{Change, Multipathd};
 use crate::map::Map;
+use crate::waiting::Watch;
 
 /// SCSI legs of this node under dm-multipath.
 ///
@@ -108,5 +110,25 @@ impl DeviceManager for Multipath {
         luns.sort_unstable();
         luns.dedup();
         Ok(luns)
+    }
+
+    async fn paths(&self, cx: &Cx, of: &[Identity]) -> Result<Vec<Option<Paths>>> {
+        self.paths_of(cx, of).await.map_err(|it| it.during("ask for paths"))
+    }
+
+    fn watch_paths(&self) -> Box<dyn PathWatch> {
+        Box::new(Watch::new(self.guard.clone()))
+    }
+
+    async fn is_denied(&self, cx: &Cx, known: &KnownLegs) -> Result<bool> {
+        self.are_denied(cx, known).await.map_err(|it| it.during("ask the legs").on(&known.identity))
+    }
+
+    async fn end_waiting(&self, cx: &Cx, identity: &Identity) -> Result<()> {
+        self.change_waiting(cx, Change::EndWaiting, identity).await
+    }
+
+    async fn resume_waiting(&self, cx: &Cx, identity: &Identity) -> Result<()> {
+        self.change_waiting(cx, Change::ResumeWaiting, identity).await
     }
 }

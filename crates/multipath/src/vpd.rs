@@ -22,6 +22,11 @@ fn body(code: u8, page: &[u8]) -> Result<Option<&[u8]>> {
     rest.get(..length).map(Some).ok_or_else(|| garbled(code, "it is cut off"))
 }
 
+/// Whether standard INQUIRY data says that no unit is behind the address: any peripheral qualifier but 0.
+pub(crate) fn is_vacant(standard: &[u8]) -> bool {
+    standard.first().is_some_and(|it| it >> 5 != 0)
+}
+
 fn garbled(code: u8, why: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("VPD page {code:#04x} cannot be read: {why}"))
 }

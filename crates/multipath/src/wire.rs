@@ -1,6 +1,6 @@
 //! multipathd's socket protocol: an 8-byte native length that counts the trailing NUL, then the text.
 
-use san_core::{Error, ErrorKind, Result};
+use san_core::{Error, ErrorKind, Result, Waiting};
 use san_host::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -126,27 +126,55 @@ pub(crate) struct PathLine {
 /// The command whose answer [`paths`] reads.
 pub(crate) const SHOW_PATHS: &str = "show paths raw format \"%d|%i|%w\"";
 
-/// The lines of the answer. A line of another shape is an error: half a list must not prove an absence.
+/// The lines of the answer.
 pub(crate) fn paths(reply: &Reply) -> Result<Vec<PathLine>> {
+    lines(reply, "path", |[name, hctl, wwid]| {
+        let [name, hctl, wwid] = [name, hctl, wwid].map(str::to_owned);
+        (!name.is_empty()).then_some(PathLine { name, hctl, wwid })
+    })
+}
+
+/// One map as `show maps raw format "%w|%N|%Q"` lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MapLine {
+    /// Its WWID.
+    pub(crate) wwid: String,
+    /// Its usable paths.
+    pub(crate) usable: u32,
+    /// Whether I/O waits where there are none.
+    pub(crate) waiting: Waiting,
+}
+
+/// The command whose answer [`maps`] reads.
+pub(crate) const SHOW_MAPS: &str = "show maps raw format \"%w|%N|%Q\"";
+
+/// The lines of the answer.
+pub(crate) fn maps(reply: &Reply) -> Result<Vec<MapLine>> {
+    lines(reply, "map", |[wwid, usable, queueing]| {
+        let waiting = if queueing == "off" { Waiting::Fails } else { Waiting::Waits };
+        Some(MapLine { wwid: wwid.to_owned(), usable: usable.parse().ok()?, waiting })
+    })
+}
+
+/// The lines of a list in three columns. A line of another shape is an error: half a list must not prove an absence.
+fn lines<T>(reply: &Reply, what: &str, parse: impl Fn([&str; 3]) -> Option<T>) -> Result<Vec<T>> {
     let text = match reply {
-        // No path at all.
+        // None at all.
         Reply::Ok => return Ok(Vec::new()),
         Reply::Text(text) => text,
         Reply::Fail(_) => {
-            let message = format!("multipathd does not list its paths: {}", reply.describe());
+            let message = format!("multipathd does not list its {what}s: {}", reply.describe());
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
     };
     let lines = text.lines().map(str::trim).filter(|it| !it.is_empty());
     lines
-        .map(|line| match line.split('|').map(str::trim).collect::<Vec<_>>().as_slice() {
-            [name, hctl, wwid] if !name.is_empty() => {
-                let [name, hctl, wwid] = [name, hctl, wwid].map(|it| (*it).to_owned());
-                Ok(PathLine { name, hctl, wwid })
-            }
-            _ => {
-                Err(Error::new(ErrorKind::Protocol, format!("multipathd lists a path as {:?}", shown(line))))
-            }
+        .map(|line| {
+            let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+            <[&str; 3]>::try_from(columns).ok().and_then(&parse).ok_or_else(|| {
+                let message = format!("multipathd lists a {what} as {:?}", shown(line));
+                Error::new(ErrorKind::Protocol, message)
+            })
         })
         .collect()
 }
@@ -186,6 +214,18 @@ mod tests {
         assert_eq!(paths(&Reply::Ok).unwrap(), []);
         assert_eq!(paths(&Reply::parse("sda|0:0:0:1\n")).unwrap_err().kind(), ErrorKind::Protocol);
         assert_eq!(paths(&Reply::parse("fail\ntimeout\n")).unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn maps_are_listed_with_what_becomes_of_their_input_and_output() {
+        let reply = Reply::parse("3600a0980|2|on\n3600a0981|0|25 sec\n3600a0982|0|off\n3600a0983|1|-\n");
+        let found: Vec<_> = maps(&reply).unwrap().into_iter().map(|it| (it.usable, it.waiting)).collect();
+        let expected = [(2, Waiting::Waits), (0, Waiting::Waits), (0, Waiting::Fails), (1, Waiting::Waits)];
+        assert_eq!(found, expected);
+        assert_eq!(maps(&Reply::Ok).unwrap(), []);
+        for odd in ["3600a0980|many|on", "3600a0980|1", "3600a0980|1|on|"] {
+            assert_eq!(maps(&Reply::parse(odd)).unwrap_err().kind(), ErrorKind::Protocol, "{odd}");
+        }
     }
 
     #[tokio::test]
@@ -232,7 +272,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in any::<String>()) {
             let reply = Reply::parse(&text);
-            let _ = (reply.describe(), paths(&reply));
+            let _ = (reply.describe(), paths(&reply), maps(&reply));
         }
     }
 }

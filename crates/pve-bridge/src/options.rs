@@ -1,8 +1,11 @@
 //! A storage's section of PVE's configuration: parsed once, all problems named at once.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use san_core::{Error, ErrorKind, Result, TransportKind};
+use san_engine::OUTAGE;
 use san_ontap::OntapConfig;
 use san_rest::{Address, Endpoint, Trust};
 use serde_json::Value;
@@ -16,13 +19,26 @@ pub struct Options {
     pub username: String,
     /// The tenant and where its volumes go.
     pub ontap: OntapConfig,
+    /// How long a guest waits when its disk has lost every path.
+    pub outage: Duration,
 }
 
 const PREFIX: &str = "sanbridge-";
 
 /// Every option this version knows.
-const KNOWN: [&str; 8] =
-    ["array", "address", "username", "svm", "aggregate", "transport", "ca-file", "fingerprint"];
+const KNOWN: [&str; 9] = [
+    "array",
+    "address",
+    "username",
+    "svm",
+    "aggregate",
+    "transport",
+    "ca-file",
+    "fingerprint",
+    "outage-wait",
+];
+/// Below, guests would fail while an array hands its work over; above, they hang for longer than people wait.
+const OUTAGE_SECONDS: RangeInclusive<u64> = 30..=3600;
 
 /// Collects what is wrong, so that a person mends it all in one go.
 struct Parser<'a> {
@@ -65,6 +81,19 @@ impl Parser<'_> {
             self.problems.push(format!("{PREFIX}{name} holds characters that no such name has"));
         }
         text
+    }
+
+    fn outage(&mut self) -> Duration {
+        let Some(text) = self.optional("outage-wait") else { return OUTAGE };
+        match text.parse() {
+            Ok(seconds) if OUTAGE_SECONDS.contains(&seconds) => Duration::from_secs(seconds),
+            _ => {
+                let (least, most) = OUTAGE_SECONDS.into_inner();
+                self.problems
+                    .push(format!("{PREFIX}outage-wait must be a number of seconds, {least} to {most}"));
+                OUTAGE
+            }
+        }
     }
 
     fn trust(&mut self) -> Trust {
@@ -113,7 +142,7 @@ impl Options {
             parser.problems.push(format!("{PREFIX}username holds a colon or a control character"));
         }
         let (svm, aggregate) = (parser.name("svm"), parser.name("aggregate"));
-        let trust = parser.trust();
+        let (trust, outage) = (parser.trust(), parser.outage());
         let Some(address) = address.filter(|_| parser.problems.is_empty()) else {
             return Err(Error::new(ErrorKind::InvalidInput, parser.problems.join("; ")));
         };
@@ -121,6 +150,7 @@ impl Options {
             endpoint: Endpoint { addresses: vec![address], trust },
             username,
             ontap: OntapConfig { svm, aggregate, transport: TransportKind::Iscsi },
+            outage,
         })
     }
 }
@@ -149,12 +179,26 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_is_waited_for_within_reason() {
+        assert_eq!(Options::parse(&options(&GOOD)).unwrap().outage, OUTAGE);
+        for (text, seconds) in
+            [("30", Some(30)), (" 3600 ", Some(3600)), ("29", None), ("3601", None), ("-1", None)]
+        {
+            let mut given = options(&GOOD);
+            given.insert("sanbridge-outage-wait".to_owned(), text.into());
+            let parsed = Options::parse(&given).ok().map(|it| it.outage.as_secs());
+            assert_eq!(parsed, seconds, "{text:?}");
+        }
+    }
+
+    #[test]
     fn all_problems_are_named_at_once() {
         let bad = options(&[
             ("sanbridge-array", "other"),
             ("sanbridge-address", "http://x/"),
             ("sanbridge-svm", "a*b"),
             ("sanbridge-fingerprint", "12"),
+            ("sanbridge-outage-wait", "5 minutes"),
             ("sanbridge-frobnicate", "1"),
         ]);
         let error = Options::parse(&bad).unwrap_err().to_string();
@@ -165,6 +209,7 @@ mod tests {
             "svm",
             "aggregate is missing",
             "fingerprint",
+            "outage-wait must be a number of seconds, 30 to 3600",
             "frobnicate",
         ] {
             assert!(error.contains(word), "{word} in {error}");

@@ -162,6 +162,7 @@ impl Storages {
                 array: Arc::new(array),
                 transport: TransportKind::Iscsi,
                 cluster: Arc::clone(&self.cluster),
+                outage: options.outage,
             },
         )?;
         san.start().await?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sanbridge_tests::daemons::Client;
-use sanbridge_tests::site::SPACE;
+use sanbridge_tests::site::{SPACE, SVM};
 use sanbridge_tests::walk::pattern;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,7 +19,6 @@ use super::ledger::{legs, links, maps};
 use super::network::Network;
 use super::node::{DEVICES, Form, Node, PVE};
 use super::site::{NETWORKS, Site};
-use super::tools;
 
 /// The folder both machines see.
 const MEETING: &str = "/lab/share/group";
@@ -30,8 +29,11 @@ const MIB: u64 = 1 << 20;
 const LENGTH: usize = 4 << 20;
 /// How long the other machine may take to come up, or to do one thing.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// A stale write must not end well within this time; it may hang as long as its map queues.
-const STALE: Duration = Duration::from_secs(10);
+/// A write to a disk that was taken away must have failed by then: no guest waits for what does not come back.
+const STALE: Duration = Duration::from_secs(30);
+const HANGS: &str = "the write does not end";
+/// A disk of somebody else.
+const VICTIM: &str = "/vol/victim/lun0";
 
 /// The group.
 pub(super) fn group() -> Group {
@@ -50,8 +52,6 @@ enum Wish {
     Write { seed: u8 },
     /// Hash the disk's data, past the cache.
     Hash,
-    /// Let what hangs on the map of this name fail, as an admin does once the guest is given up.
-    GiveUp { map: String },
     /// Say what of SCSI legs, maps and links there is.
     Stock,
     /// End the daemon and this program.
@@ -61,7 +61,7 @@ enum Wish {
 /// What came of it: text or JSON, or why not.
 type Outcome = Result<Value, String>;
 
-const CHECKS: [Check<Bench>; 3] = [
+const CHECKS: [Check<Bench>; 4] = [
     Check {
         name: "live handover and back",
         scenarios: &[],
@@ -84,6 +84,13 @@ const CHECKS: [Check<Bench>; 3] = [
         done: "attached a disk on node 2, moved its guest to node 1 without a word to node 2, attached it on node 1, and wrote \
                to it on node 2",
         run: |bench| -> Running { Box::pin(exclusive(bench)) },
+        bound: Duration::from_secs(60),
+    },
+    Check {
+        name: "a write to a disk that was taken away reaches no other",
+        scenarios: &["1"],
+        done: "took an attached disk away on the array, wrote to it, and gave its number to another volume",
+        run: |bench| -> Running { Box::pin(given_away(bench)) },
         bound: Duration::from_secs(60),
     },
 ];
@@ -123,9 +130,6 @@ async fn fulfil(node: &Node, wish: Wish) -> Result<Value, Failure> {
         }
         Wish::Write { seed } => write(seed).await.map(|()| Value::Null),
         Wish::Hash => Ok(hash().await?.into()),
-        Wish::GiveUp { map } => {
-            tools::run("multipathd", &["disablequeueing", "map", &map], PATIENCE).await.map(Value::from)
-        }
         Wish::Stock => Ok(json!(stock())),
         Wish::End => node.stop().await.map(|()| Value::Null),
     }
@@ -164,7 +168,7 @@ async fn write(seed: u8) -> Result<(), Failure> {
     let work = move || Device::open(Path::new(PATH))?.write(0, &pattern(seed, LENGTH));
     match tokio::time::timeout(STALE, tokio::task::spawn_blocking(work)).await {
         Ok(ended) => Ok(ended??),
-        Err(_) => Err(Failure("the write does not end".to_owned())),
+        Err(_) => Err(Failure(HANGS.to_owned())),
     }
 }
 
@@ -339,15 +343,56 @@ async fn exclusive(bench: Arc<Bench>) -> Result<Shown, Failure> {
     site.place_guest(DISK, site.node.name.as_str())?;
     site.attach(DISK).await?;
     bench.require_here(6).await?;
-    let stale = match bench.wish(&Wish::Write { seed: 7 }).await {
-        Ok(_) => return Err(Failure("a node that lost its guest wrote to the disk".to_owned())),
-        Err(failure) => failure.0,
-    };
+    let stale = failed(bench.wish(&Wish::Write { seed: 7 }).await.map(drop))?;
     bench.require_here(6).await?;
-    bench.wish(&Wish::GiveUp { map: site.wwid(DISK)? }).await?;
     bench.released_there().await?;
     bench.require_here(6).await?;
     site.detach(DISK).await?;
     bench.ends_as(&before).await?;
     Ok(Shown::held(format!("the stale write failed ({stale}) and the data stayed; both audits are empty")))
+}
+
+/// What a write that had to fail said.
+fn failed(write: Result<(), Failure>) -> Result<String, Failure> {
+    match write {
+        Ok(()) => Err(Failure("a node wrote to a disk that it has no longer".to_owned())),
+        Err(Failure(said)) if said.contains(HANGS) => Err(Failure(said)),
+        Err(Failure(said)) => Ok(said),
+    }
+}
+
+async fn given_away(bench: Arc<Bench>) -> Result<Shown, Failure> {
+    let site = &bench.site;
+    let array = site.array();
+    array.add_volume(SVM, "victim", 1 << 30, "")?;
+    array.add_lun(SVM, VICTIM, 8 * MIB, "")?;
+    let before = site.settled_audit().await?;
+    site.create(DISK, 8 * MIB).await?;
+    site.attach(DISK).await?;
+    write(8).await?;
+    let map = array.maps().into_iter().find(|it| it.lun != VICTIM);
+    let map = map.ok_or_else(|| Failure("the array has no mapping of the disk".to_owned()))?;
+    array.remove_map(SVM, &map.lun, &map.igroup)?;
+    site.sync().await?;
+    let started = Instant::now();
+    let said = failed(write(9).await)?;
+    let took = started.elapsed();
+    array.add_map(SVM, VICTIM, &map.igroup, Some(map.number))?;
+    site.sync().await?;
+    // Several rounds of multipathd's checkers pass over the new volume.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let file = array.lun_file(SVM, VICTIM)?;
+    if std::fs::read(file)?.iter().any(|it| *it != 0) {
+        return Err(Failure("a write to the one disk has reached the other".to_owned()));
+    }
+    array.remove_map(SVM, VICTIM, &map.igroup)?;
+    site.sync().await?;
+    site.detach(DISK).await?;
+    bench.ends_as(&before).await?;
+    array.destroy_volume(SVM, "victim")?;
+    site.sync().await?;
+    Ok(Shown::held(format!(
+        "the write failed after {:.1} s ({said}), before the number passed on, and nothing of it reached the other volume",
+        took.as_secs_f64()
+    )))
 }

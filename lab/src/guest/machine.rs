@@ -196,12 +196,28 @@ fn states(host: u32) -> Vec<String> {
         .collect()
 }
 
+/// Whether a worker of udev is stuck in the kernel.
+pub fn udev_waits_for_a_device() -> Result<bool, Failure> {
+    for entry in fs::read_dir("/proc")? {
+        // Processes come and go.
+        let Ok(stat) = fs::read_to_string(entry?.path().join("stat")) else { continue };
+        if stat.contains("(udev-worker) D ") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes every map and every SCSI device, as an administrator would who knows that nobody uses them, and makes
 /// multipathd forget what it has seen.
 ///
 /// # Errors
 /// Where something stays.
 pub async fn sweep() -> Result<(), Failure> {
+    // A worker of udev that reads a map without paths would wait as long as that queues.
+    for map in maps()? {
+        tools::output("multipathd", &["disablequeueing", "map", &map], PATIENCE).await?;
+    }
     daemons::udev_rests().await?;
     for map in maps()? {
         // A partition's map goes with the map it is on.

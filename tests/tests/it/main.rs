@@ -22,3 +22,4 @@ mod paths;
 mod perl;
 mod storages;
 mod support;
+mod waiting;

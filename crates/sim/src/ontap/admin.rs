@@ -225,6 +225,16 @@ impl OntapSim {
         })
     }
 
+    /// Takes a LUN away from an igroup.
+    pub fn remove_map(&self, svm: &str, lun: &str, igroup: &str) -> io::Result<()> {
+        self.change(|state| {
+            let lun = find_lun(state, svm, lun)?;
+            let igroup = find_igroup(state, svm, igroup)?;
+            state.maps.remove(&(lun, igroup));
+            Ok(())
+        })
+    }
+
     /// Makes a snapshot of a volume.
     pub fn add_snapshot(&self, svm: &str, volume: &str, name: &str) -> io::Result<Uuid> {
         self.change(|state| {

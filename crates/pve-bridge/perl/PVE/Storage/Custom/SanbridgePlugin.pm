@@ -107,6 +107,10 @@ sub properties {
             description => 'SHA-256 fingerprint of the certificate of the array, the only one then trusted.',
             type => 'string',
         },
+        'sanbridge-outage-wait' => {
+            description => 'Seconds (30 to 3600) that a guest waits when its disk has lost every path; 150.',
+            type => 'string',
+        },
     };
 }
 
@@ -121,6 +125,7 @@ sub options {
         'sanbridge-transport' => { optional => 1, fixed => 1 },
         'sanbridge-ca-file' => { optional => 1 },
         'sanbridge-fingerprint' => { optional => 1 },
+        'sanbridge-outage-wait' => { optional => 1 },
         nodes => { optional => 1 },
         disable => { optional => 1 },
         content => { optional => 1 },
