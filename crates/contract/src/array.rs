@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a clause that is not met panics; that is how it says so")]
 
+mod clones;
 mod mappings;
 mod snapshots;
 mod volumes;
@@ -16,6 +17,7 @@ use san_core::{
     VolumeSpec,
 };
 
+pub use clones::*;
 pub use mappings::*;
 pub use snapshots::*;
 pub use volumes::*;
@@ -72,6 +74,12 @@ macro_rules! array_contract {
             a_mapped_volume_is_not_rolled_back,
             rolling_back_to_nothing_is_refused,
             a_set_is_snapshotted_at_one_instant_or_not_at_all,
+            a_clone_has_the_bytes_of_its_snapshot_and_an_identity_of_its_own,
+            a_clone_belongs_to_the_operation_that_made_it,
+            clones_of_nothing_are_refused,
+            what_clones_hang_on_is_busy,
+            renaming_changes_name_and_mark_and_nothing_else,
+            a_taken_name_is_not_renamed_to,
             a_host_is_prepared_once,
             an_initiator_of_a_foreign_host_is_refused_by_name,
             equal_nodes_of_two_realms_are_two_hosts,

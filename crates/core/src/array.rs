@@ -119,8 +119,21 @@ pub struct VolumeSpec {
 impl VolumeSpec {
     /// The mark the create request writes.
     pub fn mark(&self) -> Mark {
-        Mark { owner: self.owner.clone(), claim: self.claim }
+        Mark::disk(self.owner.clone(), self.claim)
     }
+}
+
+/// A volume to be made of another one's snapshot, sharing its blocks: it takes no time and, at first, no room.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CloneSpec {
+    /// Its name on the array.
+    pub name: VolumeName,
+    /// What the create request writes: whose it will be and which operation makes it.
+    pub mark: Mark,
+    /// The volume it is made of.
+    pub source: Volume,
+    /// Which state of that.
+    pub snapshot: SnapshotName,
 }
 
 /// What is known of an object's mark.
@@ -290,6 +303,20 @@ pub trait Array: fmt::Debug + Send + Sync {
     /// # Errors
     /// `AlreadyExists` where the name is taken by anything else, `OutOfSpace`, `LimitReached`.
     async fn ensure_volume(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>>;
+
+    /// Makes a volume out of a snapshot of another one, as large as that and marked by the request that makes it; nobody sees
+    /// it yet. `Already` only where the mark holds our claim. The snapshot stays busy as long as the clone hangs on it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the name is taken by anything else, `NotFound` where there is no such snapshot, `OutOfSpace`,
+    /// `LimitReached`.
+    async fn ensure_clone(&self, cx: &Cx, spec: &CloneSpec) -> Result<Ensured<Volume>>;
+
+    /// Gives a volume another name and another mark, both at once. Its key, identity, mappings and snapshots stay.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the name is taken by anything else.
+    async fn rename(&self, cx: &Cx, volume: &Volume, name: &VolumeName, mark: &Mark) -> Result<()>;
 
     /// Removes a volume and its snapshots; whether this call did it. The caller has checked the mark.
     ///

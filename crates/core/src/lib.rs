@@ -16,9 +16,9 @@ mod transport;
 mod wwid;
 
 pub use array::{
-    Array, ArrayProfile, Capacity, DeleteMode, Ensured, HostAccess, HostSpec, Limits, LunChoice, MappedHost,
-    Mapping, Marked, Snapshot, SnapshotSet, Visibility, Volume, VolumeKey, VolumeQuery, VolumeSpec,
-    VolumeState,
+    Array, ArrayProfile, Capacity, CloneSpec, DeleteMode, Ensured, HostAccess, HostSpec, Limits, LunChoice,
+    MappedHost, Mapping, Marked, Snapshot, SnapshotSet, Visibility, Volume, VolumeKey, VolumeQuery,
+    VolumeSpec, VolumeState,
 };
 pub use cx::{Cx, Deadline, Effect, EffectKind, EffectObserver, Effects};
 pub use device::{
@@ -27,7 +27,7 @@ pub use device::{
 };
 pub use error::{Chain, EffectState, Error, ErrorKind, Result};
 pub use id::{ArrayId, Iqn, Lun, NodeName, OperationId, Owner, SnapshotName, VolumeName};
-pub use mark::Mark;
+pub use mark::{Mark, VolumeKind};
 pub use name::{NameCodec, NameRules};
 pub use size::ByteSize;
 pub use transport::{Initiator, PortState, PortStatus, Route, TargetPort, Transport, TransportKind};

@@ -7,6 +7,17 @@ use crate::{Error, ErrorKind, OperationId, Owner, Result};
 /// The version this build writes.
 const SCHEMA: u16 = 1;
 
+/// What a volume is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeKind {
+    /// It is written to.
+    #[default]
+    Disk,
+    /// It stays as it is, for clones to be made of it; several nodes may read it at a time.
+    Template,
+}
+
 /// Our note on an array object, written by the request that creates it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -15,6 +26,18 @@ pub struct Mark {
     pub owner: Owner,
     /// The operation that created it.
     pub claim: OperationId,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "is_disk")]
+    pub kind: VolumeKind,
+    /// The object of the template it was cloned from, also after it has been made independent of it: a part of the name
+    /// by which people know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde asks for")]
+fn is_disk(kind: &VolumeKind) -> bool {
+    *kind == VolumeKind::Disk
 }
 
 #[derive(Serialize)]
@@ -35,6 +58,11 @@ struct VersionOnly {
 }
 
 impl Mark {
+    /// The mark of a disk that was not cloned.
+    pub fn disk(owner: Owner, claim: OperationId) -> Self {
+        Self { owner, claim, kind: VolumeKind::Disk, template: None }
+    }
+
     /// The text to store on the array: one line of JSON.
     pub fn to_text(&self) -> Result<String> {
         serde_json::to_string(&Envelope { sanbridge: Versioned { v: SCHEMA, mark: self.clone() } }).map_err(
@@ -67,13 +95,21 @@ mod tests {
     use super::*;
 
     fn mark() -> Mark {
-        Mark { owner: Owner::new("pve", "san1", "vm-100-disk-0").unwrap(), claim: OperationId::random() }
+        Mark::disk(Owner::new("pve", "san1", "vm-100-disk-0").unwrap(), OperationId::random())
     }
 
     #[test]
     fn reads_what_it_writes() {
-        let mark = mark();
-        assert_eq!(Mark::parse(&mark.to_text().unwrap()).unwrap(), Some(mark));
+        let template = Mark { kind: VolumeKind::Template, template: Some("base-9-disk-0".into()), ..mark() };
+        for mark in [mark(), template] {
+            assert_eq!(Mark::parse(&mark.to_text().unwrap()).unwrap(), Some(mark));
+        }
+    }
+
+    #[test]
+    fn a_disk_is_marked_as_it_always_was() {
+        let text = mark().to_text().unwrap();
+        assert!(!text.contains("kind") && !text.contains("template"), "{text}");
     }
 
     #[test]

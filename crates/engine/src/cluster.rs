@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_core::{
     ArrayId, ByteSize, Cx, Deadline, Error, ErrorKind, Identity, Marked, NodeName, OperationId, Owner,
-    Result, Volume, VolumeName, VolumeState,
+    Result, Volume, VolumeKind, VolumeName, VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,9 @@ pub struct Binding {
     pub identity: Identity,
     /// Its size; `None` where only the array knows (after a roll back).
     pub size: Option<ByteSize>,
+    /// What it is for.
+    #[serde(default)]
+    pub kind: VolumeKind,
 }
 
 impl Binding {
@@ -454,6 +457,7 @@ mod tests {
             name: "sb__x".parse().unwrap(),
             identity: Identity { wwid: san_core::Wwid::Naa6([0x60; 16]), serial: "s".into() },
             size: Some(ByteSize::from_mib(1)),
+            kind: VolumeKind::Disk,
         };
         cluster.bind(&cx(5), &binding).await.unwrap();
         cluster.unbind(&cx(5), &owner(), &"c:d".parse().unwrap()).await.unwrap();

@@ -354,13 +354,11 @@ impl San {
         }
         // A guest's configuration that names the volume is as good as a confirmation, and what a guest may hold is never
         // undone because a question about it failed.
-        let Some(owner) = intent.work.owner().filter(|_| matches!(outcome, Outcome::Created { .. })) else {
-            return false;
-        };
+        let Some(owner) = intent.work.handed_out() else { return false };
         match self.cluster().guests_using(cx, owner).await {
             Ok(guests) => guests.iter().any(|it| it.tie == Tie::Configured),
             Err(error) => {
-                tracing::warn!(%owner, error = %error.chain(), "who uses a new volume is not known; it stays");
+                tracing::warn!(%owner, error = %error.chain(), "who uses it is not known; it stays");
                 true
             }
         }

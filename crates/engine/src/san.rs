@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use san_core::{
     Array, ByteSize, Capacity, Cx, Deadline, Error, HostAccess, Marked, NameCodec, OperationId, Owner,
-    Result, Snapshot, TargetPort, TransportKind, Volume, VolumeQuery,
+    Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery,
 };
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::intent::{Cursor, Found, Intents};
 use crate::node::{Inner, Node};
-use crate::plan::Request;
+use crate::plan::{Request, is_asked_for};
 use crate::record::{Attachment, AttachmentState, Attachments};
 use crate::store::Folder;
 
@@ -74,6 +74,10 @@ pub struct Disk {
     pub used: Option<ByteSize>,
     /// When it was made, in seconds since 1970, where the array says so.
     pub created: Option<i64>,
+    /// What it is for.
+    pub kind: VolumeKind,
+    /// The template it was cloned from, as part of the name by which people know it.
+    pub template: Option<String>,
 }
 
 /// An operation that an earlier run left open.
@@ -190,6 +194,8 @@ impl San {
             }
             volume.identity.map(|_| Disk {
                 owner: mark.owner,
+                kind: mark.kind,
+                template: mark.template,
                 size: volume.size,
                 used: volume.used,
                 created: volume.created,
@@ -207,7 +213,9 @@ impl San {
     /// The snapshots of a disk, oldest first.
     pub async fn snapshots(&self, cx: &Cx, object: &str) -> Result<Vec<Snapshot>> {
         let bound = self.bound(cx, &self.owner(object)?).await?;
-        self.array().snapshots(cx, &bound.to_volume()).await
+        let mut found = self.array().snapshots(cx, &bound.to_volume()).await?;
+        found.retain(|it| is_asked_for(&it.name));
+        Ok(found)
     }
 
     /// The disks attached on this node.

@@ -100,10 +100,7 @@ impl San {
         {
             require_ours(owner, &volume, Some(bound))?;
             if volume.name != self.encode(owner)? {
-                let message = format!("its volume is called {} on the array now", volume.name);
-                return Err(Error::new(ErrorKind::Conflict, message)
-                    .on(owner.object())
-                    .with_remedy("give it its former name back on the array"));
+                return Err(self.renamed(cx, owner, volume).await);
             }
             self.rebind(cx, owner, &volume, Some(bound)).await?;
             return Ok(Some(volume));
@@ -121,14 +118,45 @@ impl San {
         Ok(Some(volume))
     }
 
-    async fn rebind(&self, cx: &Cx, owner: &Owner, volume: &Volume, bound: Option<&Binding>) -> Result<()> {
+    /// Why the owner's volume has another name on the array. A renaming that has not ended is no absence: it may yet be taken
+    /// back, and nobody may take the old name meanwhile.
+    async fn renamed(&self, cx: &Cx, owner: &Owner, volume: Volume) -> Error {
+        let now = self.array().volume(cx, &VolumeKey::Name(volume.name.clone())).await;
+        let conflict = |message: String| Error::new(ErrorKind::Conflict, message).on(owner.object());
+        match now.map(|it| it.filter(|it| it.id == volume.id).map(|it| it.mark)) {
+            Ok(Some(Marked::Ours(mark))) if mark.owner != *owner => {
+                let now = mark.owner.object();
+                let remedy = format!(
+                    "start sanbridge on the node that renamed it; if that is lost for ever, use the volume as {now}"
+                );
+                conflict(format!("operation {} gave it the name {now} and has not ended", mark.claim))
+                    .with_remedy(remedy)
+            }
+            _ => conflict(format!("its volume is called {} on the array now", volume.name))
+                .with_remedy("give it its former name back on the array"),
+        }
+    }
+
+    pub(crate) async fn rebind(
+        &self,
+        cx: &Cx,
+        owner: &Owner,
+        volume: &Volume,
+        bound: Option<&Binding>,
+    ) -> Result<()> {
         let Some(identity) = volume.identity.clone() else { return Ok(()) };
+        let kind = match &volume.mark {
+            Marked::Ours(mark) => mark.kind,
+            // Its mark was not read again, since the binding knows it.
+            _ => bound.map(|it| it.kind).unwrap_or_default(),
+        };
         let binding = Binding {
             owner: owner.clone(),
             id: volume.id.clone(),
             name: volume.name.clone(),
             identity,
             size: Some(volume.size),
+            kind,
         };
         if bound == Some(&binding) { Ok(()) } else { self.cluster().bind(cx, &binding).await }
     }

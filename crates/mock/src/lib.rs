@@ -4,10 +4,10 @@
 use async_trait::async_trait;
 use mockall::mock;
 use san_core::{
-    Array, ArrayId, ArrayProfile, ByteSize, Capacity, Cx, DeleteMode, Device, DeviceManager, Ensured,
-    Expected, HostAccess, HostSpec, Identity, Initiator, KnownLegs, Lun, LunChoice, Mapping, PathWatch,
-    Paths, PortState, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet, TargetPort, Transport,
-    TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeQuery, VolumeSpec,
+    Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, Device, DeviceManager,
+    Ensured, Expected, HostAccess, HostSpec, Identity, Initiator, KnownLegs, Lun, LunChoice, Mapping, Mark,
+    PathWatch, Paths, PortState, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet, TargetPort,
+    Transport, TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 
 mock! {
@@ -23,6 +23,8 @@ mock! {
         async fn volumes(&self, cx: &Cx, of: &VolumeQuery) -> Result<Vec<Volume>>;
         async fn volume(&self, cx: &Cx, key: &VolumeKey) -> Result<Option<Volume>>;
         async fn ensure_volume(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>>;
+        async fn ensure_clone(&self, cx: &Cx, spec: &CloneSpec) -> Result<Ensured<Volume>>;
+        async fn rename(&self, cx: &Cx, volume: &Volume, name: &VolumeName, mark: &Mark) -> Result<()>;
         async fn ensure_no_volume(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool>;
         async fn resize(&self, cx: &Cx, volume: &Volume, size: ByteSize) -> Result<ByteSize>;
         async fn snapshot(&self, cx: &Cx, set: &SnapshotSet) -> Result<Vec<Snapshot>>;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use san_core::{
-    Array, ArrayId, ArrayProfile, ByteSize, Capacity, Cx, DeleteMode, EffectState, Ensured, Error, ErrorKind,
-    HostAccess, HostSpec, LunChoice, Mapping, Result, Snapshot, SnapshotName, SnapshotSet, TargetPort,
-    TransportKind, Visibility, Volume, VolumeKey, VolumeQuery, VolumeSpec,
+    Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, EffectState, Ensured, Error,
+    ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, Result, Snapshot, SnapshotName, SnapshotSet,
+    TargetPort, TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 
@@ -176,6 +176,14 @@ impl Array for Ontap {
 
     async fn ensure_volume(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>> {
         verb!(self, cx, "cannot create the volume", &spec.name, self.create(cx, spec))
+    }
+
+    async fn ensure_clone(&self, cx: &Cx, spec: &CloneSpec) -> Result<Ensured<Volume>> {
+        verb!(self, cx, "cannot clone the volume", &spec.source.name, self.clone_of(cx, spec))
+    }
+
+    async fn rename(&self, cx: &Cx, volume: &Volume, name: &VolumeName, mark: &Mark) -> Result<()> {
+        verb!(self, cx, "cannot rename the volume", &volume.name, self.give_name(cx, volume, name, mark))
     }
 
     async fn ensure_no_volume(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool> {

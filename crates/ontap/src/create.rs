@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use san_core::{
-    ArrayProfile, ByteSize, Cx, EffectState, Ensured, Error, ErrorKind, Limits, Result, Volume, VolumeSpec,
+    ArrayProfile, ByteSize, Cx, EffectState, Ensured, Error, ErrorKind, Limits, Mark, Result, Volume,
+    VolumeName, VolumeSpec,
 };
 use san_rest::Request;
 use serde_json::json;
@@ -28,10 +29,16 @@ const LAGS: usize = 5;
 /// Longest comment of a FlexVol, which holds the mark.
 const COMMENT: usize = 1023;
 
+/// What a FlexVol that is being made is told by.
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: &'a VolumeName,
+    pub(crate) mark: Mark,
+}
+
 /// Whether an object was made by this call or found as this operation's own.
-struct Made<T> {
-    it: T,
-    now: bool,
+pub(crate) struct Made<T> {
+    pub(crate) it: T,
+    pub(crate) now: bool,
 }
 
 /// What to do after a request that should create something failed.
@@ -43,7 +50,8 @@ enum Next<T> {
 impl Ontap {
     pub(crate) async fn create(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>> {
         check_spec(&self.profile.limits, spec)?;
-        let flexvol = self.create_flexvol(cx, spec).await?;
+        let wanted = Wanted { name: &spec.name, mark: spec.mark() };
+        let flexvol = self.create_flexvol(cx, &wanted, &self.flexvol_body(spec)?).await?;
         let lun = self.create_lun(cx, spec, &flexvol.it).await?;
         let mut volume = convert::volume(&flexvol.it, Some(&lun.it))?;
         // The mark is the one this claim was checked against, or the one just written.
@@ -55,16 +63,21 @@ impl Ontap {
         Ok(if flexvol.now || lun.now { Ensured::Created(volume) } else { Ensured::Already(volume) })
     }
 
-    async fn create_flexvol(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Made<wire::Volume>> {
+    pub(crate) async fn create_flexvol(
+        &self,
+        cx: &Cx,
+        wanted: &Wanted<'_>,
+        body: &serde_json::Value,
+    ) -> Result<Made<wire::Volume>> {
         let request = Request::post("/api/storage/volumes", &[]).query("return_records", true);
-        let request = request.json(&self.flexvol_body(spec)?)?;
+        let request = request.json(body)?;
         let mut pauses = pauses();
         loop {
             let error = match self.api.change::<wire::Volume>(cx, &patiently(cx, request.clone())).await {
-                Ok(done) => return self.made_flexvol(cx, spec, done.records).await,
+                Ok(done) => return self.made_flexvol(cx, wanted, done.records).await,
                 Err(error) => error,
             };
-            match self.after_flexvol_failed(cx, spec, error).await? {
+            match self.after_flexvol_failed(cx, wanted, error).await? {
                 Next::Use(it) => return Ok(it),
                 Next::Again => pause(cx, &mut pauses).await?,
             }
@@ -74,7 +87,7 @@ impl Ontap {
     async fn made_flexvol(
         &self,
         cx: &Cx,
-        spec: &VolumeSpec,
+        wanted: &Wanted<'_>,
         records: Vec<wire::Volume>,
     ) -> Result<Made<wire::Volume>> {
         // After a job that outlasted `return_timeout` there are no records, and lists may lag behind for a moment.
@@ -84,7 +97,7 @@ impl Ontap {
             match (found.take(), pauses.next()) {
                 (Some(it), _) => break it,
                 (None, Some(pause)) => {
-                    found = self.flexvol_named(cx, &spec.name).await?;
+                    found = self.flexvol_named(cx, wanted.name).await?;
                     if found.is_none() {
                         tokio::time::sleep(pause.min(cx.deadline().remaining())).await;
                     }
@@ -95,7 +108,7 @@ impl Ontap {
             }
         };
         self.check_svm(&it.svm)?;
-        if it.name != spec.name.as_str() {
+        if it.name != wanted.name.as_str() {
             return Err(inconsistent("the array created a volume of another name"));
         }
         Ok(Made { it, now: true })
@@ -105,7 +118,7 @@ impl Ontap {
     async fn after_flexvol_failed(
         &self,
         cx: &Cx,
-        spec: &VolumeSpec,
+        wanted: &Wanted<'_>,
         error: Error,
     ) -> Result<Next<wire::Volume>> {
         if is(&error, code::VOLUME_IN_CREATION) {
@@ -116,9 +129,9 @@ impl Ontap {
             return Err(error);
         }
         // If the look fails too, the first error says more.
-        let Ok(found) = self.flexvol_named(cx, &spec.name).await else { return Err(error) };
+        let Ok(found) = self.flexvol_named(cx, wanted.name).await else { return Err(error) };
         match found {
-            Some(it) if convert::mark(&it) == san_core::Marked::Ours(spec.mark()) => {
+            Some(it) if convert::mark(&it) == san_core::Marked::Ours(wanted.mark.clone()) => {
                 Ok(Next::Use(Made { it, now: !exists }))
             }
             Some(_) => Err(Error::new(ErrorKind::AlreadyExists, "the name is taken by another volume")
@@ -197,13 +210,7 @@ impl Ontap {
     }
 
     fn flexvol_body(&self, spec: &VolumeSpec) -> Result<serde_json::Value> {
-        let comment = spec.mark().to_text()?;
-        if comment.len() > COMMENT {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "the owner's names are too long for the volume's comment",
-            ));
-        }
+        let comment = comment(&spec.mark())?;
         Ok(json!({
             "svm": { "uuid": self.svm },
             "name": spec.name,
@@ -216,6 +223,16 @@ impl Ontap {
             "autosize": { "mode": "grow", "maximum": flexvol_maximum(&self.profile, spec.size).bytes() },
         }))
     }
+}
+
+/// The mark as a FlexVol's comment.
+pub(crate) fn comment(mark: &Mark) -> Result<String> {
+    let text = mark.to_text()?;
+    if text.len() > COMMENT {
+        let message = "the owner's names are too long for the volume's comment";
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(text)
 }
 
 /// Waits before a creation is looked at or tried again; their end is the deadline.
@@ -262,7 +279,13 @@ pub(crate) fn flexvol_maximum(profile: &ArrayProfile, size: ByteSize) -> ByteSiz
 }
 
 fn check_spec(limits: &Limits, spec: &VolumeSpec) -> Result<()> {
-    let name = spec.name.as_str();
+    check_name(limits, &spec.name)?;
+    check_size(limits, spec.size)
+}
+
+/// Refuses a name the array would refuse.
+pub(crate) fn check_name(limits: &Limits, name: &VolumeName) -> Result<()> {
+    let name = name.as_str();
     let plain = name.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
     if !plain || name.starts_with(|it: char| it.is_ascii_digit()) || name.len() > limits.name.max {
         return Err(Error::new(
@@ -273,7 +296,7 @@ fn check_spec(limits: &Limits, spec: &VolumeSpec) -> Result<()> {
             ),
         ));
     }
-    check_size(limits, spec.size)
+    Ok(())
 }
 
 /// Refuses a size the array would refuse or round.

@@ -27,6 +27,8 @@ pub(crate) mod code {
     pub(crate) const UNEXPECTED_ARGUMENT: u64 = 262_179;
     pub(crate) const INVALID_FIELD: u64 = 262_197;
     pub(crate) const VOLUME_EXISTS: u64 = 917_526;
+    pub(crate) const HAS_CLONES: u64 = 524_615;
+    pub(crate) const NO_PARENT_SNAPSHOT: u64 = 1_638_600;
     pub(crate) const VOLUME_IN_CREATION: u64 = 13_107_405;
     pub(crate) const LUN_EXISTS: u64 = 5_374_242;
     pub(crate) const LUN_EXISTS_OLD: u64 = 1_254_196;
@@ -227,7 +229,7 @@ fn kind_of_code(code: u64) -> Option<ErrorKind> {
         // Volumes.
         917_526 => AlreadyExists,
         13_107_405 | 524_486 | 524_615 => Busy,
-        917_927 | 918_235 | 917_508 | 917_551 => NotFound,
+        917_927 | 918_235 | 917_508 | 917_551 | 524_601 => NotFound,
         917_534 | 917_886 | 917_887 | 917_888 | 917_597 | 787_140 | 787_141 | 918_242 | 13_107_307 => {
             InvalidInput
         }

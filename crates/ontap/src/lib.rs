@@ -6,6 +6,7 @@
 
 mod array;
 mod client;
+mod clones;
 mod config;
 mod convert;
 mod create;

@@ -35,7 +35,7 @@ struct Claim {
     claim: OperationId,
 }
 
-fn array_name(name: &SnapshotName) -> String {
+pub(crate) fn array_name(name: &SnapshotName) -> String {
     format!("{PREFIX}{name}")
 }
 

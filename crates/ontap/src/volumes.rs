@@ -111,6 +111,7 @@ impl Ontap {
                 self.prove_svm(cx).await?;
                 Ok(false)
             }
+            Err(error) if is(&error, code::HAS_CLONES) => Err(self.name_clones(cx, &key, error).await),
             Err(error) => Err(error),
         }
     }

@@ -32,10 +32,10 @@ const KINDS: [(&str, &str); 2] = [("qemu-server", "VM"), ("lxc", "CT")];
 #[async_trait]
 impl Guests for PveGuests {
     async fn using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
-        let Ok(DiskName { vmid }) = DiskName::parse(owner.object()) else { return Ok(Vec::new()) };
-        let volume = format!("{}:{}", owner.space(), owner.object());
+        let Ok(DiskName { vmid, .. }) = DiskName::parse(owner.object()) else { return Ok(Vec::new()) };
         let nodes = self.nodes.clone();
-        let search = tokio::task::spawn_blocking(move || search(&nodes, vmid, &volume));
+        let (space, object) = (owner.space().to_owned(), owner.object().to_owned());
+        let search = tokio::task::spawn_blocking(move || search(&nodes, vmid, &space, &object));
         // A cluster file system can hang; whoever asks must not.
         let bounded = cx.at_most(PATIENCE);
         let found = bounded.within("reading the guests' configurations", async {
@@ -54,7 +54,7 @@ impl Guests for PveGuests {
     }
 }
 
-fn search(nodes: &Path, vmid: u64, volume: &str) -> std::io::Result<Vec<Guest>> {
+fn search(nodes: &Path, vmid: u64, space: &str, object: &str) -> std::io::Result<Vec<Guest>> {
     let mut guests = Vec::new();
     for entry in std::fs::read_dir(nodes)? {
         let entry = entry?;
@@ -64,7 +64,7 @@ fn search(nodes: &Path, vmid: u64, volume: &str) -> std::io::Result<Vec<Guest>> 
         for (folder, word) in KINDS {
             match std::fs::read_to_string(entry.path().join(folder).join(format!("{vmid}.conf"))) {
                 Ok(text) => {
-                    let tie = if refers(&text, volume) { Tie::Configured } else { Tie::Named };
+                    let tie = if refers(&text, space, object) { Tie::Configured } else { Tie::Named };
                     guests.push(Guest { label: format!("{word} {vmid}"), node: node.clone(), tie });
                 }
                 Err(error) if error.kind() == Io::NotFound => {}
@@ -75,12 +75,14 @@ fn search(nodes: &Path, vmid: u64, volume: &str) -> std::io::Result<Vec<Guest>> 
     Ok(guests)
 }
 
-/// Whether a configuration names the volume, and not just one whose name begins alike.
-fn refers(text: &str, volume: &str) -> bool {
+/// Whether a configuration names the volume, and not just one whose name begins alike. A linked clone is named with its
+/// template before it.
+fn refers(text: &str, space: &str, object: &str) -> bool {
     let values = text.lines().filter_map(|it| it.split_once(':')).map(|(_, value)| value.trim());
-    values
+    let mut volumes = values
         .filter_map(|it| it.split(',').next())
-        .any(|it| it.trim_start_matches("file=").trim_start_matches("volume=") == volume)
+        .filter_map(|it| it.trim_start_matches("file=").trim_start_matches("volume=").split_once(':'));
+    volumes.any(|(storage, name)| storage == space && name.rsplit('/').next() == Some(object))
 }
 
 #[cfg(test)]
@@ -90,8 +92,12 @@ mod tests {
     #[test]
     fn a_reference_is_the_whole_name() {
         let text = "#scsi9: san1:vm-100-disk-9\nscsi0: san1:vm-100-disk-10,size=1G\nunused0: san1:vm-100-disk-2\n\
-                    mp0: volume=san1:vm-100-disk-3,mp=/x\nvmstate: san1:vm-100-state-a\n";
+                    mp0: volume=san1:vm-100-disk-3,mp=/x\nvmstate: san1:vm-100-state-a\n\
+                    scsi4: san1:base-9000-disk-0/vm-100-disk-4,size=1G\n";
         for (volume, expected) in [
+            ("san1:vm-100-disk-4", true),
+            ("san1:base-9000-disk-0", false),
+            ("san1:disk-4", false),
             ("san1:vm-100-disk-10", true),
             ("san1:vm-100-disk-1", false),
             ("san1:vm-100-disk-2", true),
@@ -99,7 +105,8 @@ mod tests {
             ("san1:vm-100-state-a", true),
             ("san2:vm-100-disk-2", false),
         ] {
-            assert_eq!(refers(text, volume), expected, "{volume}");
+            let (space, object) = volume.split_once(':').unwrap();
+            assert_eq!(refers(text, space, object), expected, "{volume}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use san_core::{ByteSize, Cx, Deadline, Error, ErrorKind, OperationId, Result, SnapshotName};
+use san_core::{ByteSize, Cx, Deadline, Error, ErrorKind, OperationId, Result, SnapshotName, VolumeKind};
 use san_engine::{Naming, Node, Outcome, Request, Ticket};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -70,6 +70,22 @@ struct Create {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Clone {
+    name: String,
+    vmid: u64,
+    snapshot: Option<SnapshotName>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rename {
+    name: String,
+    vmid: u64,
+    target: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct List {
     vmid: Option<u64>,
     names: Option<Vec<String>>,
@@ -131,9 +147,23 @@ fn params<T: DeserializeOwned>(frame: &Frame) -> Result<T> {
     })
 }
 
-/// The name of a volume this version can have.
+/// The engine's name of a volume.
 fn disk(name: &str) -> Result<String> {
-    DiskName::parse(name).map(|_| name.to_owned())
+    DiskName::parse(name).map(|it| it.object)
+}
+
+/// How a new or renamed disk of a guest is to be called.
+fn naming(vmid: u64, name: Option<String>) -> Result<Naming> {
+    let Some(name) = name else {
+        disk(&format!("vm-{vmid}-disk-0"))?;
+        return Ok(Naming::Numbered { stem: format!("vm-{vmid}-disk-") });
+    };
+    let parsed = DiskName::parse(&name)?;
+    if parsed.vmid == vmid && parsed.kind == VolumeKind::Disk && parsed.template.is_none() {
+        return Ok(Naming::Exact(name));
+    }
+    let message = format!("{name} is not a name for a disk of guest {vmid}");
+    Err(Error::new(ErrorKind::InvalidInput, message))
 }
 
 /// Answers a request, or says which operation will.
@@ -241,18 +271,26 @@ fn request(method: &str, frame: &Frame) -> Result<Request> {
     Ok(match method {
         "volume.create" => {
             let Create { vmid, name, size_bytes } = params(frame)?;
-            let naming = match name {
-                Some(name) if DiskName::parse(&name)?.vmid == vmid => Naming::Exact(name),
-                Some(name) => {
-                    let message = format!("{name} is not a name for a disk of guest {vmid}");
-                    return Err(Error::new(ErrorKind::InvalidInput, message));
-                }
-                None => {
-                    disk(&format!("vm-{vmid}-disk-0"))?;
-                    Naming::Numbered { stem: format!("vm-{vmid}-disk-") }
-                }
-            };
+            let naming = naming(vmid, name)?;
             Request::Create { naming, size: ByteSize::from_bytes(size_bytes) }
+        }
+        "volume.clone" => {
+            let Clone { name, vmid, snapshot } = params(frame)?;
+            Request::Clone { source: disk(&name)?, snapshot, naming: naming(vmid, None)? }
+        }
+        "volume.template" => {
+            let Named { name } = params(frame)?;
+            let name = DiskName::parse(&name)?;
+            Request::Template { naming: Naming::Exact(name.as_template()), object: name.object }
+        }
+        "volume.rename" => {
+            let Rename { name, vmid, target } = params(frame)?;
+            let name = DiskName::parse(&name)?;
+            if name.kind == VolumeKind::Template {
+                let message = "a template keeps its name: its clones are known by it";
+                return Err(Error::new(ErrorKind::InvalidInput, message).on(name.object));
+            }
+            Request::Rename { object: name.object, naming: naming(vmid, target)? }
         }
         "volume.delete" => {
             let Named { name } = params(frame)?;
@@ -291,8 +329,12 @@ fn request(method: &str, frame: &Frame) -> Result<Request> {
 /// The answer for an operation's outcome, with its warnings.
 pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
     match outcome {
-        Outcome::Created { object, size } => {
-            (json!({ "name": object, "size_bytes": size.bytes() }), Vec::new())
+        Outcome::Created { object, size, template } => {
+            let name = DiskName::full(template.as_deref(), &object);
+            (json!({ "name": name, "size_bytes": size.bytes() }), Vec::new())
+        }
+        Outcome::Renamed { object, template } => {
+            (json!({ "name": DiskName::full(template.as_deref(), &object) }), Vec::new())
         }
         Outcome::Deleted => (json!({ "pending": false }), Vec::new()),
         Outcome::Attached { path, size, warnings } => {
@@ -340,9 +382,9 @@ async fn list(cx: &Cx, storage: &Storage, list: List) -> Result<Value> {
     };
     let mut volumes = Vec::new();
     for disk in storage.san.disks(cx).await? {
-        let name = disk.owner.object();
-        let Ok(DiskName { vmid }) = DiskName::parse(name) else { continue };
-        if wanted(name, vmid) {
+        let name = DiskName::full(disk.template.as_deref(), disk.owner.object());
+        let Ok(DiskName { vmid, .. }) = DiskName::parse(&name) else { continue };
+        if wanted(&name, vmid) {
             volumes.push(json!({
                 "name": name,
                 "vmid": vmid,

@@ -80,7 +80,7 @@ fn fill(site: &Site, volumes: usize) -> Result<()> {
     for number in 0..volumes {
         let owner = Owner::new(REALM, SPACE, &format!("vm-{}-disk-{}", 10_000 + number / 10, number % 10))?;
         let name = codec.encode(&owner)?;
-        let comment = Mark { owner, claim: OperationId::random() }.to_text()?;
+        let comment = Mark::disk(owner, OperationId::random()).to_text()?;
         let (volume, lun) = (SIZE.bytes() * 2, SIZE.bytes());
         site.array.add_volume(SVM, name.as_str(), volume, &comment).map_err(failed)?;
         site.array.add_lun(SVM, &format!("/vol/{name}/lun0"), lun, "").map_err(failed)?;

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use san_core::{Effects, ErrorKind, Result};
+use san_core::{Effects, Error, ErrorKind, Result};
 use san_engine::{Naming, Outcome, Request, Tie};
 use san_sim::ontap::VolumeInfo;
 use sanbridge_tests::crash::{
@@ -16,6 +16,10 @@ use sanbridge_tests::site::{Site, SiteNode};
 use crate::support::{DISK, GROWN, SIZE, snapshot};
 
 const STEM: &str = "vm-100-disk-";
+/// What a template is made of, and the template.
+const SOURCE: &str = "vm-9000-disk-0";
+const TEMPLATE: &str = "base-9000-disk-0";
+const RENAMED: &str = "vm-101-disk-7";
 const SNAPSHOTTED: &[u8] = b"snapshotted";
 const OVERWRITTEN: &[u8] = b"overwritten";
 
@@ -32,6 +36,9 @@ enum Op {
     Snapshot,
     DeleteSnapshot,
     Rollback,
+    Clone,
+    Template,
+    Rename,
 }
 
 #[async_trait]
@@ -48,6 +55,9 @@ impl Scenario for Op {
             Self::Snapshot => "snapshot",
             Self::DeleteSnapshot => "delete snapshot",
             Self::Rollback => "roll back",
+            Self::Clone => "clone",
+            Self::Template => "make a template of",
+            Self::Rename => "rename",
         }
     }
 
@@ -55,6 +65,14 @@ impl Scenario for Op {
         let node = site.node(0);
         if matches!(self, Self::Create | Self::CreateNumbered) {
             return Ok(());
+        }
+        if matches!(self, Self::Clone) {
+            node.create(SOURCE, SIZE).await?;
+            let path = node.attach(SOURCE).await?;
+            node.write(&path, 0, SNAPSHOTTED).await?;
+            node.detach(SOURCE).await?;
+            let naming = Naming::Exact(TEMPLATE.to_owned());
+            return node.call(Request::Template { object: SOURCE.to_owned(), naming }).await.map(drop);
         }
         node.create(DISK, SIZE).await?;
         if !self.is_written() {
@@ -86,11 +104,16 @@ impl Scenario for Op {
             Self::Snapshot => Request::Snapshot { object, snapshot: snapshot() },
             Self::DeleteSnapshot => Request::DeleteSnapshot { object, snapshot: snapshot() },
             Self::Rollback => Request::Rollback { object, snapshot: snapshot() },
+            Self::Clone => {
+                Request::Clone { source: TEMPLATE.to_owned(), snapshot: None, naming: Naming::Exact(object) }
+            }
+            Self::Template => Request::Template { object, naming: Naming::Exact(TEMPLATE.to_owned()) },
+            Self::Rename => Request::Rename { object, naming: Naming::Exact(RENAMED.to_owned()) },
         }
     }
 
     fn changes_content(&self) -> bool {
-        matches!(self, Self::Grow | Self::Rollback)
+        matches!(self, Self::Grow | Self::Rollback | Self::Clone | Self::Template | Self::Rename)
     }
 
     async fn verify(&self, site: &Site) -> Result<()> {
@@ -99,10 +122,17 @@ impl Scenario for Op {
 
     async fn clean_up(&self, site: &Site) -> Result<()> {
         let node = site.node(0);
-        match node.delete(DISK).await {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for object in [DISK, RENAMED, TEMPLATE] {
+            match node.delete(object).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // A clone in the recovery queue holds its template.
+            site.array.purge_recovery_queue().map_err(|error| {
+                Error::new(ErrorKind::Internal, "the queue cannot be purged").caused_by(error)
+            })?;
         }
+        Ok(())
     }
 
     async fn take_over(&self, site: &Site) -> Result<()> {
@@ -113,6 +143,13 @@ impl Scenario for Op {
             Err(error) if error.kind() == ErrorKind::Conflict && self.creates() => {
                 assert!(error.remedy().is_some_and(|it| it.contains("delete it")), "{error:?}");
                 node.delete(DISK).await?;
+            }
+            // One that has its new name already is told by it, and whole.
+            Err(error) if error.kind() == ErrorKind::Conflict && self.new_name().is_some() => {
+                let name = self.new_name().unwrap_or_default();
+                assert!(error.remedy().is_some_and(|it| it.contains(name)), "{error:?}");
+                let path = node.attach(name).await?;
+                assert_eq!(node.read(&path, 0, SNAPSHOTTED.len()).await?, SNAPSHOTTED);
             }
             other => other?,
         }
@@ -132,17 +169,32 @@ impl Scenario for Op {
 
 impl Op {
     fn creates(self) -> bool {
-        matches!(self, Self::Create | Self::CreateNumbered)
+        matches!(self, Self::Create | Self::CreateNumbered | Self::Clone)
+    }
+
+    /// What the disk is called afterwards, where that changes.
+    fn new_name(self) -> Option<&'static str> {
+        match self {
+            Self::Rename => Some(RENAMED),
+            Self::Template => Some(TEMPLATE),
+            _ => None,
+        }
     }
 
     /// Whether something was written to the disk before.
     fn is_written(self) -> bool {
-        !self.creates() && !matches!(self, Self::Delete | Self::Snapshot)
+        !matches!(self, Self::Create | Self::CreateNumbered | Self::Delete | Self::Snapshot)
     }
 
     /// Whichever way it went: the disk is gone where that was asked for, or has its bytes.
     async fn verify_on(self, node: &SiteNode) -> Result<()> {
-        let path = match node.attach(DISK).await {
+        let mut attached = node.attach(DISK).await;
+        if let (Err(error), Some(name)) = (&attached, self.new_name())
+            && error.kind() == ErrorKind::NotFound
+        {
+            attached = node.attach(name).await;
+        }
+        let path = match attached {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let may_be_gone = self.creates() || matches!(self, Self::Delete | Self::DeleteAttached);
                 return if may_be_gone { Ok(()) } else { Err(error) };
@@ -256,6 +308,9 @@ matrix! {
     snapshot_: Snapshot,
     delete_snapshot: DeleteSnapshot,
     roll_back: Rollback,
+    clone: Clone,
+    template: Template,
+    rename: Rename,
 }
 
 /// Those that touch the kernel's devices, with the power gone instead of the process.

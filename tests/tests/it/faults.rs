@@ -120,7 +120,7 @@ async fn a_name_taken_by_a_stranger_is_refused_or_passed_over() {
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error:?}");
     assert_unchanged(&site, &before);
     let made = node.call(numbered()).await.unwrap();
-    assert_eq!(made, Outcome::Created { object: "vm-100-disk-2".to_owned(), size: SIZE });
+    assert_eq!(made, Outcome::Created { object: "vm-100-disk-2".to_owned(), size: SIZE, template: None });
     // The strangers are not deleted, attached, grown, snapshotted or rolled back either.
     assert!(node.attach(DISK).await.is_err());
     assert!(node.grow(DISK, GROWN).await.is_err());

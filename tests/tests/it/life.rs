@@ -12,7 +12,10 @@ async fn a_disk_lives_and_leaves_nothing_behind() {
     let site = Site::started(2).await.unwrap();
     let before = site.audit();
     let (one, two) = (site.node(0), site.node(1));
-    assert_eq!(one.create(DISK, SIZE).await.unwrap(), Outcome::Created { object: DISK.into(), size: SIZE });
+    assert_eq!(
+        one.create(DISK, SIZE).await.unwrap(),
+        Outcome::Created { object: DISK.into(), size: SIZE, template: None }
+    );
     site.guests.place(DISK, &one.name, Tie::Configured);
     let path = one.attach(DISK).await.unwrap();
     one.write(&path, 0, b"first").await.unwrap();

@@ -5,6 +5,7 @@
 mod add;
 mod budgets;
 mod callers;
+mod clones;
 mod crash;
 mod daemon;
 mod directions;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{
-    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Owner, Result, TargetPort, Volume, VolumeState,
+    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Owner, Result, TargetPort, Volume, VolumeKind,
+    VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,8 +86,12 @@ impl Attach {
     }
 
     /// Whether other nodes must lose their mappings: only where the guest lives here. On the target of a migration the
-    /// guest still lives elsewhere, and both nodes have the volume for a while.
+    /// guest still lives elsewhere, and both nodes have the volume for a while. A template is read by whoever copies it.
     async fn is_home(&self, cx: &Cx, san: &San) -> Result<bool> {
+        let bound = san.cluster().binding(cx, &self.owner).await?;
+        if bound.is_some_and(|it| it.kind == VolumeKind::Template) {
+            return Ok(false);
+        }
         let guests = san.cluster().guests_using(cx, &self.owner).await?;
         Ok(guests.iter().any(|it| it.node == *san.node_name()))
     }

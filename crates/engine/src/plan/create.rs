@@ -1,12 +1,13 @@
-//! Create: claim a name on the array, make the volume, tell the cluster.
+//! Create, empty or as a clone: claim a name on the array, make the volume, tell the cluster.
 
 use async_trait::async_trait;
 use san_core::{
-    ByteSize, Cx, DeleteMode, Error, ErrorKind, Marked, OperationId, Owner, Result, Volume, VolumeKey,
-    VolumeSpec,
+    ByteSize, CloneSpec, Cx, DeleteMode, Error, ErrorKind, Mark, Marked, OperationId, Owner, Result,
+    SnapshotName, Volume, VolumeKey, VolumeKind, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 
+use super::rename::template_state;
 use super::{Direction, Flow, Naming, Outcome, Plan};
 use crate::cluster::Binding;
 use crate::san::San;
@@ -15,17 +16,30 @@ const NAME: usize = 0;
 const VOLUME: usize = 1;
 const BIND: usize = 2;
 
-/// Names that look free in the cluster's bindings and are taken on the array: after so many the array is asked for all.
-const SURPRISES: usize = 3;
-/// More numbered disks of one stem there are not.
-const NUMBERS: u32 = 10_000;
+/// What a clone is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Origin {
+    source: Owner,
+    /// Which state of it; `None`: the one it was made a template with.
+    snapshot: Option<SnapshotName>,
+    bound: Option<Binding>,
+}
+
+impl Origin {
+    /// A linked clone carries the template's object in its mark; one of a snapshot is a disk like others.
+    fn template(&self) -> Option<String> {
+        self.snapshot.is_none().then(|| self.source.object().to_owned())
+    }
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Create {
-    realm: String,
     space: String,
     naming: Naming,
     size: ByteSize,
+    /// What it is made of; `None` for an empty one.
+    #[serde(default)]
+    origin: Option<Origin>,
     /// The name it is trying, and who it will be.
     owner: Option<Owner>,
     /// Names that were taken.
@@ -37,17 +51,26 @@ pub(crate) struct Create {
 impl Create {
     pub(crate) fn new(san: &San, naming: Naming, size: ByteSize) -> Result<Self> {
         let size = san.checked_size(size)?;
-        let sample = match &naming {
-            Naming::Exact(object) => object.clone(),
-            Naming::Numbered { stem } => format!("{stem}{NUMBERS}"),
-        };
-        // Bad names are refused here, before anything is begun.
-        san.encode(&san.owner(&sample)?)?;
+        Self::made_of(san, naming, size, None)
+    }
+
+    /// A clone of `source`, as it was at `snapshot` or, without one, when it was made a template.
+    pub(crate) fn clone_of(
+        san: &San,
+        naming: Naming,
+        source: Owner,
+        snapshot: Option<SnapshotName>,
+    ) -> Result<Self> {
+        Self::made_of(san, naming, ByteSize::ZERO, Some(Origin { source, snapshot, bound: None }))
+    }
+
+    fn made_of(san: &San, naming: Naming, size: ByteSize, origin: Option<Origin>) -> Result<Self> {
+        naming.check(san)?;
         Ok(Self {
-            realm: san.realm().to_owned(),
             space: san.space().to_owned(),
             naming,
             size,
+            origin,
             owner: None,
             taken: Vec::new(),
             made: None,
@@ -59,47 +82,33 @@ impl Create {
     }
 
     pub(crate) fn lock_name(&self) -> String {
-        match &self.naming {
-            Naming::Exact(object) => format!("{}/{object}", self.space),
-            Naming::Numbered { stem } => format!("{}/{stem}#", self.space),
-        }
+        self.naming.lock_name(&self.space)
+    }
+
+    pub(crate) fn verb(&self) -> &'static str {
+        if self.origin.is_some() { "clone" } else { "create" }
     }
 
     fn claimed(&self) -> Result<&Owner> {
         self.owner.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "the new volume has no name yet"))
     }
 
-    /// The lowest number that neither the cluster nor an earlier attempt knows.
-    async fn choose(&mut self, cx: &Cx, san: &San) -> Result<Owner> {
-        let stem = match &self.naming {
-            Naming::Exact(object) => return san.owner(object),
-            Naming::Numbered { stem } => stem.clone(),
-        };
-        let mut known: Vec<String> = Vec::new();
-        for owner in san.cluster().bound(cx, &self.realm, &self.space).await? {
-            if owner.object().starts_with(&stem) {
-                known.push(owner.object().to_owned());
-            }
-        }
-        if self.taken.len() >= SURPRISES {
-            // The bindings do not tell the truth here; the array does.
-            known.extend(san.disks(cx).await?.into_iter().map(|it| it.owner.object().to_owned()));
-        }
-        let free = (0..NUMBERS)
-            .map(|it| format!("{stem}{it}"))
-            .find(|it| !known.contains(it) && !self.taken.contains(it));
-        let object = free.ok_or_else(|| {
-            Error::new(
-                ErrorKind::LimitReached,
-                format!("all {NUMBERS} names beginning with {stem} are taken"),
-            )
-        })?;
-        san.owner(&object)
-    }
-
-    fn spec(&self, san: &San, claim: OperationId) -> Result<VolumeSpec> {
+    async fn make(&self, cx: &Cx, san: &San) -> Result<Volume> {
         let owner = self.claimed()?.clone();
-        Ok(VolumeSpec { name: san.encode(&owner)?, owner, claim, size: self.size })
+        let name = san.encode(&owner)?;
+        let Some(origin) = &self.origin else {
+            let spec = VolumeSpec { name, owner, claim: cx.operation(), size: self.size };
+            return Ok(san.array().ensure_volume(cx, &spec).await?.into_inner());
+        };
+        let bound = origin.bound.as_ref();
+        let bound = bound.ok_or_else(|| Error::new(ErrorKind::Internal, "the source was not looked up"))?;
+        let mark = Mark { template: origin.template(), ..Mark::disk(owner, cx.operation()) };
+        let snapshot = match &origin.snapshot {
+            Some(it) => it.clone(),
+            None => template_state()?,
+        };
+        let spec = CloneSpec { name, mark, source: bound.to_volume(), snapshot };
+        Ok(san.array().ensure_clone(cx, &spec).await?.into_inner())
     }
 
     /// Removes what this operation made under the name it claimed: nothing else, whatever its name.
@@ -115,7 +124,7 @@ impl Create {
     }
 }
 
-fn is_claimed_by(volume: &Volume, claim: OperationId) -> bool {
+pub(super) fn is_claimed_by(volume: &Volume, claim: OperationId) -> bool {
     matches!(&volume.mark, Marked::Ours(mark) if mark.claim == claim)
 }
 
@@ -149,20 +158,28 @@ impl Plan for Create {
                 san.cluster().unbind(cx, &owner, &binding.id).await?;
             }
         }
+        if let Some(origin) = &mut self.origin {
+            let bound = san.bound(cx, &origin.source).await?;
+            if origin.snapshot.is_none() && bound.kind != VolumeKind::Template {
+                let message = "it is no template, so a snapshot must be named";
+                return Err(Error::new(ErrorKind::InvalidInput, message).on(origin.source.object()));
+            }
+            origin.bound = Some(bound);
+        }
         Ok(None)
     }
 
     async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
         match step {
             NAME => {
-                self.owner = Some(self.choose(cx, san).await?);
+                self.owner = Some(self.naming.choose(cx, san, &self.taken).await?);
             }
             VOLUME => {
-                let spec = self.spec(san, cx.operation())?;
-                let volume = match san.array().ensure_volume(cx, &spec).await {
-                    Ok(volume) => volume.into_inner(),
+                let owner = self.claimed()?.clone();
+                let volume = match self.make(cx, san).await {
+                    Ok(volume) => volume,
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                        let object = spec.owner.object().to_owned();
+                        let object = owner.object().to_owned();
                         if matches!(self.naming, Naming::Exact(_)) {
                             return Err(Error::wrap(error, "the name is taken on the array").on(object));
                         }
@@ -173,10 +190,11 @@ impl Plan for Create {
                 };
                 self.made = Some(Binding {
                     identity: volume.identity()?.clone(),
-                    owner: spec.owner,
+                    owner,
                     id: volume.id,
                     name: volume.name,
                     size: Some(volume.size),
+                    kind: VolumeKind::Disk,
                 });
             }
             BIND => {
@@ -200,7 +218,7 @@ impl Plan for Create {
     fn outcome(&self, _san: &San) -> Outcome {
         let object = self.owner.as_ref().map(|it| it.object().to_owned()).unwrap_or_default();
         let size = self.made.as_ref().and_then(|it| it.size).unwrap_or(self.size);
-        Outcome::Created { object, size }
+        Outcome::Created { object, size, template: self.origin.as_ref().and_then(Origin::template) }
     }
 }
 

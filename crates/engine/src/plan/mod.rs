@@ -5,13 +5,15 @@ mod create;
 mod delete;
 mod detach;
 mod grow;
+mod naming;
+mod rename;
 mod rollback;
 mod snapshot;
 
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use san_core::{ByteSize, Cx, Owner, Result, SnapshotName};
+use san_core::{ByteSize, Cx, Owner, Result, SnapshotName, VolumeKind};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use attach::Attach;
@@ -19,23 +21,12 @@ pub(crate) use create::Create;
 pub(crate) use delete::Delete;
 pub(crate) use detach::Detach;
 pub(crate) use grow::Grow;
+pub use naming::Naming;
+pub(crate) use rename::{Rename, is_asked_for};
 pub(crate) use rollback::Rollback;
 pub(crate) use snapshot::{DeleteSnapshot, TakeSnapshot};
 
 use crate::san::San;
-
-/// How a new disk gets its name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Naming {
-    /// Exactly this one.
-    Exact(String),
-    /// The stem and the lowest free number.
-    Numbered {
-        /// What all names begin with.
-        stem: String,
-    },
-}
 
 /// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +37,29 @@ pub enum Request {
         naming: Naming,
         /// At least so large.
         size: ByteSize,
+    },
+    /// A new disk with the bytes of another one, sharing them on the array.
+    Clone {
+        /// Of which disk.
+        source: String,
+        /// At which snapshot; `None`: of a template, which has one state only.
+        snapshot: Option<SnapshotName>,
+        /// How it is to be called.
+        naming: Naming,
+    },
+    /// A disk nobody uses given another name.
+    Rename {
+        /// Which.
+        object: String,
+        /// Its new one.
+        naming: Naming,
+    },
+    /// A disk nobody uses made a template, under another name.
+    Template {
+        /// Which.
+        object: String,
+        /// Its new name.
+        naming: Naming,
     },
     /// A disk removed, its snapshots with it. One that is proved absent is success.
     Delete {
@@ -102,6 +116,17 @@ pub enum Outcome {
         object: String,
         /// Its size.
         size: ByteSize,
+        /// The template it was cloned from.
+        #[serde(default)]
+        template: Option<String>,
+    },
+    /// The disk has another name now.
+    Renamed {
+        /// Its name.
+        object: String,
+        /// The template it was cloned from.
+        #[serde(default)]
+        template: Option<String>,
     },
     /// The disk is gone.
     Deleted,
@@ -135,7 +160,10 @@ pub enum Outcome {
 impl Outcome {
     /// Whether it hands out something that must not be left over when nobody took it.
     pub fn needs_acknowledgement(&self) -> bool {
-        matches!(self, Self::Created { .. } | Self::Attached { .. } | Self::SnapshotTaken)
+        matches!(
+            self,
+            Self::Created { .. } | Self::Renamed { .. } | Self::Attached { .. } | Self::SnapshotTaken
+        )
     }
 }
 
@@ -201,7 +229,8 @@ pub(crate) trait Plan: Send + Sync {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "operation")]
 pub(crate) enum Work {
-    Create(Create),
+    Create(Box<Create>),
+    Rename(Box<Rename>),
     Delete(Box<Delete>),
     Attach(Box<Attach>),
     Detach(Box<Detach>),
@@ -215,7 +244,17 @@ impl Work {
     /// The plan for a request of one storage.
     pub(crate) fn new(san: &San, request: Request) -> Result<Self> {
         Ok(match request {
-            Request::Create { naming, size } => Self::Create(Create::new(san, naming, size)?),
+            Request::Create { naming, size } => Self::Create(Box::new(Create::new(san, naming, size)?)),
+            Request::Clone { source, snapshot, naming } => {
+                Self::Create(Box::new(Create::clone_of(san, naming, san.owner(&source)?, snapshot)?))
+            }
+            Request::Rename { object, naming } => {
+                Self::Rename(Box::new(Rename::new(san, san.owner(&object)?, naming, None)?))
+            }
+            Request::Template { object, naming } => {
+                let becomes = Some(VolumeKind::Template);
+                Self::Rename(Box::new(Rename::new(san, san.owner(&object)?, naming, becomes)?))
+            }
             Request::Delete { object } => Self::Delete(Box::new(Delete::new(san.owner(&object)?))),
             Request::Attach { object } => Self::Attach(Box::new(Attach::new(san.owner(&object)?))),
             Request::Detach { object } => Self::Detach(Box::new(Detach::new(san.owner(&object)?))),
@@ -234,7 +273,8 @@ impl Work {
 
     pub(crate) fn plan(&self) -> &dyn Plan {
         match self {
-            Self::Create(it) => it,
+            Self::Create(it) => it.as_ref(),
+            Self::Rename(it) => it.as_ref(),
             Self::Delete(it) => it.as_ref(),
             Self::Attach(it) => it.as_ref(),
             Self::Detach(it) => it.as_ref(),
@@ -247,7 +287,8 @@ impl Work {
 
     pub(crate) fn plan_mut(&mut self) -> &mut dyn Plan {
         match self {
-            Self::Create(it) => it,
+            Self::Create(it) => it.as_mut(),
+            Self::Rename(it) => it.as_mut(),
             Self::Delete(it) => it.as_mut(),
             Self::Attach(it) => it.as_mut(),
             Self::Detach(it) => it.as_mut(),
@@ -262,6 +303,7 @@ impl Work {
     pub(crate) fn owner(&self) -> Option<&Owner> {
         match self {
             Self::Create(it) => it.owner(),
+            Self::Rename(it) => Some(it.owner()),
             Self::Delete(it) => Some(it.owner()),
             Self::Attach(it) => Some(it.owner()),
             Self::Detach(it) => Some(it.owner()),
@@ -269,6 +311,15 @@ impl Work {
             Self::Snapshot(it) => Some(it.owner()),
             Self::DeleteSnapshot(it) => Some(it.owner()),
             Self::Rollback(it) => Some(it.owner()),
+        }
+    }
+
+    /// The volume it hands out under a name that did not exist before.
+    pub(crate) fn handed_out(&self) -> Option<&Owner> {
+        match self {
+            Self::Create(it) => it.owner(),
+            Self::Rename(it) => it.to(),
+            _ => None,
         }
     }
 
@@ -283,7 +334,8 @@ impl Work {
     /// In words for people.
     pub(crate) fn verb(&self) -> &'static str {
         match self {
-            Self::Create(_) => "create",
+            Self::Create(it) => it.verb(),
+            Self::Rename(_) => "rename",
             Self::Delete(_) => "delete",
             Self::Attach(_) => "attach",
             Self::Detach(_) => "detach",

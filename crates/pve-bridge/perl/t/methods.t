@@ -169,6 +169,48 @@ subtest 'alloc_image' => sub {
     refused('too small', qr/smaller/, sub { $class->alloc_image('s1', $scfg, 100, 'raw', undef, 1024) });
 };
 
+subtest 'templates and clones' => sub {
+    my $base = 'base-100-disk-0';
+    @replies = { name => $base };
+    is($class->create_base('s1', $scfg, $vol), $base, 'a template');
+    request('template', 'volume.template', 55, { name => $vol });
+    @replies = { name => "$base/base-101-disk-0" };
+    is($class->create_base('s1', $scfg, "$base/vm-101-disk-0"), "$base/base-101-disk-0", 'of a linked clone');
+    refused('twice', qr/already/, sub { $class->create_base('s1', $scfg, $base) });
+    @replies = { name => 'base-100-disk-1' };
+    refused('another', qr/bad 'name'/, sub { $class->create_base('s1', $scfg, $vol) });
+
+    @replies = { name => "$base/vm-101-disk-0", size_bytes => 1024 };
+    is($class->clone_image($scfg, 's1', $base, 101), "$base/vm-101-disk-0", 'a linked clone');
+    request('clone', 'volume.clone', 55, { name => $base, vmid => 101, snapshot => undef });
+    @replies = { name => 'vm-101-disk-0', size_bytes => 1024 };
+    is($class->clone_image($scfg, 's1', $vol, 101, 'snap1'), 'vm-101-disk-0', 'of a snapshot');
+    request('of a snapshot', 'volume.clone', 55, { name => $vol, vmid => 101, snapshot => 'snap1' });
+    for my $name ('vm-101-disk-0', "$base/vm-102-disk-0", 'base-101-disk-0/vm-101-disk-0', "$base/base-101-disk-0") {
+        @replies = { name => $name, size_bytes => 1024 };
+        refused($name, qr/bad 'name'/, sub { $class->clone_image($scfg, 's1', $base, 101) });
+    }
+    undef $asked;
+    refused('no template', qr/no template/, sub { $class->clone_image($scfg, 's1', $vol, 101) });
+    refused('owner', qr/VM id/, sub { $class->clone_image($scfg, 's1', $base, '1x') });
+    is($asked, undef, 'nobody asked');
+
+    @replies = { name => 'vm-101-disk-3' };
+    is($class->rename_volume($scfg, 's1', $vol, 101), 's1:vm-101-disk-3', 'a volume id');
+    request('rename', 'volume.rename', 55, { name => $vol, vmid => 101, target => undef });
+    @replies = { name => 'vm-101-x' };
+    is($class->rename_volume($scfg, 's1', $vol, 101, 'vm-101-x'), 's1:vm-101-x', 'with a name');
+    request('with a name', 'volume.rename', 55, { name => $vol, vmid => 101, target => 'vm-101-x' });
+    @replies = { name => "$base/vm-102-disk-0" };
+    my $renamed = $class->rename_volume($scfg, 's1', "$base/vm-101-disk-0", 102);
+    is($renamed, "s1:$base/vm-102-disk-0", 'a linked clone stays one');
+    undef $asked;
+    refused('target', qr/is none for a disk/, sub { $class->rename_volume($scfg, 's1', $vol, 101, 'vm-102-x') });
+    is($asked, undef, 'nobody asked');
+    @replies = { name => 'vm-102-disk-0' };
+    refused('another guest', qr/bad 'name'/, sub { $class->rename_volume($scfg, 's1', $vol, 101) });
+};
+
 subtest 'free_image' => sub {
     @replies = { pending => $no };
     is($class->free_image('s1', $scfg, $vol, undef, 'raw'), undef, 'done');
@@ -322,7 +364,8 @@ subtest 'features' => sub {
     my ($base, $clone) = ('base-100-disk-0', 'base-100-disk-0/vm-101-disk-0');
     my %has = (
         'snapshot current' => 1, 'snapshot snap' => 1, 'copy base' => 1, 'copy current' => 1,
-        'sparseinit base' => 1, 'sparseinit current' => 1,
+        'sparseinit base' => 1, 'sparseinit current' => 1, 'clone base' => 1, 'template current' => 1,
+        'rename current' => 1,
     );
     for my $feature (qw(snapshot clone copy template sparseinit rename replicate unheard-of)) {
         my %got = (
@@ -338,9 +381,6 @@ subtest 'features' => sub {
     is_deeply([$class->volume_import_formats($scfg, 's1', $vol)], [], 'no import');
     is($class->get_volume_attribute($scfg, 's1', $vol, $_), undef, "no $_") for qw(notes protected);
     my %refusals = (
-        clone_image => [$scfg, 's1', $base, 101],
-        create_base => ['s1', $scfg, $vol],
-        rename_volume => [$scfg, 's1', $vol, 101],
         rename_snapshot => [$scfg, 's1', $vol, 'a1', 'b1'],
         volume_export => [$scfg, 's1', \*STDOUT, $vol, 'raw+size'],
         volume_import => [$scfg, 's1', \*STDIN, $vol, 'raw+size'],

@@ -37,6 +37,11 @@ subtest 'names PVE makes, and users may' => sub {
         ['images', 'vm-101-disk-3', 101, 'base-100-disk-0', 100, undef, 'raw'],
         'a linked clone',
     );
+    is_deeply(
+        [$class->parse_volname('base-100-disk-0/base-101-disk-3')],
+        ['images', 'base-101-disk-3', 101, 'base-100-disk-0', 100, 1, 'raw'],
+        'a template that was a linked clone',
+    );
 };
 
 subtest 'anything else dies, in one printable line' => sub {
@@ -44,7 +49,7 @@ subtest 'anything else dies, in one printable line' => sub {
         undef, '', 'vm', 'vm-', 'vm-100', 'vm-100-', 'vm-99-disk-0', 'vm-0100-disk-0', 'vm-1000000000-disk-0',
         'vm-x-disk-0', 'subvol-100-disk-0', 'base-100', "vm-100-disk-0\n", "\nvm-100-disk-0", "vm-100-disk-0\nx",
         'vm-100-disk 0', 'vm-100-../../etc/passwd', '../vm-100-disk-0', 'vm-100-disk-0/..', 'vm-100-..', 'vm-100-.x',
-        'vm-100-disk-0@snap', 'vm-100-a/b', '/vm-100-disk-0', 'base-100-disk-0/', 'base-100-disk-0/base-101-disk-0',
+        'vm-100-disk-0@snap', 'vm-100-a/b', '/vm-100-disk-0', 'base-100-disk-0/',
         'vm-100-disk-0/vm-101-disk-0', 'base-100-x/base-100-y/vm-100-z', "base-100-disk-0\n/vm-101-disk-0",
         'vm-100-dïsk', "vm-\x{0661}00-disk-0", "vm-10\x{0660}-disk-0", "vm-100-disk-\x{2028}", "vm-100-a\0b", 'vm-100-$(id)',
         'vm-100-a;b', "vm-100-${longest}x", 'iso/debian.iso', '100/vm-100-disk-0.raw', 'VM-100-disk-0', ' vm-100-disk-0',

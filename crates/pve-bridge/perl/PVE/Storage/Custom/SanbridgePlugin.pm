@@ -200,8 +200,8 @@ sub parse_volname {
     if (defined($volname)) {
         return ('images', $1, $3, undef, undef, $2 eq 'base' ? 1 : undef, 'raw')
             if $volname =~ m/\A((vm|base)-($VMID)-$TEXT)\z/;
-        return ('images', $3, $4, $1, $2, undef, 'raw')
-            if $volname =~ m!\A(base-($VMID)-$TEXT)/(vm-($VMID)-$TEXT)\z!;
+        return ('images', $3, $5, $1, $2, $4 eq 'base' ? 1 : undef, 'raw')
+            if $volname =~ m!\A(base-($VMID)-$TEXT)/((vm|base)-($VMID)-$TEXT)\z!;
     }
     my $shown = defined($volname) ? $volname =~ s/[^ -~]/?/gr : '';
     die "'$shown' is no volume name of a sanbridge storage\n";
@@ -598,6 +598,9 @@ sub volume_qemu_snapshot_method { return 'storage' }
 # sparseinit: a new volume is thin and reads as zeroes.
 my $FEATURES = {
     snapshot => { current => 1, snap => 1 },
+    clone => { base => 1 },
+    template => { current => 1 },
+    rename => { current => 1 },
     copy => { base => 1, current => 1 },
     sparseinit => { base => 1, current => 1 },
 };
@@ -629,11 +632,60 @@ sub volume_export { die "a sanbridge volume cannot be exported as a stream\n" }
 
 sub volume_import { die "a stream cannot be imported into a sanbridge storage\n" }
 
-sub clone_image { die "linked clones are not supported on a sanbridge storage -- make a full clone\n" }
+# The clone of a template is named after it, so that PVE finds it by the template.
+sub clone_image {
+    my ($class, $scfg, $storeid, $volname, $vmid, $snap) = @_;
+    my ($base, $is_base) = ($class->parse_volname($volname))[1, 5];
+    my ($owner) = $vmid =~ m/\A($VMID)\z/ or die "bad VM id\n";
+    my $of = $snapshot_or_undef->($snap);
+    die "volume '$volname' is no template, so a snapshot must be named\n" if !$is_base && !defined($of);
+    my $expected = defined($of) ? qr/vm-$owner-$TEXT/ : qr!\Q$base\E/vm-$owner-$TEXT!;
+    return $ask->(
+        $storeid,
+        $scfg,
+        'volume.clone',
+        LOCKED_WORK,
+        { name => $volume->($class, $volname), vmid => $owner + 0, snapshot => $of },
+        sub { return $pattern->($_[0], 'name', $expected) },
+    );
+}
 
-sub create_base { die "templates are not supported on a sanbridge storage\n" }
+sub create_base {
+    my ($class, $storeid, $scfg, $volname) = @_;
+    my ($name, $base, $is_base) = ($class->parse_volname($volname))[1, 3, 5];
+    die "volume '$volname' is a template already\n" if $is_base;
+    my $expected = (defined($base) ? "$base/" : '') . $name =~ s/\Avm-/base-/r;
+    return $ask->(
+        $storeid,
+        $scfg,
+        'volume.template',
+        LOCKED_WORK,
+        { name => $volume->($class, $volname) },
+        sub { return $pattern->($_[0], 'name', qr/\Q$expected\E/) },
+    );
+}
 
-sub rename_volume { die "a sanbridge volume cannot be given to another guest\n" }
+sub rename_volume {
+    my ($class, $scfg, $storeid, $volname, $target_vmid, $target_volname) = @_;
+    my $base = ($class->parse_volname($volname))[3];
+    my ($owner) = $target_vmid =~ m/\A($VMID)\z/ or die "bad VM id\n";
+    my $target;
+    if (defined($target_volname) && $target_volname ne '') {
+        ($target) = $target_volname =~ m/\A(vm-$owner-$TEXT)\z/
+            or die "volume name '@{[$target_volname =~ s/[^ -~]/?/gr]}' is none for a disk of guest $owner\n";
+    }
+    my $expected = defined($target) ? qr/\Q$target\E/ : qr/vm-$owner-$TEXT/;
+    $expected = qr!\Q$base\E/$expected! if defined($base);
+    my $name = $ask->(
+        $storeid,
+        $scfg,
+        'volume.rename',
+        LOCKED_WORK,
+        { name => $volume->($class, $volname), vmid => $owner + 0, target => $target },
+        sub { return $pattern->($_[0], 'name', $expected) },
+    );
+    return "$storeid:$name";
+}
 
 sub rename_snapshot { die "a snapshot of a sanbridge volume cannot be renamed\n" }
 

@@ -1,0 +1,122 @@
+//! FlexClones of a FlexVol's snapshot, and giving a volume another name.
+
+use std::time::Duration;
+
+use san_core::{CloneSpec, Cx, Ensured, Error, Mark, Marked, Result, Volume, VolumeName};
+use san_rest::Request;
+use serde_json::json;
+
+use crate::array::Ontap;
+use crate::client::patiently;
+use crate::convert::{self, Key, inconsistent, mapped};
+use crate::create::{Wanted, check_name, comment};
+use crate::error::{code, is};
+use crate::snapshots::array_name;
+use crate::wire;
+
+/// How long the LUN of a new clone may not be shown yet, and between two looks.
+const LAG: Duration = Duration::from_secs(5);
+const LAG_PAUSE: Duration = Duration::from_millis(250);
+
+impl Ontap {
+    /// Two requests: the clone, and a look at the LUN that came with it, whose serial number is new.
+    pub(crate) async fn clone_of(&self, cx: &Cx, spec: &CloneSpec) -> Result<Ensured<Volume>> {
+        check_name(&self.profile.limits, &spec.name)?;
+        let source = Key::parse(&spec.source.id)?;
+        source.lun()?;
+        let body = json!({
+            "svm": { "uuid": self.svm },
+            "name": spec.name,
+            "comment": comment(&spec.mark)?,
+            // Guarantee, autosize and snapshot policy come with the parent.
+            "clone": {
+                "is_flexclone": true,
+                "parent_volume": { "uuid": source.flexvol },
+                "parent_snapshot": { "name": array_name(&spec.snapshot) },
+            },
+        });
+        let wanted = Wanted { name: &spec.name, mark: spec.mark.clone() };
+        let flexvol = match self.create_flexvol(cx, &wanted, &body).await {
+            Err(error) if is(&error, code::NO_PARENT_SNAPSHOT) => {
+                return Err(Error::wrap(error, "it has no such snapshot").on(&spec.snapshot));
+            }
+            other => other?,
+        };
+        let lun = self.cloned_lun(cx, &spec.name).await?;
+        if lun.location.volume.uuid.as_deref().is_some_and(|it| it != flexvol.it.uuid) {
+            return Err(inconsistent("the array answered about another LUN"));
+        }
+        let mut volume = convert::volume(&flexvol.it, Some(&lun))?;
+        volume.mark = Marked::Ours(spec.mark.clone());
+        volume.mapped = Some(mapped(&lun)?);
+        Ok(if flexvol.now { Ensured::Created(volume) } else { Ensured::Already(volume) })
+    }
+
+    async fn cloned_lun(&self, cx: &Cx, name: &VolumeName) -> Result<wire::Lun> {
+        let bounded = cx.at_most(LAG);
+        loop {
+            if let Some(lun) = self.lun_at(cx, name).await? {
+                return Ok(lun);
+            }
+            if bounded.deadline().remaining() <= LAG_PAUSE {
+                return Err(inconsistent("the array does not show the LUN of the clone it has just made"));
+            }
+            tokio::time::sleep(LAG_PAUSE).await;
+        }
+    }
+
+    /// One request: name and mark change together, and the LUN's path with the name.
+    pub(crate) async fn give_name(
+        &self,
+        cx: &Cx,
+        volume: &Volume,
+        name: &VolumeName,
+        mark: &Mark,
+    ) -> Result<()> {
+        check_name(&self.profile.limits, name)?;
+        let key = Key::parse(&volume.id)?;
+        let request = Request::patch("/api/storage/volumes/{}", &[&key.flexvol])
+            .json(&json!({ "name": name, "comment": comment(mark)? }))?;
+        let done = || async {
+            let now = self.flexvol(cx, &key.flexvol).await?;
+            let is_done = |it: &wire::Volume| {
+                it.name == name.as_str() && convert::mark(it) == Marked::Ours(mark.clone())
+            };
+            Ok(now.is_some_and(|it| is_done(&it)).then_some(()))
+        };
+        match self.api.settle::<serde_json::Value, _, _>(cx, &patiently(cx, request), done).await {
+            Ok(_) => Ok(()),
+            Err(error) if is(&error, code::VOLUME_EXISTS) => {
+                // Of this very volume, where an earlier attempt has done it.
+                if done().await?.is_some() {
+                    Ok(())
+                } else {
+                    Err(Error::wrap(error, "the name is taken by another volume").on(name))
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The clones that hang on a volume, as far as the array shows them: those in its recovery queue it does not.
+    pub(crate) async fn name_clones(&self, cx: &Cx, key: &Key, error: Error) -> Error {
+        let request = Request::get("/api/storage/volumes", &[])
+            .query("clone.parent_volume.uuid", &key.flexvol)
+            .query("svm.uuid", &self.svm)
+            .query("fields", "name,uuid");
+        match self.api.list::<wire::Reference>(cx, request).await {
+            Ok(clones) if clones.is_empty() => {
+                Error::wrap(error, "clones that were deleted in the last hours still hang on it").with_remedy(
+                    "wait until the array's recovery queue has let them go (12 hours by default), or purge them there",
+                )
+            }
+            Ok(clones) => {
+                let mut names: Vec<String> = clones.into_iter().filter_map(|it| it.name).collect();
+                names.sort_unstable();
+                names.truncate(10);
+                Error::wrap(error, format!("clones hang on it: {}", names.join(", ")))
+            }
+            Err(_) => error,
+        }
+    }
+}
