@@ -209,11 +209,33 @@ subtest 'snapshots' => sub {
     $class->deactivate_volume($id, $scfg, $disk);
 };
 
+subtest 'templates and clones' => sub {
+    my ($source, $base, $clone) = ('vm-101-disk-0', 'base-101-disk-0', 'base-101-disk-0/vm-102-disk-0');
+    on($one);
+    is($class->create_base($id, $scfg, $source), $base, 'a template');
+    refused('its old name', qr/vm-101-disk-0/, sub { $class->activate_volume($id, $scfg, $source) });
+    on($two);
+    is($class->clone_image($scfg, $id, $base, 102), $clone, 'a linked clone');
+    is(names($class->list_images($id, $scfg, 102)), "$id:$clone", 'listed with its template');
+    is(names($class->list_images($id, $scfg, 101)), "$id:$base", 'and the template by itself');
+    is(scalar($class->volume_size_info($scfg, $id, $clone)), 980 * $KIB, 'as large as it');
+    is($class->path($scfg, $clone, $id), "/dev/sanbridge/$id/vm-102-disk-0", 'its path');
+    is($class->activate_volume($id, $scfg, $clone), 1, 'attached');
+    refused('the template in the meantime', qr/vm_102_disk_0/, sub { $class->free_image($id, $scfg, $base, 1) });
+    is($class->deactivate_volume($id, $scfg, $clone), 1, 'detached');
+    my $given = $class->rename_volume($scfg, $id, $clone, 103);
+    is($given, "$id:base-101-disk-0/vm-103-disk-0", 'given to another guest');
+    is($class->free_image($id, $scfg, 'base-101-disk-0/vm-103-disk-0', 0), undef, 'deleted');
+    refused('the template, for the recovery queue', qr/recovery queue/, sub { $class->free_image($id, $scfg, $base, 1) });
+    place('clones gone');
+    is($class->free_image($id, $scfg, $base, 1), undef, 'then it goes too');
+};
+
 subtest 'features' => sub {
-    for my $feature (qw(snapshot copy sparseinit)) {
+    for my $feature (qw(snapshot copy sparseinit template rename)) {
         is($class->volume_has_feature($scfg, $feature, $id, $disk, undef, 1), 1, $feature);
     }
-    for my $feature (qw(clone template rename replicate)) {
+    for my $feature (qw(clone replicate)) {
         is($class->volume_has_feature($scfg, $feature, $id, $disk), undef, "no $feature");
     }
     is($class->storage_can_replicate($scfg, $id, 'raw'), 0, 'no replication');

@@ -31,7 +31,7 @@ const LENGTH: usize = 4 * MIB;
 /// The size the disk is made with, and the one it grows to.
 const SIZES: [u64; 2] = [8 << 20, 16 << 20];
 /// How many places the walk has.
-const PLACES: usize = 16;
+const PLACES: usize = 17;
 
 /// Why a walk failed, in words for people.
 pub type Walking<T> = Result<T, String>;
@@ -323,6 +323,10 @@ impl Beside for Walk<'_> {
                 self.require_attached(&[0], large).await?;
                 self.require_data(0, 1).await?;
                 self.require_tail(large).await
+            }
+            // As the hours do.
+            "clones gone" => {
+                self.site.array().purge_recovery_queue().map_err(failed("cannot empty the recovery queue"))
             }
             "array down" => {
                 self.site.array().set_api(ApiState::Refusing);

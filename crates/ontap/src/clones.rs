@@ -105,11 +105,13 @@ impl Ontap {
             .query("svm.uuid", &self.svm)
             .query("fields", "name,uuid");
         match self.api.list::<wire::Reference>(cx, request).await {
-            Ok(clones) if clones.is_empty() => {
-                Error::wrap(error, "clones that were deleted in the last hours still hang on it").with_remedy(
-                    "wait until the array's recovery queue has let them go (12 hours by default), or purge them there",
+            // It says more than the code alone: nobody finds those clones by looking.
+            Ok(clones) if clones.is_empty() => Error::new(error.kind(), "clones that were deleted still hang on it")
+                .with_effect(error.effect())
+                .with_remedy(
+                    "wait until the recovery queue of the array has let those clones go (12 hours by default), or purge it",
                 )
-            }
+                .caused_by(error),
             Ok(clones) => {
                 let mut names: Vec<String> = clones.into_iter().filter_map(|it| it.name).collect();
                 names.sort_unstable();
