@@ -42,6 +42,7 @@ impl Ontap {
             }
             other => other?,
         };
+        self.make_sure_of_mark(cx, &flexvol.it, &spec.mark).await?;
         let lun = self.cloned_lun(cx, &spec.name).await?;
         if lun.location.volume.uuid.as_deref().is_some_and(|it| it != flexvol.it.uuid) {
             return Err(inconsistent("the array answered about another LUN"));
@@ -50,6 +51,25 @@ impl Ontap {
         volume.mark = Marked::Ours(spec.mark.clone());
         volume.mapped = Some(mapped(&lun)?);
         Ok(if flexvol.now { Ensured::Created(volume) } else { Ensured::Already(volume) })
+    }
+
+    /// That a clone takes the comment of its creation, and not its parent's, is documented for new volumes only. No more
+    /// requests where the answer shows it.
+    async fn make_sure_of_mark(&self, cx: &Cx, clone: &wire::Volume, mark: &Mark) -> Result<()> {
+        let wanted = Marked::Ours(mark.clone());
+        if convert::mark(clone) == wanted {
+            return Ok(());
+        }
+        let is_marked = || async {
+            let now = self.flexvol(cx, &clone.uuid).await?;
+            Ok(now.is_some_and(|it| convert::mark(&it) == wanted).then_some(()))
+        };
+        if is_marked().await?.is_some() {
+            return Ok(());
+        }
+        let request = Request::patch("/api/storage/volumes/{}", &[&clone.uuid])
+            .json(&json!({ "comment": comment(mark)? }))?;
+        self.api.settle::<serde_json::Value, _, _>(cx, &patiently(cx, request), is_marked).await.map(drop)
     }
 
     async fn cloned_lun(&self, cx: &Cx, name: &VolumeName) -> Result<wire::Lun> {

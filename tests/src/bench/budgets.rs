@@ -32,6 +32,8 @@ pub enum Operation {
     Detach,
     /// A disk detached that is not attached here.
     DetachAbsent,
+    /// A linked clone of a template.
+    LinkedClone,
     /// A disk deleted that is attached nowhere.
     Delete,
     /// A disk deleted that is attached here.
@@ -71,6 +73,7 @@ impl Operation {
             Self::DeleteSnapshot => "delete snapshot of 4 disks",
             Self::Detach => "detach",
             Self::DetachAbsent => "detach, not attached",
+            Self::LinkedClone => "linked clone",
             Self::Delete => "delete",
             Self::DeleteAttached => "delete, attached here",
         }
@@ -81,7 +84,9 @@ impl Operation {
         match self {
             Self::Path | Self::Size | Self::AttachAgain | Self::DetachAbsent => Budget::of(0),
             Self::Ask | Self::Detach => Budget::of(1),
-            Self::Create | Self::CreateNumbered | Self::AttachFirst | Self::Delete => Budget::of(2),
+            Self::Create | Self::CreateNumbered | Self::AttachFirst | Self::LinkedClone | Self::Delete => {
+                Budget::of(2)
+            }
             Self::DeleteAttached => Budget::of(3),
             Self::Snapshot | Self::RollBack | Self::DeleteSnapshot => Budget::of(DISKS),
             Self::GrowOnline => Budget { requests: None, processes: Some(0) },

@@ -97,6 +97,7 @@ pub(crate) async fn measure(cell: Cell, latency: Duration) -> Result<Vec<(Operat
     bench.one_disk().await?;
     bench.one_guest().await?;
     bench.removals().await?;
+    bench.one_clone().await?;
     Ok(bench.samples)
 }
 
@@ -207,6 +208,18 @@ impl Bench {
             Ok(())
         })
         .await
+    }
+
+    async fn one_clone(&mut self) -> Result<()> {
+        const TEMPLATE: &str = "base-400-disk-0";
+        const SOURCE: &str = "vm-400-disk-0";
+        let node = self.site.node(0);
+        node.create(SOURCE, SIZE).await?;
+        let naming = Naming::Exact(TEMPLATE.to_owned());
+        node.call(Request::Template { object: SOURCE.to_owned(), naming }).await?;
+        let naming = Naming::Numbered { stem: "vm-401-disk-".to_owned() };
+        let clone = Request::Clone { source: TEMPLATE.to_owned(), snapshot: None, naming };
+        self.note(Operation::LinkedClone, async |site| site.node(0).call(clone).await).await.map(drop)
     }
 
     async fn removals(&mut self) -> Result<()> {

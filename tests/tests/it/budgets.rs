@@ -27,6 +27,7 @@ async fn operations_cost_what_they_should() {
         (Operation::DeleteSnapshot, 4),
         (Operation::Delete, 2),
         (Operation::DeleteAttached, 3),
+        (Operation::LinkedClone, 2),
     ];
     assert_eq!(measured, requests.map(|(it, requests)| (it, requests, 0)));
     for (operation, requests, processes) in measured {

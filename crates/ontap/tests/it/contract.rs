@@ -18,6 +18,16 @@ mod with_jobs {
     san_contract::array_contract!(Fixture::with(NEW, |it| it.pace.job = Duration::from_millis(30)));
 }
 
+/// Where a clone does not take the mark it is made with.
+mod with_unmarked_clones {
+    use san_sim::ontap::CloneComment;
+
+    use crate::fixture::{Fixture, NEW};
+    san_contract::array_contract!(
+        Fixture::with(NEW, |it| it.unverified.clone_comment = CloneComment::OfParent)
+    );
+}
+
 mod over_https {
     use crate::fixture::{Fixture, NEW};
     san_contract::array_contract!(Fixture::over_https(NEW));

@@ -209,6 +209,8 @@ pub struct Unverified {
     pub delete_volume_with_maps: MappedDelete,
     /// How long a LUN clone keeps its source snapshot busy.
     pub lun_clone_pins_snapshot: Duration,
+    /// The comment of a FlexClone whose creation says one.
+    pub clone_comment: CloneComment,
 }
 
 impl Default for Unverified {
@@ -224,6 +226,7 @@ impl Default for Unverified {
             empty_query: EmptyQuery::Success,
             delete_volume_with_maps: MappedDelete::Allowed,
             lun_clone_pins_snapshot: Duration::ZERO,
+            clone_comment: CloneComment::AsSent,
         }
     }
 }
@@ -235,6 +238,17 @@ pub enum EmptyQuery {
     Success,
     /// 404 "entry doesn't exist".
     NotFound,
+}
+
+/// The comment of a FlexClone whose creation says one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloneComment {
+    /// The one it was sent.
+    AsSent,
+    /// Its parent's, whatever was sent.
+    OfParent,
+    /// None.
+    Empty,
 }
 
 /// Deleting a volume that holds mapped LUNs.

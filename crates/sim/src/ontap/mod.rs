@@ -43,8 +43,8 @@ mod wire;
 
 pub use admin::{IgroupInfo, LunInfo, MapInfo, Online, Running, SnapshotInfo, VolumeInfo};
 pub use config::{
-    AggregateConfig, EmptyQuery, IscsiConfig, Limits, MappedDelete, OntapConfig, Pace, PortalConfig,
-    SvmConfig, Unverified,
+    AggregateConfig, CloneComment, EmptyQuery, IscsiConfig, Limits, MappedDelete, OntapConfig, Pace,
+    PortalConfig, SvmConfig, Unverified,
 };
 pub use faults::{Fault, Rule, RuleId, Times, When};
 pub use log::{Counts, Entry, Mark, Outcome};

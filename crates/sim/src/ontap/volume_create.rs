@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::answer::Reply;
 use super::body::Body;
 use super::call::Call;
-use super::config::MIB;
+use super::config::{CloneComment, MIB};
 use super::error::{
     AGGREGATE_COUNT, AGGREGATE_DISAGREES, AGGREGATE_MISSING, AGGREGATE_NOT_GIVEN, ApiError,
     CLONE_PARENT_MISSING, Code, PARENT_SNAPSHOT_DISAGREES, SNAPSHOT_MISSING, SVM_DISAGREES, SVM_NOT_GIVEN,
@@ -226,6 +226,14 @@ fn add_clone(state: &mut State, volume: &mut Volume, parent: &Parent) -> Result<
         volume.luns.insert(uuid);
         let lun = Lun { uuid, volume: volume.uuid, serial, created: state.now, unit, failed: false };
         state.luns.insert(uuid, lun);
+    }
+    match state.unverified.clone_comment {
+        CloneComment::AsSent => {}
+        CloneComment::OfParent => {
+            volume.comment =
+                state.live_volume(parent.volume).map_or_else(String::new, |it| it.comment.clone());
+        }
+        CloneComment::Empty => volume.comment.clear(),
     }
     volume.clone = Some(CloneOf { volume: parent.volume, snapshot });
     Ok(())
