@@ -377,13 +377,9 @@ subtest 'features' => sub {
     }
     is($class->volume_has_feature($scfg, 'copy', 's1', $clone), 1, 'a clone is no base');
     is($class->storage_can_replicate($scfg, 's1', 'raw'), 0, 'no replication');
-    is_deeply([$class->volume_export_formats($scfg, 's1', $vol)], [], 'no export');
-    is_deeply([$class->volume_import_formats($scfg, 's1', $vol)], [], 'no import');
     is($class->get_volume_attribute($scfg, 's1', $vol, $_), undef, "no $_") for qw(notes protected);
     my %refusals = (
         rename_snapshot => [$scfg, 's1', $vol, 'a1', 'b1'],
-        volume_export => [$scfg, 's1', \*STDOUT, $vol, 'raw+size'],
-        volume_import => [$scfg, 's1', \*STDIN, $vol, 'raw+size'],
         update_volume_attribute => [$scfg, 's1', $vol, 'notes', 'x'],
         prune_backups => [$scfg, 's1', {}],
     );

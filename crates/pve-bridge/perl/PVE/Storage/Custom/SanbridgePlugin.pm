@@ -624,13 +624,67 @@ sub update_volume_attribute {
 
 sub prune_backups { die "a sanbridge storage holds no backups\n" }
 
-sub volume_export_formats { return () }
+# Streams: the size in eight bytes, then the bytes of the volume as it is now. Copied here, without another program.
 
-sub volume_import_formats { return () }
+sub volume_export_formats {
+    my ($class, $scfg, $storeid, $volname, $snapshot, $base_snapshot, $with_snapshots) = @_;
+    return defined($snapshot) || defined($base_snapshot) || $with_snapshots ? () : ('raw+size');
+}
 
-sub volume_export { die "a sanbridge volume cannot be exported as a stream\n" }
+sub volume_import_formats {
+    my ($class, $scfg, $storeid, $volname, $snapshot, $base_snapshot, $with_snapshots) = @_;
+    return defined($snapshot) || defined($base_snapshot) || $with_snapshots ? () : ('raw+size');
+}
 
-sub volume_import { die "a stream cannot be imported into a sanbridge storage\n" }
+my $plain_stream = sub {
+    my ($format, $snapshot, $base_snapshot, $with_snapshots) = @_;
+    die "a sanbridge volume cannot be streamed as '$format', only as raw+size\n" if $format ne 'raw+size';
+    die "snapshots of a sanbridge volume cannot be streamed\n"
+        if defined($snapshot) || defined($base_snapshot) || $with_snapshots;
+};
+
+sub volume_export {
+    my ($class, $scfg, $storeid, $out, $volname, $format, $snapshot, $base_snapshot, $with_snapshots) = @_;
+    $plain_stream->($format, $snapshot, $base_snapshot, $with_snapshots);
+    my $size = $class->volume_size_info($scfg, $storeid, $volname, 10);
+    require PVE::Storage::Sanbridge::Stream;
+    PVE::Storage::Sanbridge::Stream::copy_out(scalar($class->path($scfg, $volname, $storeid)), $out, $size);
+    return undef;
+}
+
+sub volume_import {
+    my (
+        $class, $scfg, $storeid, $in, $volname, $format, $snapshot, $base_snapshot, $with_snapshots,
+        $allow_rename,
+    ) = @_;
+    $plain_stream->($format, $snapshot, $base_snapshot, $with_snapshots);
+    my ($name, $vmid) = ($class->parse_volname($volname))[1, 2];
+    require PVE::Storage::Sanbridge::Stream;
+    my $size = PVE::Storage::Sanbridge::Stream::read_size($in);
+    my $alloc = sub { return $class->alloc_image($storeid, $scfg, $vmid, 'raw', $_[0], $size / 1024) };
+    # A template arrives as a disk, whose name is its own.
+    my $made = eval { $name =~ m/\Avm-/ ? $alloc->($name) : die "'$name' is no name for a new disk\n" };
+    if (my $error = $@) {
+        die $error if !$allow_rename;
+        warn "sanbridge: $error";
+        $made = $alloc->(undef);
+    }
+    eval {
+        local @SIG{qw(INT TERM HUP PIPE)} = (sub { die "interrupted by a signal\n" }) x 4;
+        $class->activate_volume($storeid, $scfg, $made, undef, {});
+        PVE::Storage::Sanbridge::Stream::copy_in($in, scalar($class->path($scfg, $made, $storeid)), $size);
+        # Its guest does not run yet.
+        $class->deactivate_volume($storeid, $scfg, $made, undef, {});
+    };
+    if (my $error = $@) {
+        # Half a disk is none.
+        eval { $class->deactivate_volume($storeid, $scfg, $made, undef, {}) };
+        eval { $class->free_image($storeid, $scfg, $made, 0, 'raw') };
+        warn "sanbridge: '$made' is left over: $@" if $@;
+        die $error;
+    }
+    return "$storeid:$made";
+}
 
 # The clone of a template is named after it, so that PVE finds it by the template.
 sub clone_image {

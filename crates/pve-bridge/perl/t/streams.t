@@ -1,0 +1,208 @@
+# Volumes as streams: what comes out, what goes in, and what is left when it does not.
+
+use strict;
+use warnings;
+
+BEGIN {
+    my ($dir) = __FILE__ =~ m{\A(.*?)[^/]*\z}s;
+    unshift @INC, "${dir}lib", "${dir}..";
+}
+
+use Fcntl qw(SEEK_SET);
+use File::Temp ();
+use JSON::PP ();
+use Test::More;
+
+use PVE::Storage::Plugin ();
+use PVE::Storage::Sanbridge::Client ();
+use PVE::Storage::Sanbridge::Stream ();
+use PVE::Storage::Custom::SanbridgePlugin ();
+my $class = 'PVE::Storage::Custom::SanbridgePlugin';
+
+my $scfg = { 'sanbridge-array' => 'ontap' };
+my $dir = File::Temp->newdir();
+my $MIB = 1024 * 1024;
+
+# Volumes are files here; what the daemon was asked for is kept.
+my (@asked, %sizes, $granule, $refusal);
+{
+    no warnings qw(redefine once);
+    *PVE::Storage::Sanbridge::Client::call = sub {
+        my (%request) = @_;
+        my ($method, $params) = @request{qw(method params)};
+        push @asked, $method . ' ' . ($params->{name} // 'any');
+        my $ok = {};
+        if ($method eq 'volume.create') {
+            my $name = $params->{name} // 'vm-100-disk-7';
+            die "the name is taken\n" if defined($sizes{$name});
+            $sizes{$name} = $granule * int(($params->{size_bytes} + $granule - 1) / $granule);
+            open(my $fh, '>', "$dir/$name") or die $!;
+            truncate($fh, $sizes{$name}) or die $!;
+            $ok = { name => $name, size_bytes => $sizes{$name} };
+        } elsif ($method eq 'volume.attach') {
+            die "$refusal\n" if defined($refusal);
+            $ok = { path => "$dir/$params->{name}", size_bytes => $sizes{ $params->{name} } };
+        } elsif ($method eq 'volume.delete') {
+            unlink("$dir/$params->{name}");
+            delete $sizes{ $params->{name} };
+            $ok = { pending => JSON::PP::false() };
+        } elsif ($method eq 'volume.size') {
+            $ok = { size_bytes => $sizes{ $params->{name} } };
+        }
+        return $request{answer}->($ok, 'id');
+    };
+    *PVE::Storage::Custom::SanbridgePlugin::path = sub { return "$dir/" . ($_[0]->parse_volname($_[2]))[1] };
+    *PVE::Storage::Sanbridge::Stream::is_device = sub { return 1 };
+}
+sub reset_all {
+    (@asked, %sizes) = ();
+    undef $refusal;
+    $granule = 4096;
+}
+
+sub volume {
+    my ($name, $data) = @_;
+    open(my $fh, '>', "$dir/$name") or die $!;
+    print {$fh} $data;
+    close($fh) or die $!;
+    $sizes{$name} = length($data);
+}
+
+sub content {
+    my ($name) = @_;
+    open(my $fh, '<', "$dir/$name") or die $!;
+    local $/ = undef;
+    return scalar(<$fh>);
+}
+
+# A stream as a file; a pipe would do as well.
+sub stream {
+    my ($bytes) = @_;
+    my $file = File::Temp->new(DIR => $dir);
+    syswrite($file, $bytes) if length($bytes);
+    sysseek($file, 0, SEEK_SET);
+    return $file;
+}
+
+sub import_of {
+    my ($bytes, $name, $allow_rename) = @_;
+    return $class->volume_import($scfg, 's1', stream($bytes), $name, 'raw+size', undef, undef, 0, $allow_rename);
+}
+
+sub refused {
+    my ($title, $pattern, $code) = @_;
+    local $SIG{__WARN__} = sub { };
+    eval { $code->() };
+    like($@, $pattern, $title);
+}
+
+my $data = join('', map { chr($_ % 251) } 0 .. 199_999) . "\0" x 200_000 . 'the end of it' x 100;
+my $odd = length($data);
+
+subtest 'out' => sub {
+    reset_all();
+    volume('vm-100-disk-0', $data);
+    my $out = File::Temp->new(DIR => $dir);
+    is($class->volume_export($scfg, 's1', $out, 'vm-100-disk-0', 'raw+size'), undef, 'exported');
+    is(content(($out->filename =~ m!([^/]+)\z!)[0]), pack('Q<', $odd) . $data, 'its size and its bytes');
+    volume('vm-100-disk-0', substr($data, 0, 100));
+    $sizes{'vm-100-disk-0'} = 200;
+    refused('a device that is too short', qr/100 of its 200 bytes/, sub {
+        $class->volume_export($scfg, 's1', $out, 'vm-100-disk-0', 'raw+size');
+    });
+};
+
+subtest 'in' => sub {
+    reset_all();
+    is(import_of(pack('Q<', $odd) . $data, 'vm-100-disk-0'), 's1:vm-100-disk-0', 'imported');
+    is(substr(content('vm-100-disk-0'), 0, $odd), $data, 'its bytes');
+    ok(length(content('vm-100-disk-0')) >= $odd, 'in a volume as large as the array makes them');
+    is_deeply(
+        \@asked,
+        ['volume.create vm-100-disk-0', 'volume.attach vm-100-disk-0', 'volume.detach vm-100-disk-0'],
+        'made, attached, and detached again',
+    );
+    refused('a name that is taken', qr/taken/, sub { import_of(pack('Q<', $odd) . $data, 'vm-100-disk-0') });
+    local $SIG{__WARN__} = sub { };
+    is(import_of(pack('Q<', 3) . 'abc', 'vm-100-disk-0', 1), 's1:vm-100-disk-7', 'another name where that is allowed');
+    is(substr(content('vm-100-disk-7'), 0, 4), "abc\0", 'a disk of its own');
+    is(substr(content('vm-100-disk-0'), 0, $odd), $data, 'and the other stays as it is');
+};
+
+subtest 'zeroes are not written' => sub {
+    reset_all();
+    is(import_of(pack('Q<', 8 * $MIB) . "\0" x (8 * $MIB), 'vm-100-disk-0'), 's1:vm-100-disk-0', 'imported');
+    is((stat("$dir/vm-100-disk-0"))[12], 0, 'no block is used');
+};
+
+subtest 'what does not fit leaves nothing' => sub {
+    my @cases = (
+        ['no header', '', qr/no size/],
+        ['half a header', 'abc', qr/no size/],
+        ['nothing in it', pack('Q<', 0), qr/announces 0/],
+        ['more than there is', pack('Q<', 2**60), qr/announces/],
+        ['an end too early', pack('Q<', $odd) . substr($data, 0, -1), qr/ends after/],
+        ['more than announced', pack('Q<', $odd - 1) . $data, qr/longer/],
+    );
+    for my $case (@cases) {
+        my ($title, $bytes, $pattern) = $case->@*;
+        reset_all();
+        refused($title, $pattern, sub { import_of($bytes, 'vm-100-disk-0') });
+        is_deeply(\%sizes, {}, "$title: nothing is left");
+    }
+    reset_all();
+    $refusal = 'no path';
+    refused('it cannot be attached', qr/no path/, sub { import_of(pack('Q<', $odd) . $data, 'vm-100-disk-0') });
+    is_deeply(\%sizes, {}, 'nothing is left');
+    reset_all();
+    refused('a template', qr/no name for a new disk/, sub { import_of(pack('Q<', 3) . 'abc', 'base-100-disk-0') });
+    is_deeply(\@asked, [], 'nobody asked');
+};
+
+subtest 'a shorter device is refused before a byte is written' => sub {
+    reset_all();
+    no warnings 'redefine';
+    my $attach = \&PVE::Storage::Custom::SanbridgePlugin::activate_volume;
+    local *PVE::Storage::Custom::SanbridgePlugin::activate_volume = sub {
+        truncate("$dir/$_[3]", 100) or die $!;
+        return $attach->(@_);
+    };
+    refused('shorter', qr/only 100 of the/, sub { import_of(pack('Q<', $odd) . $data, 'vm-100-disk-0') });
+    is_deeply(\%sizes, {}, 'nothing is left');
+};
+
+subtest 'an interrupted import leaves nothing' => sub {
+    reset_all();
+    pipe(my $reader, my $writer) or die $!;
+    my $child = fork() // die $!;
+    if ($child == 0) {
+        close($reader);
+        syswrite($writer, pack('Q<', 8 * $MIB) . substr($data, 0, 100_000));
+        kill('TERM', getppid());
+        sleep(5);
+        exit(0);
+    }
+    close($writer);
+    refused('interrupted', qr/signal/, sub {
+        $class->volume_import($scfg, 's1', $reader, 'vm-100-disk-0', 'raw+size', undef, undef, 0);
+    });
+    kill('KILL', $child);
+    waitpid($child, 0);
+    is_deeply(\%sizes, {}, 'nothing is left');
+};
+
+subtest 'formats' => sub {
+    for my $method (qw(volume_export_formats volume_import_formats)) {
+        is_deeply([$class->$method($scfg, 's1', 'vm-100-disk-0', undef, undef, 0)], ['raw+size'], $method);
+        is_deeply([$class->$method($scfg, 's1', 'vm-100-disk-0', 'snap', undef, 0)], [], "$method of a snapshot");
+        is_deeply([$class->$method($scfg, 's1', 'vm-100-disk-0', undef, undef, 1)], [], "$method with snapshots");
+    }
+    refused('qcow2', qr/only as raw\+size/, sub {
+        $class->volume_export($scfg, 's1', \*STDOUT, 'vm-100-disk-0', 'qcow2+size');
+    });
+    refused('snapshots', qr/cannot be streamed/, sub {
+        $class->volume_import($scfg, 's1', \*STDIN, 'vm-100-disk-0', 'raw+size', undef, undef, 1);
+    });
+};
+
+done_testing();
