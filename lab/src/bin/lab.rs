@@ -102,8 +102,16 @@ async fn interrupted() {
     tokio::select! {
         () = wait(SignalKind::interrupt()) => {}
         () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
+        () = wait(SignalKind::hangup()), if !outlives_terminal() => {}
     }
+}
+
+/// Whether it was started so that it goes on without its terminal (`nohup`): the hangup was ignored before we asked for it.
+fn outlives_terminal() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|it| it.strip_prefix("SigIgn:"));
+    // Signal 1 is the lowest bit.
+    ignored.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).is_some_and(|it| it & 1 == 1)
 }
 
 #[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
