@@ -221,6 +221,10 @@ subtest 'templates and clones' => sub {
     is(scalar($class->volume_size_info($scfg, $id, $clone)), 980 * $KIB, 'as large as it');
     is($class->path($scfg, $clone, $id), "/dev/sanbridge/$id/vm-102-disk-0", 'its path');
     is($class->activate_volume($id, $scfg, $clone), 1, 'attached');
+    for my $other ('base-999-disk-0/vm-102-disk-0', 'vm-102-disk-0') {
+        refused("as $other", qr/is a clone of base-101-disk-0/, sub { $class->free_image($id, $scfg, $other, 0) });
+    }
+    refused('as a clone', qr/is no clone/, sub { $class->free_image($id, $scfg, 'base-101-disk-0/vm-100-disk-0', 0) });
     refused('the template in the meantime', qr/vm_102_disk_0/, sub { $class->free_image($id, $scfg, $base, 1) });
     is($class->deactivate_volume($id, $scfg, $clone), 1, 'detached');
     my $given = $class->rename_volume($scfg, $id, $clone, 103);

@@ -31,6 +31,9 @@ pub struct Binding {
     /// What it is for.
     #[serde(default)]
     pub kind: VolumeKind,
+    /// The template it was cloned from.
+    #[serde(default)]
+    pub template: Option<String>,
 }
 
 impl Binding {
@@ -458,6 +461,7 @@ mod tests {
             identity: Identity { wwid: san_core::Wwid::Naa6([0x60; 16]), serial: "s".into() },
             size: Some(ByteSize::from_mib(1)),
             kind: VolumeKind::Disk,
+            template: None,
         };
         cluster.bind(&cx(5), &binding).await.unwrap();
         cluster.unbind(&cx(5), &owner(), &"c:d".parse().unwrap()).await.unwrap();

@@ -156,12 +156,13 @@ impl Intents {
         Ok(found)
     }
 
-    /// The open intents that concern `owner`.
+    /// The open intents that concern `owner`, as what they began with or as what they make of it.
     pub(crate) async fn of(&self, owner: &Owner) -> Result<Vec<Intent>> {
         let all = self.all().await?.into_iter().filter_map(|it| match it {
             Found::Readable(intent) => Some(*intent),
             Found::Unreadable { .. } => None,
         });
-        Ok(all.filter(|it| it.work.owner() == Some(owner)).collect())
+        let concerns = |it: &Work| it.owner() == Some(owner) || it.handed_out() == Some(owner);
+        Ok(all.filter(|it| concerns(&it.work)).collect())
     }
 }

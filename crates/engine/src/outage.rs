@@ -5,13 +5,17 @@
 //! number to another volume can end up on that one, so it has to fail before. The kernel tells when the last path goes; the
 //! legs are asked at once, and where they deny the volume, the array. Only both together count: an array that takes over
 //! may deny for a moment what it serves.
+//!
+//! Whether a map waits is read from multipathd each time and kept nowhere: another process, or a multipathd that was started
+//! anew, finds the same state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use san_core::{
-    Cx, Deadline, Identity, OperationId, PathNews, PathWatch, Paths, Result, VolumeKey, Waiting, Wwid,
+    Cx, Deadline, Identity, OperationId, PathNews, PathWatch, Paths, Result, VolumeKey, VolumeState, Waiting,
+    Wwid,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -23,9 +27,11 @@ use crate::san::{San, Shared};
 const LOOK: Duration = Duration::from_secs(5);
 /// Between two looks while all have one, should the kernel's news not reach us.
 const SELDOM: Duration = Duration::from_secs(60);
-/// One look, and what is done about one disk.
-const BOUND: Duration = Duration::from_secs(30);
-/// Disks that are looked at together.
+/// What multipathd is asked for or told together.
+const BOUND: Duration = Duration::from_secs(20);
+/// The legs and the array are asked about one disk.
+const QUESTION: Duration = Duration::from_secs(10);
+/// Disks that are asked about, or told of, side by side.
 const TOGETHER: usize = 16;
 
 impl San {
@@ -35,56 +41,34 @@ impl San {
             san: Arc::downgrade(&self.0),
             news: self.devices().watch_paths(),
             limit: self.0.config.outage,
+            heard: HashMap::new(),
             lost: HashMap::new(),
-            has_looked: false,
+            given_back: HashSet::new(),
+            questions: JoinSet::new(),
             // What an earlier process left behind is seen at once.
             next_look: Instant::now(),
         };
         self.node().spawn_endless(watch.run());
     }
 
-    /// Whether neither the legs nor the array know the volume as this node's any more.
-    async fn is_taken_away(&self, cx: &Cx, record: &Attachment) -> Result<bool> {
+    /// Whether the array has taken the volume from this node: the legs deny it, before and after the array has said so.
+    async fn is_taken_away(&self, record: &Attachment) -> Result<bool> {
         let (Some(known), Some(host)) = (record.known_legs(), &record.host) else { return Ok(false) };
-        if !self.devices().is_denied(cx, &known).await? {
+        let cx = self.cx(Deadline::after(QUESTION), OperationId::random());
+        if !self.devices().is_denied(&cx, &known).await? {
             return Ok(false);
         }
-        let Some(volume) = self.array().volume(cx, &VolumeKey::Id(record.volume.clone())).await? else {
-            return Ok(true);
-        };
-        Ok(volume.mapped.is_some_and(|it| it.iter().all(|mapped| mapped.id != host.id)))
-    }
-
-    /// Ends the waiting of a disk without a path where it has to end; whether it did.
-    async fn end_waiting(&self, record: &Attachment, is_due: Due) -> bool {
-        let cx = self.cx(Deadline::after(BOUND), OperationId::random());
-        let why = match (self.is_taken_away(&cx, record).await, is_due) {
-            (Ok(true), _) => "the array does not give it to this node any more".to_owned(),
-            (_, Due::After(limit)) => format!("it has had no path for {} s", limit.as_secs()),
-            (Ok(false), Due::NotYet) => return false,
-            (Err(error), Due::NotYet) => {
-                tracing::debug!(volume = %record.owner, error = %error.chain(), "whether it was taken away is not known");
-                return false;
+        // A LUN that is not shown, or not online, while its volume moves is no answer.
+        let is_gone = match self.array().volume(&cx, &VolumeKey::Id(record.volume.clone())).await? {
+            None => true,
+            Some(it) => {
+                it.identity.as_ref() == Some(&record.identity)
+                    && it.state == VolumeState::Online
+                    && it.mapped.is_some_and(|it| it.iter().all(|mapped| mapped.id != host.id))
             }
         };
-        match self.devices().end_waiting(&cx, &record.identity).await {
-            Ok(()) => {
-                tracing::error!(volume = %record.owner, why, "its guest waits no longer: reads and writes fail until a path comes back");
-                true
-            }
-            Err(error) => {
-                tracing::error!(volume = %record.owner, why, error = %error.chain(), "the waiting of its guest could not be ended");
-                false
-            }
-        }
+        Ok(is_gone && self.devices().is_denied(&cx, &known).await?)
     }
-}
-
-/// Whether a disk has waited long enough.
-#[derive(Debug, Clone, Copy)]
-enum Due {
-    NotYet,
-    After(Duration),
 }
 
 /// One disk without a path.
@@ -93,7 +77,12 @@ struct Outage {
     since: Instant,
     /// When the kernel last said so: until multipathd has noticed too, its word does not count.
     told: Instant,
+    /// Whether its input and output fails already.
     has_ended: bool,
+    /// When it may be asked next whether it was taken away.
+    next_question: Instant,
+    /// Whether the array has taken it away.
+    is_taken: bool,
 }
 
 /// The paths of one storage's disks.
@@ -102,148 +91,248 @@ struct Watch {
     san: Weak<Shared>,
     news: Box<dyn PathWatch>,
     limit: Duration,
-    /// By the disk's object.
-    lost: HashMap<String, Outage>,
-    /// Whether multipathd has answered once.
-    has_looked: bool,
+    /// How many paths the kernel said that devices have, and what has not come of it yet.
+    heard: HashMap<Wwid, u32>,
+    lost: HashMap<Wwid, Outage>,
+    /// Those whose waiting was given back: where multipathd goes on saying that they do not wait, that is the host's setting.
+    given_back: HashSet<Wwid>,
+    /// Questions whether a disk was taken away.
+    questions: JoinSet<(Wwid, bool)>,
     /// When multipathd is asked next.
     next_look: Instant,
 }
 
-/// What the kernel said of paths since the last look, newest last.
-type Batch = HashMap<Wwid, u32>;
-
 impl Watch {
     async fn run(mut self) {
-        let mut batch = Batch::new();
         // A storage nobody holds any more needs no watch; its successor has one of its own.
         while let Some(san) = self.san.upgrade().map(San) {
-            if let Err(error) = self.round(&san, &batch).await {
+            if let Err(error) = self.round(&san).await {
                 tracing::warn!(storage = san.space(), error = %error.chain(), "the paths of its disks are not known");
+                self.next_look = Instant::now() + LOOK;
             }
             drop(san);
-            batch = self.gather().await;
+            self.gather().await;
         }
     }
 
-    /// Waits for news, or until it is time to look. Whatever comes together is one batch.
-    async fn gather(&mut self) -> Batch {
-        let mut batch = Batch::new();
-        let pause = self.next_look.saturating_duration_since(Instant::now());
-        let mut next = timeout(pause, self.news.next()).await;
-        while let Ok(news) = next {
-            match news {
-                Some(PathNews { wwid, usable }) => {
-                    batch.insert(wwid, usable);
-                }
-                // Some were missed: what multipathd says has to do.
-                None => self.next_look = Instant::now(),
+    /// Waits for news or answers, or until it is time to look. Whatever comes together is one round.
+    async fn gather(&mut self) {
+        tokio::select! {
+            news = self.news.next() => self.hear(news),
+            Some(Ok(answer)) = self.questions.join_next(), if !self.questions.is_empty() => self.learn(answer),
+            () = tokio::time::sleep_until(self.next_look) => {}
+        }
+        while let Ok(news) = timeout(Duration::ZERO, self.news.next()).await {
+            self.hear(news);
+        }
+        while let Some(answer) = self.questions.try_join_next() {
+            if let Ok(answer) = answer {
+                self.learn(answer);
             }
-            next = timeout(Duration::ZERO, self.news.next()).await;
         }
-        batch
     }
 
-    async fn round(&mut self, san: &San, batch: &Batch) -> Result<()> {
-        let is_due = self.next_look <= Instant::now();
-        if !is_due && batch.is_empty() {
+    fn hear(&mut self, news: Option<PathNews>) {
+        match news {
+            Some(PathNews { wwid, usable }) => {
+                self.heard.insert(wwid, usable);
+            }
+            // Some were missed: what multipathd says has to do.
+            None => self.next_look = Instant::now(),
+        }
+    }
+
+    fn learn(&mut self, (wwid, is_taken): (Wwid, bool)) {
+        if let Some(outage) = self.lost.get_mut(&wwid) {
+            outage.is_taken = is_taken;
+        }
+    }
+
+    async fn round(&mut self, san: &San) -> Result<()> {
+        let mut is_due = self.next_look <= Instant::now();
+        if !is_due && self.heard.is_empty() && self.lost.is_empty() {
             return Ok(());
         }
         let records: Vec<Attachment> =
             san.attached().await?.into_iter().filter(|it| it.lun.is_some()).collect();
-        self.lost.retain(|object, _| records.iter().any(|it| it.owner.object() == object));
-        let looked = if is_due && !records.is_empty() { self.look(san, &records).await } else { Ok(()) };
+        let is_here = |wwid: &Wwid| records.iter().any(|it| it.identity.wwid == *wwid);
+        self.lost.retain(|wwid, _| is_here(wwid));
+        self.given_back.retain(is_here);
         for record in &records {
-            if let Some(usable) = batch.get(&record.identity.wwid) {
-                self.hear(san, record, *usable).await;
+            match self.heard.get(&record.identity.wwid) {
+                Some(0) => self.note_lost(record),
+                // Whether it still waits is multipathd's to say.
+                Some(_) => {
+                    self.note_back(record);
+                    is_due = true;
+                }
+                None => {}
             }
         }
-        self.end_what_has_to_end(san, &records).await;
+        self.heard.clear();
+        let looked = if is_due && !records.is_empty() { self.look(san, &records).await } else { Ok(()) };
+        self.end(san, &records).await;
+        self.ask(san, &records);
         let is_calm = self.lost.is_empty() && looked.is_ok();
         let latest = Instant::now() + if is_calm { SELDOM } else { LOOK };
         self.next_look = if is_due { latest } else { self.next_look.min(latest) };
         looked
     }
 
-    /// What multipathd says of all of them.
+    fn note_lost(&mut self, record: &Attachment) {
+        let now = Instant::now();
+        let outage = self.lost.entry(record.identity.wwid).or_insert_with(|| {
+            tracing::warn!(volume = %record.owner, "it has lost every path: its guest waits");
+            Outage { since: now, told: now, has_ended: false, next_question: now, is_taken: false }
+        });
+        outage.told = now;
+    }
+
+    fn note_back(&mut self, record: &Attachment) {
+        if let Some(outage) = self.lost.remove(&record.identity.wwid) {
+            let seconds = outage.since.elapsed().as_secs();
+            tracing::info!(volume = %record.owner, seconds, "it has a path again");
+        }
+    }
+
+    /// What multipathd says of all of them. Whoever has a path and would not wait for the next one gets that back.
     async fn look(&mut self, san: &San, records: &[Attachment]) -> Result<()> {
         let cx = san.cx(Deadline::after(BOUND), OperationId::random());
-        let identities: Vec<Identity> = records.iter().map(|it| it.identity.clone()).collect();
-        let found = san.devices().paths(&cx, &identities).await?;
-        let is_first = !std::mem::replace(&mut self.has_looked, true);
-        for (record, paths) in records.iter().zip(found) {
-            let outage = self.lost.get_mut(record.owner.object());
-            match (paths, outage) {
-                (Some(Paths { usable: 0, .. }), None) => self.hear(san, record, 0).await,
-                // multipathd was started anew and has forgotten what it was told.
-                (Some(Paths { usable: 0, waiting: Waiting::Waits }), Some(outage)) => {
-                    outage.has_ended = false;
-                }
-                (Some(Paths { usable: 0, waiting: Waiting::Fails }), Some(_)) => {}
-                (Some(_), Some(outage)) if outage.told.elapsed() >= LOOK => self.hear(san, record, 1).await,
-                // An earlier process ended its waiting and did not see the paths come back. Where the host's settings say the
-                // same this changes nothing.
-                (Some(Paths { waiting: Waiting::Fails, .. }), None) if is_first => {
-                    if let Err(error) = san.devices().resume_waiting(&cx, &record.identity).await {
-                        tracing::warn!(volume = %record.owner, error = %error.chain(), "its next outage will not be waited for");
+        let mut resumed = Vec::new();
+        for (record, paths) in records.iter().zip(san.devices().paths(&cx, &identities(records)).await?) {
+            let wwid = record.identity.wwid;
+            match paths {
+                // No map, nothing that waits.
+                None => drop(self.lost.remove(&wwid)),
+                Some(Paths { usable: 0, waiting }) => {
+                    if !self.lost.contains_key(&wwid) {
+                        self.note_lost(record);
+                    }
+                    if let Some(outage) = self.lost.get_mut(&wwid) {
+                        outage.has_ended = waiting == Waiting::Fails;
                     }
                 }
-                _ => {}
+                Some(Paths { waiting, .. }) => {
+                    if self.lost.get(&wwid).is_some_and(|it| it.told.elapsed() < LOOK) {
+                        continue;
+                    }
+                    self.note_back(record);
+                    if waiting == Waiting::Fails && !self.given_back.contains(&wwid) {
+                        resumed.push(record.clone());
+                    }
+                }
+            }
+        }
+        let resume = |san: San, cx: Cx, record: Attachment| async move {
+            san.devices().resume_waiting(&cx, &record.identity).await
+        };
+        for (record, result) in side_by_side(san, resumed, resume).await {
+            match result {
+                Ok(()) => drop(self.given_back.insert(record.identity.wwid)),
+                // The next look tries again.
+                Err(error) => {
+                    tracing::warn!(volume = %record.owner, error = %error.chain(), "its next outage would not be waited for");
+                    self.next_look = Instant::now() + LOOK;
+                }
             }
         }
         Ok(())
     }
 
-    /// One disk has so many usable paths now.
-    async fn hear(&mut self, san: &San, record: &Attachment, usable: u32) {
-        let (object, now) = (record.owner.object(), Instant::now());
-        if usable == 0 {
-            let outage = self.lost.entry(object.to_owned()).or_insert_with(|| {
-                tracing::warn!(volume = %record.owner, "it has lost every path: its guest waits");
-                Outage { since: now, told: now, has_ended: false }
-            });
-            outage.told = now;
+    /// Ends the waiting of those that were taken away, and of those that have waited long enough.
+    async fn end(&mut self, san: &San, records: &[Attachment]) {
+        let mut due: Vec<Attachment> = Vec::new();
+        for record in records {
+            let Some(outage) = self.lost.get(&record.identity.wwid).filter(|it| !it.has_ended) else {
+                continue;
+            };
+            if outage.is_taken || outage.since.elapsed() >= self.limit {
+                due.push(record.clone());
+            }
+        }
+        if due.is_empty() {
             return;
         }
-        let Some(outage) = self.lost.get(object) else { return };
-        if outage.has_ended {
-            let cx = san.cx(Deadline::after(BOUND), OperationId::random());
-            if let Err(error) = san.devices().resume_waiting(&cx, &record.identity).await {
-                // It stays among the lost ones, so that the next look tries again.
-                tracing::warn!(volume = %record.owner, error = %error.chain(), "its next outage would not be waited for");
-                return;
+        // A path may have come back while others were seen to. Without multipathd nothing can be ended.
+        let cx = san.cx(Deadline::after(BOUND), OperationId::random());
+        let Ok(paths) = san.devices().paths(&cx, &identities(&due)).await else { return };
+        let mut fresh = paths.into_iter();
+        due.retain(|record| {
+            let has_none = fresh.next().flatten().is_some_and(|it| it.usable == 0);
+            has_none || self.lost.get(&record.identity.wwid).is_some_and(|it| it.is_taken)
+        });
+        let end = |san: San, cx: Cx, record: Attachment| async move {
+            san.devices().end_waiting(&cx, &record.identity).await
+        };
+        for (record, result) in side_by_side(san, due, end).await {
+            let Some(outage) = self.lost.get_mut(&record.identity.wwid) else { continue };
+            let why = if outage.is_taken {
+                "the array does not give it to this node any more"
+            } else {
+                "no path has come back in time"
+            };
+            // Even where the answer was lost it may be so: the next look tells.
+            self.given_back.remove(&record.identity.wwid);
+            match result {
+                Ok(()) => {
+                    outage.has_ended = true;
+                    tracing::error!(volume = %record.owner, why, "its guest waits no longer: reads and writes fail until a path comes back");
+                }
+                Err(error) => {
+                    tracing::error!(volume = %record.owner, why, error = %error.chain(), "the waiting of its guest could not be ended");
+                }
             }
         }
-        tracing::info!(volume = %record.owner, seconds = outage.since.elapsed().as_secs(), "it has a path again");
-        self.lost.remove(object);
     }
 
-    async fn end_what_has_to_end(&mut self, san: &San, records: &[Attachment]) {
-        let mut waiting = records.iter().filter_map(|record| {
-            let outage = self.lost.get(record.owner.object()).filter(|it| !it.has_ended)?;
-            let is_due =
-                if outage.since.elapsed() >= self.limit { Due::After(self.limit) } else { Due::NotYet };
-            Some((record.clone(), is_due))
-        });
-        let mut under_way = JoinSet::new();
-        let mut ended = Vec::new();
-        loop {
-            while under_way.len() < TOGETHER
-                && let Some((record, is_due)) = waiting.next()
-            {
-                let san = san.clone();
-                under_way.spawn(async move {
-                    let has_ended = san.end_waiting(&record, is_due).await;
-                    has_ended.then(|| record.owner.object().to_owned())
+    /// Asks whether those that wait were taken away: at once, and then again and again.
+    fn ask(&mut self, san: &San, records: &[Attachment]) {
+        let now = Instant::now();
+        for record in records {
+            let Some(outage) = self.lost.get_mut(&record.identity.wwid) else { continue };
+            let is_open = !outage.has_ended && !outage.is_taken;
+            if !is_open || outage.next_question > now || self.questions.len() >= TOGETHER {
+                continue;
+            }
+            // The one before has an answer by then.
+            outage.next_question = now + QUESTION;
+            let (san, record) = (san.clone(), record.clone());
+            self.questions.spawn(async move {
+                let answer = san.is_taken_away(&record).await.unwrap_or_else(|error| {
+                    tracing::debug!(volume = %record.owner, error = %error.chain(), "whether it was taken away is not known");
+                    false
                 });
-            }
-            let Some(one) = under_way.join_next().await else { break };
-            ended.extend(one.ok().flatten());
+                (record.identity.wwid, answer)
+            });
         }
-        for object in ended {
-            if let Some(outage) = self.lost.get_mut(&object) {
-                outage.has_ended = true;
-            }
+    }
+}
+
+fn identities(records: &[Attachment]) -> Vec<Identity> {
+    records.iter().map(|it| it.identity.clone()).collect()
+}
+
+/// Does `work` for each of `records`, some at a time, all within one bound.
+async fn side_by_side<Work, Done>(
+    san: &San,
+    records: Vec<Attachment>,
+    work: Work,
+) -> Vec<(Attachment, Result<()>)>
+where
+    Work: Fn(San, Cx, Attachment) -> Done,
+    Done: Future<Output = Result<()>> + Send + 'static,
+{
+    let cx = san.cx(Deadline::after(BOUND), OperationId::random());
+    let mut waiting = records.into_iter();
+    let (mut under_way, mut done) = (JoinSet::new(), Vec::new());
+    loop {
+        while under_way.len() < TOGETHER
+            && let Some(record) = waiting.next()
+        {
+            let one = work(san.clone(), cx.clone(), record.clone());
+            under_way.spawn(async move { (record, one.await) });
         }
+        let Some(one) = under_way.join_next().await else { return done };
+        done.extend(one.ok());
     }
 }

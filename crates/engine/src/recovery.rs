@@ -46,7 +46,7 @@ impl San {
                     Error::new(ErrorKind::Busy, "another operation on it has not ended").on(owner.object())
                 );
             }
-            if Self::is_visibly_taken(&intent) {
+            if Self::is_visibly_taken(&intent, owner) {
                 self.intents().remove(cx, intent.id).await?;
                 self.settle_callers(intent.id, true);
                 continue;
@@ -79,9 +79,13 @@ impl San {
     }
 
     /// Whether somebody who asks for more of the volume has evidently seen the answer that was never confirmed.
-    fn is_visibly_taken(intent: &Intent) -> bool {
+    fn is_visibly_taken(intent: &Intent, owner: &Owner) -> bool {
         let Cursor::Unacknowledged(outcome) = &intent.cursor else { return false };
-        matches!(outcome, Outcome::Created { .. } | Outcome::Attached { .. })
+        match outcome {
+            Outcome::Created { .. } | Outcome::Attached { .. } => true,
+            Outcome::Renamed { .. } => intent.work.handed_out() == Some(owner),
+            _ => false,
+        }
     }
 
     /// Tells callers of an earlier process that still wait what became of their operation.

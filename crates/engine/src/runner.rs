@@ -77,6 +77,9 @@ impl San {
 
     async fn run_locked(&self, cx: &Cx, mut work: Work, lock_name: &str, entry: &Entry) -> Result<Outcome> {
         let _lock = self.node().locks.lock(cx, lock_name).await?;
+        if let Work::Attach(attach) = &work {
+            self.note_use(attach.owner());
+        }
         if let Some(outcome) = self.take_up_own(cx, entry).await? {
             return Ok(outcome);
         }

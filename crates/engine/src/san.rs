@@ -1,12 +1,13 @@
 //! One storage on one array as this node sees it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use san_core::{
-    Array, ByteSize, Capacity, Cx, Deadline, Error, HostAccess, Marked, NameCodec, OperationId, Owner,
-    Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery,
+    Array, ByteSize, Capacity, Cx, Deadline, Error, ErrorKind, HostAccess, Marked, NameCodec, OperationId,
+    Owner, Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery,
 };
 use tokio::time::Instant;
 
@@ -45,7 +46,12 @@ pub(crate) struct Shared {
     pub(crate) host: tokio::sync::Mutex<Option<HostAccess>>,
     pub(crate) ports: tokio::sync::Mutex<Option<Vec<TargetPort>>>,
     status: Mutex<LastStatus>,
+    /// When each object was last attached, or last seen in use.
+    last_used: Mutex<HashMap<String, Instant>>,
 }
+
+/// How long a template stays attached after its last use: whoever copies several disks comes back to each of them.
+const TEMPLATE_REST: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Debug, Default)]
 struct LastStatus {
@@ -126,6 +132,7 @@ impl San {
             host: tokio::sync::Mutex::default(),
             ports: tokio::sync::Mutex::default(),
             status: Mutex::default(),
+            last_used: Mutex::default(),
             node,
             config,
         })))
@@ -242,6 +249,59 @@ impl San {
             }
         }
         Ok(())
+    }
+
+    /// Takes templates down that nobody has used here for a while: they are attached to be copied and then forgotten, and as
+    /// long as one node has them no other can delete them. What is in use stays.
+    pub async fn drop_idle_templates(&self) -> Result<()> {
+        for record in self.attached().await? {
+            let cx = self.0.node.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
+            let bound = self.cluster().binding(&cx, &record.owner).await?;
+            let is_template = bound.is_some_and(|it| it.kind == VolumeKind::Template);
+            if record.state != AttachmentState::Attached || !is_template || !self.has_rested(&record.owner) {
+                continue;
+            }
+            if let Err(error) = self.require_unused(&cx, &record).await {
+                tracing::debug!(volume = %record.owner, error = %error.chain(), "a template stays attached");
+                self.note_use(&record.owner);
+                continue;
+            }
+            tracing::info!(volume = %record.owner, "nobody reads the template here any more: detaching it");
+            let request = Request::Release { object: record.owner.object().to_owned() };
+            let ticket = self.submit(cx.operation(), request, cx.deadline());
+            if let Err(error) = ticket.wait(cx.deadline()).await {
+                tracing::debug!(volume = %record.owner, error = %error.chain(), "an idle template stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody wants it, or has it open.
+    pub(crate) fn note_use(&self, owner: &Owner) {
+        let mut last = self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert(owner.object().to_owned(), Instant::now());
+    }
+
+    /// Whether nobody has wanted it for a while. What was attached by an earlier process rests from now on.
+    pub(crate) fn has_rested(&self, owner: &Owner) -> bool {
+        let mut last = self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        last.entry(owner.object().to_owned()).or_insert_with(Instant::now).elapsed() >= TEMPLATE_REST
+    }
+
+    /// Makes sure that a volume is known by the template it is said to be cloned from. What is not on record is not known
+    /// by any name, and whoever looks for it says so.
+    pub async fn require_template(&self, cx: &Cx, object: &str, template: Option<&str>) -> Result<()> {
+        let owner = self.owner(object)?;
+        match self.cluster().binding(cx, &owner).await? {
+            Some(bound) if bound.template.as_deref() != template => {
+                let message = match &bound.template {
+                    Some(it) => format!("the volume of this name is a clone of {it}"),
+                    None => "the volume of this name is no clone of a template".to_owned(),
+                };
+                Err(Error::new(ErrorKind::NotFound, message).on(object))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What is known without asking anybody.

@@ -145,10 +145,10 @@ impl San {
         bound: Option<&Binding>,
     ) -> Result<()> {
         let Some(identity) = volume.identity.clone() else { return Ok(()) };
-        let kind = match &volume.mark {
-            Marked::Ours(mark) => mark.kind,
+        let (kind, template) = match &volume.mark {
+            Marked::Ours(mark) => (mark.kind, mark.template.clone()),
             // Its mark was not read again, since the binding knows it.
-            _ => bound.map(|it| it.kind).unwrap_or_default(),
+            _ => bound.map(|it| (it.kind, it.template.clone())).unwrap_or_default(),
         };
         let binding = Binding {
             owner: owner.clone(),
@@ -157,6 +157,7 @@ impl San {
             identity,
             size: Some(volume.size),
             kind,
+            template,
         };
         if bound == Some(&binding) { Ok(()) } else { self.cluster().bind(cx, &binding).await }
     }
@@ -405,9 +406,10 @@ pub(crate) fn require_ours(owner: &Owner, volume: &Volume, bound: Option<&Bindin
 pub(crate) fn refuse_mapped_elsewhere(owner: &Owner, others: &[Other]) -> Result<()> {
     let Some((host, node)) = others.first() else { return Ok(()) };
     let (message, remedy) = match node {
-        Some(node) => {
-            (format!("it is attached on node {node}"), "stop what uses it there; its daemon detaches it then")
-        }
+        Some(node) => (
+            format!("it is attached on node {node}"),
+            "stop what uses it there; its daemon detaches it then, a template 15 minutes after its last use",
+        ),
         None => (
             format!("it is mapped to {}, which is no node of this cluster", host.name),
             "unmap it on the array if that host does not need it",

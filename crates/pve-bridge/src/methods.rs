@@ -218,7 +218,20 @@ pub(crate) async fn call(
     }
 }
 
+/// The template before a clone's name is part of the name: a volume that has another one, or none, is not meant.
+async fn require_meant(cx: &Cx, storage: &Storage, method: &str, frame: &Frame) -> Result<()> {
+    // A new volume is on no record, and a list picks by whole names.
+    if ["volume.create", "volume.list"].contains(&method) {
+        return Ok(());
+    }
+    let Some(Ok(name)) = frame.params.get("name").and_then(Value::as_str).map(DiskName::parse) else {
+        return Ok(());
+    };
+    storage.san.require_template(cx, &name.object, name.template.as_deref()).await
+}
+
 async fn of_storage(cx: &Cx, storage: Arc<Storage>, method: &str, frame: &Frame) -> Result<Reply> {
+    require_meant(cx, &storage, method, frame).await?;
     let san = &storage.san;
     let value = match method {
         // Both may be asked while the array is down: its profile is known, and attached disks go on working.

@@ -1,9 +1,12 @@
 //! Templates, linked clones and renaming: bytes, names, guards, and what is refused.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use san_core::{ErrorKind, Result};
+use san_core::{Deadline, Effects, ErrorKind, OperationId, Result};
 use san_engine::{Naming, Outcome, Request, Tie};
+use sanbridge_tests::crash::{Side, Stopper};
 use sanbridge_tests::site::{Site, SiteNode};
 
 use crate::support::{DISK, GROWN, SIZE, assert_unchanged, changes, snapshot};
@@ -76,14 +79,8 @@ async fn clones_of_a_template_have_its_bytes_and_then_their_own() {
     two.write(&path, GROWN.bytes() - 4, b"tail").await.unwrap();
     two.detach("vm-101-disk-0").await.unwrap();
 
-    let listed = one
-        .san()
-        .disks(&one.san().cx(
-            san_core::Deadline::after(std::time::Duration::from_secs(9)),
-            san_core::OperationId::random(),
-        ))
-        .await
-        .unwrap();
+    let cx = one.san().cx(Deadline::after(Duration::from_secs(9)), OperationId::random());
+    let listed = one.san().disks(&cx).await.unwrap();
     let mut listed: Vec<_> =
         listed.into_iter().map(|it| (it.owner.object().to_owned(), it.template)).collect();
     listed.sort();
@@ -229,4 +226,79 @@ async fn a_snapshot_is_cloned_while_its_disk_goes_on() {
     node.detach(DISK).await.unwrap();
     node.delete(DISK).await.unwrap();
     assert_unchanged(&site, &before);
+}
+
+/// A node dies between the array and the cluster, and the guest is started on another one under the new name: it keeps it.
+#[tokio::test(start_paused = true)]
+async fn a_renaming_that_somebody_relies_on_is_not_taken_back() {
+    let mut site = Site::started(2).await.unwrap();
+    let before = site.audit();
+    site.node(0).create(DISK, SIZE).await.unwrap();
+    written(site.node(0), DISK, b"first").await;
+    let stopper = Stopper::named("PATCH /api/storage/volumes", Side::After);
+    let array = Arc::new(site.connect(stopper.effects()).await.unwrap());
+    site.kill(0);
+    site.start_with(0, stopper.effects(), array).await.unwrap();
+    tokio::select! {
+        biased;
+        () = stopper.reached() => {}
+        done = rename(site.node(0), DISK, "vm-101-disk-0") => panic!("never reached: {done:?} {:?}", stopper.passed()),
+    }
+    site.kill(0);
+    site.expire_leases().unwrap();
+    let path = site.node(1).attach("vm-101-disk-0").await.unwrap();
+    assert_eq!(site.node(1).read(&path, 0, 5).await.unwrap(), b"first");
+    assert_eq!(site.start(0, Effects::unobserved()).await.unwrap(), 0);
+    assert_eq!(kind(site.node(0).attach(DISK).await), ErrorKind::NotFound);
+    assert_eq!(site.node(1).read(&path, 0, 5).await.unwrap(), b"first");
+    site.node(1).detach("vm-101-disk-0").await.unwrap();
+    site.node(0).delete("vm-101-disk-0").await.unwrap();
+    assert_unchanged(&site, &before);
+}
+
+/// Whoever copied from it never says that he is done.
+#[tokio::test(start_paused = true)]
+async fn an_idle_template_is_detached_everywhere_so_that_it_can_be_deleted() {
+    let site = Site::started(2).await.unwrap();
+    let before = site.audit();
+    let (one, two) = (site.node(0), site.node(1));
+    one.create(DISK, SIZE).await.unwrap();
+    template(one).await.unwrap();
+    let path = two.attach(TEMPLATE).await.unwrap();
+    let reader = two.host.open(&path).unwrap();
+    let minutes = |count: u64| tokio::time::sleep(Duration::from_secs(60 * count));
+    let refused = one.delete(TEMPLATE).await.unwrap_err();
+    assert!(
+        refused.kind() == ErrorKind::InUse && refused.remedy().unwrap().contains("15 minutes"),
+        "{refused:?}"
+    );
+    minutes(20).await;
+    two.san().drop_idle_templates().await.unwrap();
+    assert_eq!(two.read(&path, 0, 1).await.unwrap(), [0], "it is in use");
+    drop(reader);
+    minutes(14).await;
+    two.san().drop_idle_templates().await.unwrap();
+    assert_eq!(two.read(&path, 0, 1).await.unwrap(), [0], "it was in use a moment ago");
+    two.attach(TEMPLATE).await.unwrap();
+    minutes(14).await;
+    two.san().drop_idle_templates().await.unwrap();
+    assert_eq!(two.read(&path, 0, 1).await.unwrap(), [0], "somebody has asked for it since");
+    minutes(2).await;
+    two.san().drop_idle_templates().await.unwrap();
+    one.delete(TEMPLATE).await.unwrap();
+    assert_unchanged(&site, &before);
+}
+
+/// A disk is no template: it stays attached however long it is idle.
+#[tokio::test(start_paused = true)]
+async fn an_idle_disk_stays() {
+    let site = Site::started(1).await.unwrap();
+    let node = site.node(0);
+    node.create(DISK, SIZE).await.unwrap();
+    let path = node.attach(DISK).await.unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        node.san().drop_idle_templates().await.unwrap();
+    }
+    assert_eq!(node.read(&path, 0, 1).await.unwrap(), [0]);
 }

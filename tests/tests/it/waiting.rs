@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use san_core::{Effects, Result};
 use san_engine::OUTAGE;
-use san_sim::ontap::MapInfo;
+use san_sim::ontap::{MapInfo, Online};
 use san_sim::server::ApiState;
 use san_sim::target::Target;
 use sanbridge_tests::site::{SVM, Site};
@@ -108,6 +108,43 @@ async fn a_new_process_takes_the_watch_over() {
     seconds(100).await;
     assert!(!write.is_finished(), "the waiting of before was given back");
     mend(&site);
+    write.await.unwrap().unwrap();
+}
+
+/// The outage was ended by a process that did not live to see the paths come back; the next one does.
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_process_ended_is_given_back_when_the_paths_return() {
+    let mut site = Site::started(1).await.unwrap();
+    site.node(0).create(DISK, SIZE).await.unwrap();
+    let path = site.node(0).attach(DISK).await.unwrap();
+    cut(&site);
+    writing(&site, path.clone(), b"first").await.unwrap().unwrap_err();
+    site.kill(0);
+    site.start(0, Effects::unobserved()).await.unwrap();
+    seconds(20).await;
+    mend(&site);
+    seconds(60).await;
+    cut(&site);
+    let write = writing(&site, path, b"later");
+    seconds(100).await;
+    assert!(!write.is_finished(), "the next outage is waited for");
+    mend(&site);
+    write.await.unwrap().unwrap();
+}
+
+/// Its LUN is offline for a while, as in a takeover: that is no taking away, whatever the legs say.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_offline_on_the_array_is_waited_for() {
+    let site = Site::started(1).await.unwrap();
+    let node = site.node(0);
+    node.create(DISK, SIZE).await.unwrap();
+    let path = node.attach(DISK).await.unwrap();
+    let lun = site.array.maps().remove(0).lun;
+    site.array.set_lun_online(SVM, &lun, Online::No).unwrap();
+    let write = writing(&site, path, b"first");
+    seconds(100).await;
+    assert!(!write.is_finished());
+    site.array.set_lun_online(SVM, &lun, Online::Yes).unwrap();
     write.await.unwrap().unwrap();
 }
 

@@ -195,6 +195,7 @@ impl Plan for Create {
                     name: volume.name,
                     size: Some(volume.size),
                     kind: VolumeKind::Disk,
+                    template: self.origin.as_ref().and_then(Origin::template),
                 });
             }
             BIND => {

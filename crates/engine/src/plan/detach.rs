@@ -121,12 +121,25 @@ const FORGET: usize = 3;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Detach {
     owner: Owner,
+    #[serde(default)]
+    on: Condition,
     down: TakeDown,
 }
 
+/// When a volume is taken from this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Condition {
+    /// In any case.
+    #[default]
+    Always,
+    /// Unless somebody has asked for it lately.
+    Rested,
+}
+
 impl Detach {
-    pub(crate) fn new(owner: Owner) -> Self {
-        Self { owner, down: TakeDown::default() }
+    pub(crate) fn new(owner: Owner, on: Condition) -> Self {
+        Self { owner, on, down: TakeDown::default() }
     }
 
     pub(crate) fn owner(&self) -> &Owner {
@@ -163,6 +176,9 @@ impl Plan for Detach {
     }
 
     async fn prepare(&mut self, _cx: &Cx, san: &San) -> Result<Option<Outcome>> {
+        if self.on == Condition::Rested && !san.has_rested(&self.owner) {
+            return Ok(Some(Outcome::Detached { pending: None }));
+        }
         match san.attachments().get(&self.owner).await? {
             Some(record) => {
                 self.down = TakeDown::of(record);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use attach::Attach;
 pub(crate) use create::Create;
 pub(crate) use delete::Delete;
-pub(crate) use detach::Detach;
+pub(crate) use detach::{Condition, Detach};
 pub(crate) use grow::Grow;
 pub use naming::Naming;
 pub(crate) use rename::{Rename, is_asked_for};
@@ -73,6 +73,11 @@ pub enum Request {
     },
     /// A disk taken from this node.
     Detach {
+        /// Which.
+        object: String,
+    },
+    /// The same, unless somebody has asked for it on this node lately.
+    Release {
         /// Which.
         object: String,
     },
@@ -257,7 +262,12 @@ impl Work {
             }
             Request::Delete { object } => Self::Delete(Box::new(Delete::new(san.owner(&object)?))),
             Request::Attach { object } => Self::Attach(Box::new(Attach::new(san.owner(&object)?))),
-            Request::Detach { object } => Self::Detach(Box::new(Detach::new(san.owner(&object)?))),
+            Request::Detach { object } => {
+                Self::Detach(Box::new(Detach::new(san.owner(&object)?, Condition::Always)))
+            }
+            Request::Release { object } => {
+                Self::Detach(Box::new(Detach::new(san.owner(&object)?, Condition::Rested)))
+            }
             Request::Grow { object, size } => Self::Grow(Grow::new(san.owner(&object)?, size)),
             Request::Snapshot { object, snapshot } => {
                 Self::Snapshot(TakeSnapshot::new(san.owner(&object)?, snapshot))
@@ -335,7 +345,7 @@ impl Work {
     pub(crate) fn verb(&self) -> &'static str {
         match self {
             Self::Create(it) => it.verb(),
-            Self::Rename(_) => "rename",
+            Self::Rename(it) => it.verb(),
             Self::Delete(_) => "delete",
             Self::Attach(_) => "attach",
             Self::Detach(_) => "detach",

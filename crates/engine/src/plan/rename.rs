@@ -8,10 +8,9 @@ use san_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::create::is_claimed_by;
 use super::detach::TakeDown;
 use super::{Direction, Flow, Naming, Outcome, Plan};
-use crate::cluster::Binding;
+use crate::cluster::{Binding, Tie};
 use crate::san::San;
 use crate::site::{refuse_mapped_elsewhere, require_ours};
 
@@ -49,6 +48,9 @@ pub(crate) struct Rename {
     to: Option<Owner>,
     /// Names that were taken.
     taken: Vec<String>,
+    /// Whether it keeps its new name, although nobody confirmed it: somebody uses it by that. `None`: not asked yet.
+    #[serde(default)]
+    kept: Option<bool>,
 }
 
 impl Rename {
@@ -58,7 +60,7 @@ impl Rename {
             return Err(Error::new(ErrorKind::InvalidInput, "it has that name already").on(owner.object()));
         }
         let (bound, mark, down) = (None, None, TakeDown::default());
-        Ok(Self { owner, naming, becomes, bound, mark, down, to: None, taken: Vec::new() })
+        Ok(Self { owner, naming, becomes, bound, mark, down, to: None, taken: Vec::new(), kept: None })
     }
 
     pub(crate) fn owner(&self) -> &Owner {
@@ -79,6 +81,10 @@ impl Rename {
         self.to.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "the volume has no new name yet"))
     }
 
+    pub(crate) fn verb(&self) -> &'static str {
+        if self.is_made_template() { "make a template of" } else { "rename" }
+    }
+
     fn is_made_template(&self) -> bool {
         self.becomes == Some(VolumeKind::Template)
     }
@@ -95,17 +101,45 @@ impl Rename {
         san.array().rename(cx, &bound.to_volume(), &san.encode(to)?, &mark).await
     }
 
-    /// Gives it its old name back, where it is this operation that took it.
+    /// Gives it its old name back. Also where the array shows it already: a job that was given up may still mean to rename it,
+    /// and comes before this one.
     async fn rename_back(&self, cx: &Cx, san: &San) -> Result<()> {
-        let Some(to) = &self.to else { return Ok(()) };
         let (bound, mark) = self.known()?;
-        let found = san.array().volume(cx, &VolumeKey::Name(san.encode(to)?)).await?;
-        match found {
-            Some(it) if it.id == bound.id && is_claimed_by(&it, cx.operation()) => {
-                san.array().rename(cx, &bound.to_volume(), &bound.name, mark).await
-            }
-            _ => Ok(()),
+        match san.array().volume(cx, &VolumeKey::Id(bound.id.clone())).await? {
+            Some(_) => san.array().rename(cx, &bound.to_volume(), &bound.name, mark).await,
+            None => Ok(()),
         }
+    }
+
+    /// Whether somebody uses it by its new name: taken back, it would be gone under him.
+    async fn is_used_as_new(&self, cx: &Cx, san: &San) -> Result<bool> {
+        let (Some(to), Some(bound)) = (&self.to, &self.bound) else { return Ok(false) };
+        let Some(volume) = san.array().volume(cx, &VolumeKey::Id(bound.id.clone())).await? else {
+            return Ok(false);
+        };
+        if volume.name != san.encode(to)? {
+            return Ok(false);
+        }
+        let is_mapped = volume.mapped.is_some_and(|it| !it.is_empty());
+        let guests = san.cluster().guests_using(cx, to).await?;
+        Ok(is_mapped
+            || !san.cluster().attached_on(cx, to).await?.is_empty()
+            || guests.iter().any(|it| it.tie == Tie::Configured))
+    }
+
+    /// The cluster knows it by its new name only.
+    async fn tell_cluster(&self, cx: &Cx, san: &San) -> Result<()> {
+        san.cluster().bind(cx, &self.rebound(san)?).await?;
+        self.forget_old_name(cx, san).await
+    }
+
+    /// Nobody had it mapped; notes that say otherwise are of a node that is gone, or of this one before it took it down.
+    async fn forget_old_name(&self, cx: &Cx, san: &San) -> Result<()> {
+        for node in san.cluster().attached_on(cx, &self.owner).await? {
+            san.cluster().note_detached(cx, &self.owner, &node).await?;
+        }
+        san.cluster().note_overwriting(cx, &self.owner, None).await?;
+        san.cluster().unbind(cx, &self.owner, &self.known()?.0.id).await
     }
 
     async fn keep_state(&self, cx: &Cx, san: &San) -> Result<()> {
@@ -224,19 +258,24 @@ impl Plan for Rename {
                 other => other?,
             },
             BIND => san.cluster().bind(cx, &self.rebound(san)?).await?,
-            UNBIND => {
-                // Nobody had it mapped; notes that say otherwise are of a node that is gone.
-                for node in san.attached_elsewhere(cx, &self.owner).await? {
-                    san.cluster().note_detached(cx, &self.owner, &node).await?;
-                }
-                san.cluster().unbind(cx, &self.owner, &self.known()?.0.id).await?;
-            }
+            UNBIND => self.forget_old_name(cx, san).await?,
             _ => {}
         }
         Ok(Flow::Next)
     }
 
     async fn back(&mut self, step: usize, cx: &Cx, san: &San) -> Result<()> {
+        if self.kept.is_none() && step >= RENAME {
+            let is_used = self.is_used_as_new(cx, san).await?;
+            if is_used {
+                tracing::warn!(volume = %self.owner, "somebody uses it by its new name already: it keeps it");
+                self.tell_cluster(cx, san).await?;
+            }
+            self.kept = Some(is_used);
+        }
+        if self.kept == Some(true) {
+            return Ok(());
+        }
         match step {
             // Nobody uses it: what has been begun of its detaching is ended.
             TAKE_DOWN if self.down.has_begun() => self.down.all(cx, san).await,
