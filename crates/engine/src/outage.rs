@@ -47,6 +47,7 @@ impl San {
             questions: JoinSet::new(),
             // What an earlier process left behind is seen at once.
             next_look: Instant::now(),
+            is_blind: false,
         };
         self.node().spawn_endless(watch.run());
     }
@@ -97,18 +98,29 @@ struct Watch {
     /// Those whose waiting was given back: where multipathd goes on saying that they do not wait, that is the host's setting.
     given_back: HashSet<Wwid>,
     /// Questions whether a disk was taken away.
-    questions: JoinSet<(Wwid, bool)>,
+    questions: JoinSet<Answer>,
     /// When multipathd is asked next.
     next_look: Instant,
+    /// Whether the last round failed.
+    is_blind: bool,
 }
+
+/// Of which outage of a disk, and whether the array had taken the disk away.
+type Answer = (Wwid, Instant, bool);
 
 impl Watch {
     async fn run(mut self) {
         // A storage nobody holds any more needs no watch; its successor has one of its own.
         while let Some(san) = self.san.upgrade().map(San) {
-            if let Err(error) = self.round(&san).await {
-                tracing::warn!(storage = san.space(), error = %error.chain(), "the paths of its disks are not known");
-                self.next_look = Instant::now() + LOOK;
+            match self.round(&san).await {
+                Ok(()) => self.is_blind = false,
+                Err(error) => {
+                    // Said once, not with every look.
+                    if !std::mem::replace(&mut self.is_blind, true) {
+                        tracing::warn!(storage = san.space(), error = %error.chain(), "the paths of its disks are not known");
+                    }
+                    self.next_look = Instant::now() + LOOK;
+                }
             }
             drop(san);
             self.gather().await;
@@ -142,8 +154,9 @@ impl Watch {
         }
     }
 
-    fn learn(&mut self, (wwid, is_taken): (Wwid, bool)) {
-        if let Some(outage) = self.lost.get_mut(&wwid) {
+    fn learn(&mut self, (wwid, since, is_taken): Answer) {
+        // Of an outage that is over it says nothing any more.
+        if let Some(outage) = self.lost.get_mut(&wwid).filter(|it| it.since == since) {
             outage.is_taken = is_taken;
         }
     }
@@ -226,17 +239,18 @@ impl Watch {
         let resume = |san: San, cx: Cx, record: Attachment| async move {
             san.devices().resume_waiting(&cx, &record.identity).await
         };
+        let mut failed = Ok(());
         for (record, result) in side_by_side(san, resumed, resume).await {
             match result {
                 Ok(()) => drop(self.given_back.insert(record.identity.wwid)),
-                // The next look tries again.
+                // The next look, which comes soon then, tries again.
                 Err(error) => {
                     tracing::warn!(volume = %record.owner, error = %error.chain(), "its next outage would not be waited for");
-                    self.next_look = Instant::now() + LOOK;
+                    failed = Err(error);
                 }
             }
         }
-        Ok(())
+        failed
     }
 
     /// Ends the waiting of those that were taken away, and of those that have waited long enough.
@@ -296,13 +310,13 @@ impl Watch {
             }
             // The one before has an answer by then.
             outage.next_question = now + QUESTION;
-            let (san, record) = (san.clone(), record.clone());
+            let (san, record, since) = (san.clone(), record.clone(), outage.since);
             self.questions.spawn(async move {
                 let answer = san.is_taken_away(&record).await.unwrap_or_else(|error| {
                     tracing::debug!(volume = %record.owner, error = %error.chain(), "whether it was taken away is not known");
                     false
                 });
-                (record.identity.wwid, answer)
+                (record.identity.wwid, since, answer)
             });
         }
     }
