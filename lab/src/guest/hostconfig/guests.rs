@@ -161,9 +161,15 @@ pub(super) async fn release() -> Result<(), Failure> {
     // A volume group may be in a partition.
     for kind in ["LVM-", "part"] {
         for name in blocks() {
-            let uuid = fs::read_to_string(Path::new("/sys/block").join(&name).join("dm/uuid"));
-            if uuid.is_ok_and(|it| it.starts_with(kind)) {
-                tools::run("dmsetup", &["remove", "--retry", &format!("/dev/{name}")], PATIENCE).await?;
+            let folder = Path::new("/sys/block").join(&name).join("dm");
+            let told = |attribute: &str| fs::read_to_string(folder.join(attribute)).unwrap_or_default();
+            if !told("uuid").starts_with(kind) {
+                continue;
+            }
+            // By its own name: the one below /dev may not be there yet, or any more.
+            let removed = tools::run("dmsetup", &["remove", "--retry", told("name").trim()], PATIENCE).await;
+            if told("uuid").starts_with(kind) {
+                removed?;
             }
         }
     }
