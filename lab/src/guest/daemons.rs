@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -136,6 +136,24 @@ pub async fn udev_rests() -> Result<(), Failure> {
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
+}
+
+/// Has multipathd remove a map that nobody uses for longer than a look takes: udev opens every map when something of it
+/// changes.
+///
+/// # Errors
+/// Where it stays in use, or is not known.
+pub async fn remove_map(map: &str) -> Result<(), Failure> {
+    let started = Instant::now();
+    loop {
+        udev_rests().await?;
+        match tools::run("multipathd", &["remove", "map", map], PATIENCE).await {
+            Err(failure) if failure.0.contains("in use") && started.elapsed() < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Looks until `look` says yes.

@@ -13,7 +13,7 @@ use super::bench::{
     within, write, wwid,
 };
 use crate::guest::bystander::VerifiedIo;
-use crate::guest::{Check, Failure, Shown, tools};
+use crate::guest::{Check, Failure, Shown, daemons, tools};
 
 pub(super) fn checks() -> Vec<Check<Bench>> {
     vec![
@@ -189,7 +189,7 @@ async fn add_grow_remove(bench: Arc<Bench>) -> Result<Shown, Failure> {
 /// Takes a map and its legs away.
 async fn remove(map: &str) -> Result<(), Failure> {
     let found = legs(map).await?;
-    tools::run("multipathd", &["remove", "map", map], PATIENCE).await?;
+    daemons::remove_map(map).await?;
     for leg in &found {
         let device = Path::new("/sys/block").join(leg.disk.file_name().unwrap_or_default());
         let delete = device.join("device/delete");

@@ -14,7 +14,7 @@ use super::bench::{Bench, SPAN, USUAL, cx, multipath_config};
 use super::io::carries;
 use super::play::{play, refused, scenario, wrong};
 use super::tools;
-use crate::guest::daemons::Daemon;
+use crate::guest::daemons::{self, Daemon};
 use crate::guest::ledger::{legs, maps};
 use crate::guest::{Check, Failure, Group, Shown, udev};
 
@@ -192,7 +192,7 @@ async fn legs_without_map(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let volume = bench.volume();
     let device = bench.attach(volume, 5).await?;
     let name = device.identity.wwid.multipath_name();
-    tools::run("multipathd", &["del", "map", &name]).await?;
+    daemons::remove_map(&name).await?;
     if bench.inspect(volume, 5).await??.is_some() || maps().iter().any(|it| it.wwid == name) {
         return wrong("the map is still there");
     }

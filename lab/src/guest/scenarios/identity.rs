@@ -12,7 +12,7 @@ use super::play::{play, refused, scenario, wrong};
 use super::stock::stacked;
 use super::tools::{self, until};
 use crate::guest::ledger::legs;
-use crate::guest::{Check, Failure, Group, Shown};
+use crate::guest::{Check, Failure, Group, Shown, daemons};
 
 const BOUND: Duration = Duration::from_secs(40);
 const LONG: Duration = Duration::from_secs(80);
@@ -235,7 +235,7 @@ async fn no_identity(bench: Arc<Bench>) -> Result<Shown, Failure> {
 async fn stale_memory(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let (old, new) = (bench.volume(), bench.volume());
     bench.attach(old, 5).await?;
-    tools::run("multipathd", &["del", "map", &map_name(&bench, old)]).await?;
+    daemons::remove_map(&map_name(&bench, old)).await?;
     bench.show(new, 5).await?;
     let remembered = bench.array.identity(old).wwid.multipath_name();
     let stale = legs().into_iter().filter(|it| it.wwid == remembered).count();
