@@ -254,7 +254,12 @@ impl San {
     /// Takes templates down that nobody has used here for a while: they are attached to be copied and then forgotten, and as
     /// long as one node has them no other can delete them. What is in use stays.
     pub async fn drop_idle_templates(&self) -> Result<()> {
-        for record in self.attached().await? {
+        let records = self.attached().await?;
+        self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner).retain(|object, _| {
+            // Of what is not here nothing need be remembered.
+            records.iter().any(|it| it.owner.object() == object)
+        });
+        for record in records {
             let cx = self.0.node.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
             let bound = self.cluster().binding(&cx, &record.owner).await?;
             let is_template = bound.is_some_and(|it| it.kind == VolumeKind::Template);
@@ -288,12 +293,11 @@ impl San {
         last.entry(owner.object().to_owned()).or_insert_with(Instant::now).elapsed() >= TEMPLATE_REST
     }
 
-    /// Makes sure that a volume is known by the template it is said to be cloned from. What is not on record is not known
-    /// by any name, and whoever looks for it says so.
+    /// Makes sure that a volume is known by the template it is said to be cloned from. Where that cannot be told, whatever is
+    /// to be done with the volume meets the same trouble and says so.
     pub async fn require_template(&self, cx: &Cx, object: &str, template: Option<&str>) -> Result<()> {
-        let owner = self.owner(object)?;
-        match self.cluster().binding(cx, &owner).await? {
-            Some(bound) if bound.template.as_deref() != template => {
+        match self.bound(cx, &self.owner(object)?).await {
+            Ok(bound) if bound.template.as_deref() != template => {
                 let message = match &bound.template {
                     Some(it) => format!("the volume of this name is a clone of {it}"),
                     None => "the volume of this name is no clone of a template".to_owned(),

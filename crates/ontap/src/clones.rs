@@ -1,7 +1,5 @@
 //! FlexClones of a FlexVol's snapshot, and giving a volume another name.
 
-use std::time::Duration;
-
 use san_core::{CloneSpec, Cx, Ensured, Error, Mark, Marked, Result, Volume, VolumeName};
 use san_rest::Request;
 use serde_json::json;
@@ -9,14 +7,10 @@ use serde_json::json;
 use crate::array::Ontap;
 use crate::client::patiently;
 use crate::convert::{self, Key, inconsistent, mapped};
-use crate::create::{Wanted, check_name, comment};
+use crate::create::{Wanted, check_name, comment, once_shown};
 use crate::error::{code, is};
 use crate::snapshots::array_name;
 use crate::wire;
-
-/// How long the LUN of a new clone may not be shown yet, and between two looks.
-const LAG: Duration = Duration::from_secs(5);
-const LAG_PAUSE: Duration = Duration::from_millis(250);
 
 impl Ontap {
     /// Two requests: the clone, and a look at the LUN that came with it, whose serial number is new.
@@ -43,7 +37,7 @@ impl Ontap {
             other => other?,
         };
         self.make_sure_of_mark(cx, &flexvol.it, &spec.mark).await?;
-        let lun = self.cloned_lun(cx, &spec.name).await?;
+        let lun = once_shown(cx, || self.lun_at(cx, &spec.name)).await?;
         if lun.location.volume.uuid.as_deref().is_some_and(|it| it != flexvol.it.uuid) {
             return Err(inconsistent("the array answered about another LUN"));
         }
@@ -70,19 +64,6 @@ impl Ontap {
         let request = Request::patch("/api/storage/volumes/{}", &[&clone.uuid])
             .json(&json!({ "comment": comment(mark)? }))?;
         self.api.settle::<serde_json::Value, _, _>(cx, &patiently(cx, request), is_marked).await.map(drop)
-    }
-
-    async fn cloned_lun(&self, cx: &Cx, name: &VolumeName) -> Result<wire::Lun> {
-        let bounded = cx.at_most(LAG);
-        loop {
-            if let Some(lun) = self.lun_at(cx, name).await? {
-                return Ok(lun);
-            }
-            if bounded.deadline().remaining() <= LAG_PAUSE {
-                return Err(inconsistent("the array does not show the LUN of the clone it has just made"));
-            }
-            tokio::time::sleep(LAG_PAUSE).await;
-        }
     }
 
     /// One request: name and mark change together, and the LUN's path with the name.

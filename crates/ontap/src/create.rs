@@ -90,22 +90,10 @@ impl Ontap {
         wanted: &Wanted<'_>,
         records: Vec<wire::Volume>,
     ) -> Result<Made<wire::Volume>> {
-        // After a job that outlasted `return_timeout` there are no records, and lists may lag behind for a moment.
-        let mut found = records.into_iter().next();
-        let mut pauses = pauses().take(LAGS);
-        let it = loop {
-            match (found.take(), pauses.next()) {
-                (Some(it), _) => break it,
-                (None, Some(pause)) => {
-                    found = self.flexvol_named(cx, wanted.name).await?;
-                    if found.is_none() {
-                        tokio::time::sleep(pause.min(cx.deadline().remaining())).await;
-                    }
-                }
-                (None, None) => {
-                    return Err(inconsistent("the array does not show the volume it has just created"));
-                }
-            }
+        // After a job that outlasted `return_timeout` there are no records.
+        let it = match records.into_iter().next() {
+            Some(it) => it,
+            None => once_shown(cx, || self.flexvol_named(cx, wanted.name)).await?,
         };
         self.check_svm(&it.svm)?;
         if it.name != wanted.name.as_str() {
@@ -233,6 +221,20 @@ pub(crate) fn comment(mark: &Mark) -> Result<String> {
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
     Ok(text)
+}
+
+/// What has just been created, as soon as `look` sees it: the array's lists may lag behind for a moment.
+pub(crate) async fn once_shown<T, F>(cx: &Cx, look: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    for pause in pauses().take(LAGS) {
+        if let Some(it) = look().await? {
+            return Ok(it);
+        }
+        tokio::time::sleep(pause.min(cx.deadline().remaining())).await;
+    }
+    Err(inconsistent("the array does not show what it has just created"))
 }
 
 /// Waits before a creation is looked at or tried again; their end is the deadline.

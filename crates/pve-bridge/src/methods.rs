@@ -220,8 +220,8 @@ pub(crate) async fn call(
 
 /// The template before a clone's name is part of the name: a volume that has another one, or none, is not meant.
 async fn require_meant(cx: &Cx, storage: &Storage, method: &str, frame: &Frame) -> Result<()> {
-    // A new volume is on no record, and a list picks by whole names.
-    if ["volume.create", "volume.list"].contains(&method) {
+    // A new volume is on no record, a list picks by whole names, and a guest's stop must not wait for the array's word.
+    if ["volume.create", "volume.list", "volume.detach"].contains(&method) {
         return Ok(());
     }
     let Some(Ok(name)) = frame.params.get("name").and_then(Value::as_str).map(DiskName::parse) else {

@@ -12,6 +12,7 @@ use sanbridge_tests::site::{Site, SiteNode};
 use crate::support::{DISK, GROWN, SIZE, assert_unchanged, changes, snapshot};
 
 const TEMPLATE: &str = "base-100-disk-0";
+const OTHER: &str = "vm-200-disk-0";
 
 fn exact(name: &str) -> Naming {
     Naming::Exact(name.to_owned())
@@ -246,6 +247,11 @@ async fn a_renaming_that_somebody_relies_on_is_not_taken_back() {
     }
     site.kill(0);
     site.expire_leases().unwrap();
+    // Until that is decided nobody else gets the old name.
+    site.node(1).create(OTHER, SIZE).await.unwrap();
+    assert_eq!(kind(rename(site.node(1), OTHER, DISK).await), ErrorKind::AlreadyExists);
+    assert_eq!(kind(site.node(1).create(DISK, SIZE).await), ErrorKind::AlreadyExists);
+    site.node(1).delete(OTHER).await.unwrap();
     let path = site.node(1).attach("vm-101-disk-0").await.unwrap();
     assert_eq!(site.node(1).read(&path, 0, 5).await.unwrap(), b"first");
     assert_eq!(site.start(0, Effects::unobserved()).await.unwrap(), 0);

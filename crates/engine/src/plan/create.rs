@@ -148,16 +148,7 @@ impl Plan for Create {
     }
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
-        if let Naming::Exact(object) = &self.naming {
-            let owner = san.owner(object)?;
-            if let Some(binding) = san.cluster().binding(cx, &owner).await? {
-                let known = san.array().volume(cx, &VolumeKey::Id(binding.id.clone())).await?;
-                if known.is_some() {
-                    return Err(taken(object));
-                }
-                san.cluster().unbind(cx, &owner, &binding.id).await?;
-            }
-        }
+        self.naming.require_unbound(cx, san).await?;
         if let Some(origin) = &mut self.origin {
             let bound = san.bound(cx, &origin.source).await?;
             if origin.snapshot.is_none() && bound.kind != VolumeKind::Template {
@@ -221,8 +212,4 @@ impl Plan for Create {
         let size = self.made.as_ref().and_then(|it| it.size).unwrap_or(self.size);
         Outcome::Created { object, size, template: self.origin.as_ref().and_then(Origin::template) }
     }
-}
-
-fn taken(object: &str) -> Error {
-    Error::new(ErrorKind::AlreadyExists, "a volume of this name exists").on(object)
 }

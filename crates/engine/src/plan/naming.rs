@@ -1,6 +1,6 @@
 //! How a disk that is made or renamed gets its name.
 
-use san_core::{Cx, Error, ErrorKind, Owner, Result};
+use san_core::{Cx, Error, ErrorKind, Owner, Result, VolumeKey};
 use serde::{Deserialize, Serialize};
 
 use crate::san::San;
@@ -31,6 +31,18 @@ impl Naming {
             Self::Numbered { stem } => format!("{stem}{NUMBERS}"),
         };
         san.encode(&san.owner(&sample)?).map(drop)
+    }
+
+    /// Refuses the one name where the cluster knows a living volume by it, also one that the array shows under another name
+    /// while it is being renamed: it may get this one back. What is known of a volume that is gone is forgotten.
+    pub(crate) async fn require_unbound(&self, cx: &Cx, san: &San) -> Result<()> {
+        let Self::Exact(object) = self else { return Ok(()) };
+        let owner = san.owner(object)?;
+        let Some(binding) = san.cluster().binding(cx, &owner).await? else { return Ok(()) };
+        if san.array().volume(cx, &VolumeKey::Id(binding.id.clone())).await?.is_some() {
+            return Err(taken(object));
+        }
+        san.cluster().unbind(cx, &owner, &binding.id).await
     }
 
     /// Operations that choose of the same names run one after the other.
@@ -66,4 +78,8 @@ impl Naming {
         })?;
         san.owner(&object)
     }
+}
+
+pub(crate) fn taken(object: &str) -> Error {
+    Error::new(ErrorKind::AlreadyExists, "a volume of this name exists").on(object)
 }

@@ -9,6 +9,7 @@ use san_core::{
 use serde::{Deserialize, Serialize};
 
 use super::detach::TakeDown;
+use super::naming::taken;
 use super::{Direction, Flow, Naming, Outcome, Plan};
 use crate::cluster::{Binding, Tie};
 use crate::san::San;
@@ -183,12 +184,13 @@ impl Rename {
         }
     }
 
-    /// Refuses a name that is taken, before anything is begun.
+    /// Refuses a name that is taken, before a device is taken down for it.
     async fn require_free(&self, cx: &Cx, san: &San) -> Result<()> {
+        self.naming.require_unbound(cx, san).await?;
         let Naming::Exact(object) = &self.naming else { return Ok(()) };
         let name = VolumeKey::Name(san.encode(&san.owner(object)?)?);
         match san.array().volume(cx, &name).await? {
-            Some(_) => Err(Error::new(ErrorKind::AlreadyExists, "a volume of this name exists").on(object)),
+            Some(_) => Err(taken(object)),
             None => Ok(()),
         }
     }
