@@ -168,6 +168,11 @@ impl San {
         self.0.node.cx(deadline, operation)
     }
 
+    /// Runs `task` beside the operations: it ends with the node.
+    pub fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.node.spawn(task);
+    }
+
     /// Its name in the cluster.
     pub fn space(&self) -> &str {
         &self.0.config.space

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::guests::PveGuests;
+use crate::prefetch::Prefetch;
 use crate::realm::realm;
 use crate::secrets::SecretFiles;
 use crate::server::{Service, serve};
@@ -94,8 +95,9 @@ impl Daemon {
         let witness = config.pve.join("nodes");
         let shared = Folder::shared(config.pve.join("priv").join("sanbridge"), &witness);
         let realm = realm(&cx, &config.pve, &shared, config.node.as_str()).await?;
+        let guests = Arc::new(PveGuests::new(&config.pve));
         let cluster: Arc<dyn Cluster> =
-            Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::new(PveGuests::new(&config.pve))));
+            Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::clone(&guests) as _));
         let transport: Arc<dyn Transport> = Arc::new(Iscsi::new(guard.clone(), config.iscsi));
         let state = Folder::at(config.state.join("storages"));
         let node = Arc::new(Node::new(NodeConfig {
@@ -111,7 +113,7 @@ impl Daemon {
         }));
         let secrets = SecretFiles::at(Folder::shared(config.pve.join("priv").join("storage"), &witness));
         let storages = Storages::new(Arc::clone(&node), cluster, wires, secrets, state, transport);
-        let service = Arc::new(Service { node, storages });
+        let service = Arc::new(Service { node, storages, prefetch: Prefetch::new(guests) });
         // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.
         service.storages.restore(&cx).await?;
         let listener = listen(&config.socket)?;

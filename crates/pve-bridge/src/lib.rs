@@ -8,6 +8,7 @@ mod guests;
 mod methods;
 mod names;
 mod options;
+mod prefetch;
 mod protocol;
 mod realm;
 mod secrets;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use san_core::{ByteSize, Cx, Deadline, Error, ErrorKind, OperationId, Result, SnapshotName, VolumeKind};
-use san_engine::{Naming, Node, Outcome, Request, Ticket};
+use san_engine::{Naming, Outcome, Request, Ticket};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use crate::names::DiskName;
 use crate::protocol::{Frame, StorageRef, VERSION};
 use crate::secrets::Secrets;
-use crate::storage::{Addition, Storage, Storages};
+use crate::server::Service;
+use crate::storage::{Addition, Storage};
 
 /// What a request came to.
 pub(crate) enum Reply {
@@ -96,11 +97,8 @@ struct List {
 struct Presence {
     name: String,
     snapshot: Option<String>,
+    /// Where the guest lives is read from its configuration; that there are any says that it starts.
     #[serde(default)]
-    #[expect(
-        dead_code,
-        reason = "hints are part of the message; where the guest lives is read from its configuration"
-    )]
     hints: BTreeMap<String, Value>,
 }
 
@@ -167,12 +165,8 @@ fn naming(vmid: u64, name: Option<String>) -> Result<Naming> {
 }
 
 /// Answers a request, or says which operation will.
-pub(crate) async fn call(
-    node: &Node,
-    storages: &Storages,
-    frame: &Frame,
-    deadline: Deadline,
-) -> Result<Reply> {
+pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -> Result<Reply> {
+    let Service { node, storages, prefetch } = service;
     let cx = &node.cx(deadline, frame.id);
     let method = frame.method.as_deref().unwrap_or_default();
     match method {
@@ -214,8 +208,25 @@ pub(crate) async fn call(
             storages.remove(cx, of).await?;
             Ok(Reply::Value(json!({})))
         }
-        _ => of_storage(cx, storages.get(cx, of).await?, method, frame).await,
+        _ => {
+            let storage = storages.get(cx, of).await?;
+            let reply = of_storage(cx, Arc::clone(&storage), method, frame).await?;
+            if let Some(name) = starts(method, frame) {
+                prefetch.others(cx, &storage, &name);
+            }
+            Ok(reply)
+        }
     }
+}
+
+/// The disk with which a guest begins to start: PVE gives hints at no other time.
+fn starts(method: &str, frame: &Frame) -> Option<DiskName> {
+    let Presence { name, snapshot: None, hints } =
+        params(frame).ok().filter(|_| method == "volume.attach")?
+    else {
+        return None;
+    };
+    DiskName::parse(&name).ok().filter(|_| !hints.is_empty())
 }
 
 /// The template before a clone's name is part of the name: a volume that has another one, or none, is not meant.

@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::methods::{self, Reply, Running};
+use crate::prefetch::Prefetch;
 use crate::protocol::{Answer, Frame, VERSION, read_frame, write_frame};
 use crate::storage::{Addition, Storages};
 
@@ -26,6 +27,7 @@ const CLEAN_UP: Duration = Duration::from_secs(30);
 pub(crate) struct Service {
     pub(crate) node: Arc<Node>,
     pub(crate) storages: Storages,
+    pub(crate) prefetch: Prefetch,
 }
 
 /// Serves one connection to its end. A client that speaks nonsense is cut off.
@@ -59,7 +61,7 @@ impl Connection {
         let task = frame.caller.as_ref().and_then(|it| it.task.as_deref());
         let pid = frame.caller.as_ref().and_then(|it| it.pid);
         tracing::debug!(operation = %frame.id, method = frame.method, task, pid, "request");
-        match methods::call(&service.node, &service.storages, &frame, deadline).await {
+        match methods::call(service, &frame, deadline).await {
             Err(error) => self.write(&Answer::error(frame.id, &error)).await,
             Ok(Reply::Value(value)) => self.write(&Answer::ok(frame.id, value, Vec::new())).await,
             Ok(Reply::Added(storage, addition)) => {

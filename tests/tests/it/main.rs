@@ -21,6 +21,7 @@ mod model;
 mod outage;
 mod paths;
 mod perl;
+mod prefetch;
 mod storages;
 mod support;
 mod waiting;
