@@ -22,6 +22,7 @@ mod runner;
 mod san;
 mod site;
 mod store;
+mod view;
 
 pub use cluster::{Binding, Cluster, FolderCluster, Guest, Guests, Lease, Tie};
 pub use masks::masks;
@@ -29,5 +30,6 @@ pub use node::{Node, NodeConfig};
 pub use plan::{Naming, Outcome, Request};
 pub use record::{Attachment, AttachmentState};
 pub use registry::Ticket;
-pub use san::{Disk, OUTAGE, OpenOperation, San, SanConfig, Status};
+pub use san::{Disk, OUTAGE, San, SanConfig, Status};
 pub use store::Folder;
+pub use view::{OpenOperation, OpenState, Portal, Presence};

@@ -122,6 +122,7 @@ impl Watch {
                     self.next_look = Instant::now() + LOOK;
                 }
             }
+            san.keep_outages(self.lost.iter().map(|(wwid, it)| (*wwid, it.since)).collect());
             drop(san);
             self.gather().await;
         }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use san_core::{
     Array, ByteSize, Capacity, Cx, Deadline, Error, ErrorKind, HostAccess, Marked, NameCodec, OperationId,
-    Owner, Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery,
+    Owner, Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery, Wwid,
 };
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::intent::{Cursor, Found, Intents};
+use crate::intent::Intents;
 use crate::node::{Inner, Node};
 use crate::plan::{Request, is_asked_for};
 use crate::record::{Attachment, AttachmentState, Attachments};
@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) host: tokio::sync::Mutex<Option<HostAccess>>,
     pub(crate) ports: tokio::sync::Mutex<Option<Vec<TargetPort>>>,
     status: Mutex<LastStatus>,
+    /// The disks that have lost every path, and since when.
+    outages: Mutex<HashMap<Wwid, Instant>>,
     /// When each object was last attached, or last seen in use.
     last_used: Mutex<HashMap<String, Instant>>,
 }
@@ -86,17 +88,6 @@ pub struct Disk {
     pub template: Option<String>,
 }
 
-/// An operation that an earlier run left open.
-#[derive(Debug, Clone)]
-pub struct OpenOperation {
-    /// Its id; `None` where its file cannot be understood.
-    pub id: Option<OperationId>,
-    /// Its volume.
-    pub object: Option<String>,
-    /// What it is and how far.
-    pub description: String,
-}
-
 /// One storage on one array as this node sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct San(pub(crate) Arc<Shared>);
@@ -132,6 +123,7 @@ impl San {
             host: tokio::sync::Mutex::default(),
             ports: tokio::sync::Mutex::default(),
             status: Mutex::default(),
+            outages: Mutex::default(),
             last_used: Mutex::default(),
             node,
             config,
@@ -322,6 +314,17 @@ impl San {
         }
     }
 
+    /// Remembers which disks have no path.
+    pub(crate) fn keep_outages(&self, since: HashMap<Wwid, Instant>) {
+        *self.0.outages.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// For how long a disk has had no path, as far as this process has seen.
+    pub(crate) fn outage(&self, wwid: &Wwid) -> Option<Duration> {
+        let outages = self.0.outages.lock().unwrap_or_else(PoisonError::into_inner);
+        outages.get(wwid).map(Instant::elapsed)
+    }
+
     /// Whether the array was last asked for its room longer than `age` ago.
     pub fn status_is_older_than(&self, age: Duration) -> bool {
         let last = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -338,30 +341,5 @@ impl San {
             last.capacity = Some((capacity, Instant::now()));
         }
         answer
-    }
-
-    /// What earlier runs left open and cannot end yet.
-    pub async fn open_operations(&self) -> Result<Vec<OpenOperation>> {
-        let describe = |found| match found {
-            Found::Unreadable { file, error } => {
-                OpenOperation { id: None, object: None, description: format!("{file}: {}", error.chain()) }
-            }
-            Found::Readable(intent) => {
-                let steps = intent.work.plan().steps();
-                let step = |it: usize| steps.get(it).copied().unwrap_or("the end");
-                let state = match &intent.cursor {
-                    Cursor::Forward(it) => format!("to do: {}", step(*it)),
-                    Cursor::Back(it, why) => format!("to undo: {} ({why})", step(*it)),
-                    Cursor::Unacknowledged(_) => "waits for its caller".to_owned(),
-                    Cursor::Stuck(it) => format!("stuck at: {} ({})", step(it.step), it.reason),
-                };
-                OpenOperation {
-                    id: Some(intent.id),
-                    object: intent.work.owner().map(|it| it.object().to_owned()),
-                    description: format!("{}, {state}", intent.work.verb()),
-                }
-            }
-        };
-        Ok(self.0.intents.all().await?.into_iter().map(describe).collect())
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! The protocol is described in `PROTOCOL.md` beside this crate's sources.
 
+mod admin;
+pub mod cli;
 mod daemon;
 mod guests;
 mod methods;

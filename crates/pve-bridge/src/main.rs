@@ -1,6 +1,6 @@
-//! `sanbridge`: the node daemon and its helper processes.
+//! `sanbridge`: the node daemon, its helper processes, and the commands for people.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use san_core::{Deadline, Error, ErrorKind, NodeName, Result};
 use san_host::{System, SystemConfig};
 use san_multipath::{MultipathConfig, UnitSerial};
+use sanbridge::cli::{self, Console, Exit, Screen};
 use sanbridge::{Config, Daemon, HttpsWires};
 
 /// SAN arrays under Proxmox VE.
@@ -41,6 +42,8 @@ enum Command {
     /// A helper process of the daemon: takes the calls that can hang in the kernel.
     #[command(hide = true)]
     Helper,
+    #[command(flatten)]
+    Ask(cli::Command),
 }
 
 /// The settings of [`UnitSerial`].
@@ -63,16 +66,31 @@ fn main() -> ExitCode {
                 ..MultipathConfig::default()
             };
             match serve(node, |config| Config { socket, state, multipath, ..config }) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    let remedy = error.remedy().map(|it| format!(" -- {it}")).unwrap_or_default();
-                    // Whatever the log's filter: somebody wants to know why it does not run.
-                    let _ = writeln!(std::io::stderr(), "sanbridge: {}{remedy}", error.chain());
-                    ExitCode::FAILURE
-                }
+                Ok(()) => Exit::Success.into(),
+                // Whatever the log's filter: somebody wants to know why it does not run.
+                Err(error) => on_console(|console| console.end(&error)).into(),
             }
         }
+        Command::Ask(command) => on_console(|console| match ask(&command, console) {
+            Ok(exit) => exit,
+            Err(error) => console.end(&error),
+        })
+        .into(),
     }
+}
+
+fn ask(command: &cli::Command, console: &mut Console<'_>) -> Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot start the runtime").caused_by(error))?;
+    Ok(runtime.block_on(command.run(console)))
+}
+
+fn on_console(work: impl FnOnce(&mut Console<'_>) -> Exit) -> Exit {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let screen = Screen::of(&out);
+    work(&mut Console::new(&mut out, screen, &mut err))
 }
 
 fn init_log() {

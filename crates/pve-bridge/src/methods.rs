@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::admin;
 use crate::names::DiskName;
 use crate::protocol::{Frame, StorageRef, VERSION};
 use crate::secrets::Secrets;
@@ -137,7 +138,7 @@ struct Wait {
     operation: OperationId,
 }
 
-fn params<T: DeserializeOwned>(frame: &Frame) -> Result<T> {
+pub(crate) fn params<T: DeserializeOwned>(frame: &Frame) -> Result<T> {
     let value = if frame.params.is_null() { json!({}) } else { frame.params.clone() };
     serde_json::from_value(value).map_err(|error| {
         Error::new(ErrorKind::InvalidInput, "the parameters of the request are not understood")
@@ -181,6 +182,7 @@ pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -
             })?;
             return Ok(Reply::Operation(Box::new(Running { ticket, storage: None })));
         }
+        admin if admin.starts_with("admin.") => return admin::call(cx, node, storages, frame).await,
         _ => {}
     }
     let Some(of) = &frame.storage else {
@@ -290,6 +292,13 @@ async fn of_storage(cx: &Cx, storage: Arc<Storage>, method: &str, frame: &Frame)
     Ok(Reply::Value(value))
 }
 
+/// A newer client asks for more than this daemon can do.
+pub(crate) fn no_method(method: &str) -> Error {
+    let shown: String = method.chars().take(40).collect();
+    Error::new(ErrorKind::Unsupported, format!("this daemon has no method {shown:?}"))
+        .with_remedy("update sanbridge on this node")
+}
+
 /// The engine's request for a method that changes something.
 fn request(method: &str, frame: &Frame) -> Result<Request> {
     Ok(match method {
@@ -343,9 +352,7 @@ fn request(method: &str, frame: &Frame) -> Result<Request> {
             }
         }
         _ => {
-            let shown: String = method.chars().take(40).collect();
-            return Err(Error::new(ErrorKind::Unsupported, format!("this daemon has no method {shown:?}"))
-                .with_remedy("update sanbridge on this node"));
+            return Err(no_method(method));
         }
     })
 }

@@ -12,7 +12,7 @@ pub(crate) const VERSION: u32 = 1;
 /// Largest frame from the client.
 const REQUEST_MAX: usize = 1 << 20;
 /// Largest frame to the client.
-const ANSWER_MAX: usize = 16 << 20;
+pub(crate) const ANSWER_MAX: usize = 16 << 20;
 
 /// The first frame of a connection. Not printable: its parameters may hold a secret.
 #[derive(Deserialize)]

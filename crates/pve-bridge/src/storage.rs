@@ -45,7 +45,8 @@ pub(crate) enum Addition {
 #[derive(Debug)]
 pub(crate) struct Storage {
     pub(crate) san: San,
-    options: Options,
+    pub(crate) options: Options,
+    pub(crate) client: Client,
     /// Operations that could not be ended yet.
     pub(crate) open: AtomicUsize,
     /// Held by whoever tends it.
@@ -100,6 +101,38 @@ impl Storages {
         slots.values().filter_map(|it| it.try_lock().ok().and_then(|it| it.clone())).collect()
     }
 
+    /// All storages this node serves or served, by id; `None` beside one that is not ready.
+    pub(crate) async fn known(&self) -> Result<BTreeMap<String, Option<Arc<Storage>>>> {
+        let mut known = BTreeMap::new();
+        for id in self.state.names().await? {
+            if self.state.below(&id).read::<Kept>(KEPT).await.is_ok_and(|it| it.is_none()) {
+                continue;
+            }
+            known.insert(id, None);
+        }
+        for storage in self.ready() {
+            known.insert(storage.san.space().to_owned(), Some(storage));
+        }
+        Ok(known)
+    }
+
+    /// The storage of this id as this node serves it, whatever its section says by now.
+    ///
+    /// # Errors
+    /// `NotFound` where this node serves none of this id, `Unavailable` where it is not ready.
+    pub(crate) async fn by_id(&self, id: &str) -> Result<Arc<Storage>> {
+        check_storage_id(id)?;
+        match self.known().await?.remove(id) {
+            Some(Some(storage)) => Ok(storage),
+            Some(None) => Err(Error::new(ErrorKind::Unavailable, "the storage is not ready on this node")
+                .on(id)
+                .with_remedy("journalctl -u sanbridge says why")),
+            None => Err(Error::new(ErrorKind::NotFound, "this node serves no storage of this name")
+                .on(id)
+                .with_remedy("sanbridge status lists those it serves; pvesm status makes PVE ask for all")),
+        }
+    }
+
     async fn slot(&self, cx: &Cx, id: &str) -> Result<OwnedMutexGuard<Option<Arc<Storage>>>> {
         let slot = Arc::clone(
             self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default(),
@@ -137,22 +170,29 @@ impl Storages {
         let client = self.client(&of.id, &options)?;
         let array = match kept {
             Some(kept) if same_array(&kept.options, &of.options) => {
-                Ontap::from_profile(client, options.ontap.clone(), kept.profile)?
+                Ontap::from_profile(client.clone(), options.ontap.clone(), kept.profile)?
             }
             // Other options may mean another array: it has to say so itself.
             Some(kept) => {
-                let array = Ontap::connect(cx, client, options.ontap.clone()).await?;
+                let array = Ontap::connect(cx, client.clone(), options.ontap.clone()).await?;
                 require_same(&kept.profile, array.profile())?;
                 array
             }
-            None => Ontap::connect(cx, client, options.ontap.clone()).await?,
+            None => Ontap::connect(cx, client.clone(), options.ontap.clone()).await?,
         };
-        let storage = self.make(cx, of, options, array).await?;
+        let storage = self.make(cx, of, options, client, array).await?;
         *slot = Some(Arc::clone(&storage));
         Ok(storage)
     }
 
-    async fn make(&self, cx: &Cx, of: &StorageRef, options: Options, array: Ontap) -> Result<Arc<Storage>> {
+    async fn make(
+        &self,
+        cx: &Cx,
+        of: &StorageRef,
+        options: Options,
+        client: Client,
+        array: Ontap,
+    ) -> Result<Arc<Storage>> {
         let kept = Kept { options: only_ours(&of.options), profile: array.profile().clone() };
         self.state.below(&of.id).write(cx, KEPT, &kept).await?;
         let san = San::new(
@@ -167,7 +207,7 @@ impl Storages {
         )?;
         san.start().await?;
         let open = AtomicUsize::new(san.open_operations().await?.len());
-        let storage = Arc::new(Storage { san, options, open, turn: Arc::default() });
+        let storage = Arc::new(Storage { san, options, client, open, turn: Arc::default() });
         let starting = Arc::clone(&storage);
         // Whatever an earlier run left open is ended beside the work that does not concern it.
         self.node.run(async move {
@@ -195,8 +235,9 @@ impl Storages {
         self.forget_clients(&of.id);
         let made = async {
             let client = self.client(&of.id, &options)?;
-            let array = Ontap::from_profile(client, options.ontap.clone(), array.profile().clone())?;
-            self.make(cx, of, options.clone(), array).await
+            let profile = array.profile().clone();
+            let array = Ontap::from_profile(client.clone(), options.ontap.clone(), profile)?;
+            self.make(cx, of, options.clone(), client, array).await
         };
         match made.await {
             Ok(storage) => {

@@ -103,7 +103,7 @@ async fn leftovers(site: &Site, names: &BTreeSet<String>) -> Result<Vec<String>>
     let mut found = Vec::new();
     for index in 0..site.nodes() {
         let open = site.node(index).san().open_operations().await?;
-        found.extend(open.into_iter().map(|it| it.description));
+        found.extend(open.into_iter().map(|it| format!("{it:?}")));
     }
     let san = site.node(0).san();
     let cx = san.cx(Deadline::after(PATIENCE), OperationId::random());

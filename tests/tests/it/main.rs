@@ -5,6 +5,7 @@
 mod add;
 mod budgets;
 mod callers;
+mod cli;
 mod clones;
 mod crash;
 mod daemon;

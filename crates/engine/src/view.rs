@@ -1,0 +1,158 @@
+//! What can be said of a storage without asking its array: for people who want to know how things stand.
+
+use std::time::Duration;
+
+use san_core::{Cx, Lun, NodeName, OperationId, Owner, Paths, Result, TargetPort, VolumeName};
+
+use crate::cluster::Guest;
+use crate::intent::{Cursor, Found, Intent};
+use crate::record::AttachmentState;
+use crate::san::San;
+
+/// How far an open operation is, and what it waits for. Steps are in words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenState {
+    /// This step is done, or tried, next.
+    ToDo(&'static str),
+    /// This step is taken back next; why.
+    ToUndo(&'static str, String),
+    /// It is done, and its caller has not confirmed that it has the answer.
+    Unconfirmed,
+    /// It could be neither finished nor undone at this step; why.
+    Stuck(&'static str, String),
+    /// Its file cannot be understood; why.
+    Unreadable(String),
+}
+
+/// An operation that has not ended.
+#[derive(Debug, Clone)]
+pub struct OpenOperation {
+    /// Its id; `None` where its file cannot be understood.
+    pub id: Option<OperationId>,
+    /// What it does, in a word.
+    pub verb: &'static str,
+    /// Its volume.
+    pub object: Option<String>,
+    /// What that is called on the array, for whoever has to look there.
+    pub on_array: Option<VolumeName>,
+    /// When it began, in seconds since 1970.
+    pub started: Option<u64>,
+    /// Whether it runs now. What does not is taken up again by itself.
+    pub is_running: bool,
+    /// How far it is.
+    pub state: OpenState,
+}
+
+/// A port of the array, and whether this node has a session with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Portal {
+    /// Which.
+    pub port: TargetPort,
+    /// Whether a session with it is up.
+    pub is_up: bool,
+}
+
+/// A disk that this node has on record.
+#[derive(Debug, Clone)]
+pub struct Presence {
+    /// Whose.
+    pub owner: Owner,
+    /// The number it has here; `None` until it is mapped.
+    pub lun: Option<Lun>,
+    /// How far it is.
+    pub state: AttachmentState,
+    /// How its device stands; `None` where there is none.
+    pub paths: Option<Paths>,
+    /// How many paths it was scanned for.
+    pub expected: usize,
+    /// For how long it has had no path, as far as this process has seen.
+    pub outage: Option<Duration>,
+}
+
+impl San {
+    /// The operations of this storage that have not ended, on this node.
+    pub async fn open_operations(&self) -> Result<Vec<OpenOperation>> {
+        let found = self.intents().all().await?;
+        Ok(found.into_iter().map(|it| self.describe(it)).collect())
+    }
+
+    /// The nodes that have the disk mapped, or may have.
+    pub async fn nodes_of(&self, cx: &Cx, owner: &Owner) -> Result<Vec<NodeName>> {
+        self.cluster().attached_on(cx, owner).await
+    }
+
+    /// The guests tied to the disk.
+    pub async fn guests_of(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
+        self.cluster().guests_using(cx, owner).await
+    }
+
+    fn describe(&self, found: Found) -> OpenOperation {
+        match found {
+            Found::Unreadable { file, error } => OpenOperation {
+                id: None,
+                verb: "unknown",
+                object: None,
+                on_array: None,
+                started: None,
+                is_running: false,
+                state: OpenState::Unreadable(format!("{file}: {}", error.chain())),
+            },
+            Found::Readable(intent) => OpenOperation {
+                id: Some(intent.id),
+                verb: intent.work.verb(),
+                object: intent.work.owner().map(|it| it.object().to_owned()),
+                on_array: intent.work.owner().and_then(|it| self.encode(it).ok()),
+                started: Some(intent.started),
+                is_running: self.is_running(intent.id),
+                state: state_of(&intent),
+            },
+        }
+    }
+
+    /// The array's ports as far as this node knows them, from its memory or its disks, and its sessions with them.
+    pub async fn portals(&self, cx: &Cx) -> Result<Vec<Portal>> {
+        let remembered = {
+            // Whoever asks the array for them just now must not be waited for.
+            let ports = self.shared().ports.try_lock();
+            ports.ok().and_then(|it| it.clone())
+        };
+        let mut ports = match remembered {
+            Some(ports) => ports,
+            None => self.attached().await?.into_iter().flat_map(|it| it.ports).collect(),
+        };
+        ports.sort();
+        ports.dedup();
+        let up: Vec<TargetPort> = self.routes(cx, &ports).await?.iter().map(|it| it.port().clone()).collect();
+        Ok(ports.into_iter().map(|port| Portal { is_up: up.contains(&port), port }).collect())
+    }
+
+    /// The disks that this node has on record, and how their devices stand.
+    pub async fn presences(&self, cx: &Cx) -> Result<Vec<Presence>> {
+        let records = self.attached().await?;
+        let identities: Vec<_> = records.iter().map(|it| it.identity.clone()).collect();
+        let paths =
+            if records.is_empty() { Vec::new() } else { self.devices().paths(cx, &identities).await? };
+        let known = records.into_iter().zip(paths.into_iter().chain(std::iter::repeat(None)));
+        Ok(known
+            .map(|(record, paths)| Presence {
+                outage: self.outage(&record.identity.wwid),
+                lun: record.lun,
+                expected: record.addresses.len(),
+                state: record.state,
+                owner: record.owner,
+                paths,
+            })
+            .collect())
+    }
+}
+
+fn state_of(intent: &Intent) -> OpenState {
+    let steps = intent.work.plan().steps();
+    let step = |it: usize| steps.get(it).copied().unwrap_or("give the answer");
+    match &intent.cursor {
+        Cursor::Forward(it) => OpenState::ToDo(step(*it)),
+        Cursor::Back(it, why) => OpenState::ToUndo(step(*it), why.clone()),
+        Cursor::Unacknowledged(_) => OpenState::Unconfirmed,
+        Cursor::Stuck(it) => OpenState::Stuck(step(it.step), it.reason.clone()),
+    }
+}

@@ -1,0 +1,234 @@
+//! How things stand on this node: from memory, records and the kernel, without a request to any array.
+
+use std::time::Duration;
+
+use san_core::{Cx, Lun, Result, TargetPort, Waiting};
+use san_engine::{AttachmentState, Node, OpenOperation, OpenState, Portal, Presence};
+use serde::{Deserialize, Serialize};
+
+use crate::storage::{Storage, Storages};
+
+/// The answer of `admin.status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) node: String,
+    pub(crate) storages: Vec<StorageStatus>,
+}
+
+/// One storage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StorageStatus {
+    pub(crate) id: String,
+    /// Whether this node serves it; if not, nothing below is known.
+    pub(crate) ready: bool,
+    pub(crate) array: Option<ArrayStatus>,
+    pub(crate) capacity: Option<Room>,
+    /// Why the array's last answer was none.
+    pub(crate) problem: Option<String>,
+    pub(crate) portals: Vec<PortalStatus>,
+    pub(crate) disks: Vec<DiskStatus>,
+    pub(crate) operations: Vec<OperationStatus>,
+    /// What could not be found out, and why.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// What the array said of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ArrayStatus {
+    pub(crate) name: String,
+    pub(crate) vendor: String,
+    pub(crate) personality: String,
+    pub(crate) version: String,
+    pub(crate) svm: String,
+    /// Whether it failed to answer lately, so that requests are held back.
+    pub(crate) cut_off: bool,
+}
+
+/// Its room, as of so long ago.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Room {
+    pub(crate) total_bytes: u64,
+    pub(crate) available_bytes: u64,
+    pub(crate) age_seconds: u64,
+}
+
+/// A port of the array.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PortalStatus {
+    pub(crate) portal: String,
+    pub(crate) target: String,
+    pub(crate) controller: Option<String>,
+    pub(crate) up: bool,
+}
+
+/// A disk on record here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DiskStatus {
+    pub(crate) name: String,
+    pub(crate) lun: Option<u16>,
+    pub(crate) attached: bool,
+    /// `None`: it has no device.
+    pub(crate) paths_usable: Option<u32>,
+    pub(crate) paths_expected: usize,
+    /// Whether its guest would wait, should all paths go; `None`: not known.
+    pub(crate) waits: Option<bool>,
+    /// For how long it has had no path.
+    pub(crate) outage_seconds: Option<u64>,
+}
+
+/// An operation that has not ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OperationStatus {
+    pub(crate) id: Option<String>,
+    pub(crate) verb: String,
+    pub(crate) volume: Option<String>,
+    pub(crate) on_array: Option<String>,
+    pub(crate) age_seconds: Option<u64>,
+    pub(crate) running: bool,
+    /// `forward`, `back`, `unconfirmed`, `stuck` or `unreadable`.
+    pub(crate) state: String,
+    pub(crate) step: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) remedy: Option<String>,
+}
+
+/// How the storages of this node stand, or one of them.
+pub(crate) async fn gather(cx: &Cx, node: &Node, storages: &Storages, id: Option<&str>) -> Result<Status> {
+    let mut known = storages.known().await?;
+    if let Some(id) = id {
+        known.retain(|it, _| it == id);
+        if known.is_empty() {
+            // With its cure.
+            storages.by_id(id).await?;
+        }
+    }
+    // Side by side: the kernel may be slow about one of them.
+    let all = known.into_iter().map(|(id, storage)| async move {
+        match storage {
+            Some(storage) => of_storage(cx, id, &storage).await,
+            None => StorageStatus::not_ready(id),
+        }
+    });
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: node.name().to_string(),
+        storages: futures_util::future::join_all(all).await,
+    })
+}
+
+impl StorageStatus {
+    fn not_ready(id: String) -> Self {
+        Self {
+            id,
+            ready: false,
+            array: None,
+            capacity: None,
+            problem: Some("it is not ready on this node: journalctl -u sanbridge says why".to_owned()),
+            portals: Vec::new(),
+            disks: Vec::new(),
+            operations: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+}
+
+async fn of_storage(cx: &Cx, id: String, storage: &Storage) -> StorageStatus {
+    let (san, profile) = (&storage.san, storage.san.array().profile());
+    let status = san.status();
+    let (portals, disks, operations) =
+        tokio::join!(san.portals(cx), san.presences(cx), san.open_operations());
+    let mut unknown = Vec::new();
+    let mut known = |what: &str, error: san_core::Error| unknown.push(format!("{what}: {}", error.chain()));
+    StorageStatus {
+        id,
+        ready: true,
+        array: Some(ArrayStatus {
+            name: profile.name.clone(),
+            vendor: profile.vendor.clone(),
+            personality: profile.personality.clone(),
+            version: profile.version.clone(),
+            svm: storage.options.ontap.svm.clone(),
+            cut_off: storage.client.is_cut_off(),
+        }),
+        capacity: status.capacity.map(|(room, age)| Room {
+            total_bytes: room.total.bytes(),
+            available_bytes: room.available.bytes(),
+            age_seconds: age.as_secs(),
+        }),
+        problem: status.problem.map(|it| it.chain().to_string()),
+        portals: portals
+            .map_err(|it| known("sessions", it))
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(portal)
+            .collect(),
+        disks: disks.map_err(|it| known("disks", it)).unwrap_or_default().iter().map(disk).collect(),
+        operations: operations
+            .map_err(|it| known("operations", it))
+            .unwrap_or_default()
+            .into_iter()
+            .map(operation)
+            .collect(),
+        unknown,
+    }
+}
+
+fn portal(of: Portal) -> Option<PortalStatus> {
+    let TargetPort::Iscsi { portal, target, node } = of.port else { return None };
+    Some(PortalStatus {
+        portal: portal.to_string(),
+        target: target.to_string(),
+        controller: node,
+        up: of.is_up,
+    })
+}
+
+fn disk(of: &Presence) -> DiskStatus {
+    DiskStatus {
+        name: of.owner.object().to_owned(),
+        lun: of.lun.map(Lun::number),
+        attached: of.state == AttachmentState::Attached,
+        paths_usable: of.paths.map(|it| it.usable),
+        paths_expected: of.expected,
+        waits: of.paths.map(|it| it.waiting == Waiting::Waits),
+        outage_seconds: of.outage.as_ref().map(Duration::as_secs),
+    }
+}
+
+fn operation(of: OpenOperation) -> OperationStatus {
+    let (state, step, reason, remedy) = match of.state {
+        OpenState::ToDo(step) => ("forward", Some(step), None, None),
+        OpenState::ToUndo(step, why) => ("back", Some(step), Some(why), None),
+        OpenState::Unconfirmed => ("unconfirmed", None, None, None),
+        OpenState::Stuck(step, why) => (
+            "stuck",
+            Some(step),
+            Some(why),
+            Some("remove the named obstacle on the array or this node; it is tried again by itself"),
+        ),
+        OpenState::Unreadable(why) => (
+            "unreadable",
+            None,
+            Some(why),
+            Some("it was written by another version: update sanbridge on this node"),
+        ),
+    };
+    OperationStatus {
+        id: of.id.map(|it| it.to_string()),
+        verb: of.verb.to_owned(),
+        volume: of.object,
+        on_array: of.on_array.map(|it| it.to_string()),
+        age_seconds: of.started.map(|it| now().saturating_sub(it)),
+        running: of.is_running,
+        state: state.to_owned(),
+        step: step.map(str::to_owned),
+        reason,
+        remedy: remedy.map(str::to_owned),
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |it| it.as_secs())
+}
