@@ -42,6 +42,9 @@ pub trait ArrayFixture: Send + Sync {
     /// Makes a snapshot of the volume by other means, under the given name of the array.
     fn add_foreign_snapshot(&self, volume: &Volume, name: &str) -> impl Future<Output = ()> + Send;
 
+    /// Lets go of what the array keeps of deleted volumes, where it cannot do so when it is told to delete at once.
+    fn forget_deleted(&self) -> impl Future<Output = ()> + Send;
+
     /// Makes a host object by other means, with this initiator.
     fn add_foreign_host(&self, name: &str, initiator: &Initiator) -> impl Future<Output = ()> + Send;
 
@@ -52,11 +55,20 @@ pub trait ArrayFixture: Send + Sync {
     fn bystanders(&self) -> impl Future<Output = String> + Send;
 }
 
-/// Makes one test of each clause. `$fixture` is an expression that gives a future of an [`ArrayFixture`].
+/// Makes one test of each clause. `$fixture` is an expression that gives a future of a fresh [`ArrayFixture`].
+///
+/// For suites over many kinds of one array, `name(kind: Kind) => fixture` makes a function of that name instead, which
+/// meets all clauses one after the other, each with a fixture of its own.
 #[macro_export]
 macro_rules! array_contract {
+    ($name:ident($kind:ident: $of:ty) => $fixture:expr) => {
+        $crate::array_contract!(@clauses all ($name, $kind, $of, $fixture));
+    };
     ($fixture:expr) => {
-        $crate::array_contract!(@each $fixture;
+        $crate::array_contract!(@clauses each ($fixture));
+    };
+    (@clauses $how:ident $of:tt) => {
+        $crate::array_contract!(@$how $of;
             creating_says_what_was_made,
             creating_again_by_the_same_operation_changes_nothing,
             a_taken_name_is_refused_and_left_alone,
@@ -92,7 +104,7 @@ macro_rules! array_contract {
             two_operations_cannot_both_have_a_name,
         );
     };
-    (@each $fixture:expr; $($clause:ident,)+) => {
+    (@each ($fixture:expr); $($clause:ident,)+) => {
         $(
             #[::tokio::test]
             async fn $clause() {
@@ -103,6 +115,21 @@ macro_rules! array_contract {
                 $crate::array::assert_untouched(&before, &fixture).await;
             }
         )+
+    };
+    (@all ($name:ident, $kind:ident, $of:ty, $fixture:expr); $($clause:ident,)+) => {
+        async fn $name($kind: $of) {
+            $(
+                // Shown where the clause fails.
+                ::std::println!("{}", ::std::stringify!($clause));
+                ::std::boxed::Box::pin(async {
+                    let fixture = $fixture.await;
+                    let before = $crate::array::ArrayFixture::bystanders(&fixture).await;
+                    $crate::array::$clause(&fixture).await;
+                    $crate::array::assert_untouched(&before, &fixture).await;
+                })
+                .await;
+            )+
+        }
     };
 }
 

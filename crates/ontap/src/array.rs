@@ -1,8 +1,7 @@
 //! [`Ontap`]: one SVM as an [`Array`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use san_core::{
@@ -16,6 +15,7 @@ use crate::client::Api;
 use crate::config::OntapConfig;
 use crate::convert::{inconsistent, is_uuid};
 use crate::ports::Ports;
+use crate::release::{Feature, Release};
 use crate::wire;
 
 /// One storage virtual machine of an ONTAP cluster.
@@ -26,8 +26,10 @@ pub struct Ontap {
     pub(crate) profile: ArrayProfile,
     pub(crate) svm: String,
     cluster: String,
-    // Whether the array has proved since the start that it is the one of the profile.
-    proved: AtomicBool,
+    // Set once the array has proved that it is the one of the profile: the release it has by now.
+    proved: OnceLock<Release>,
+    // The release of the profile.
+    known: Release,
     pub(crate) ports: Mutex<Option<Arc<Ports>>>,
     // The node each LUN was on when it was last looked at, for the attach that follows the look.
     lun_nodes: Mutex<HashMap<String, String>>,
@@ -44,7 +46,7 @@ impl Ontap {
         let api = Api::new(client);
         let found = crate::probe::probe(cx, &api, &config).await?;
         let array = Self::assemble(api, config, found.profile)?;
-        array.proved.store(true, Ordering::Release);
+        let _ = array.proved.set(found.release);
         array.keep_ports(found.ports);
         Ok(array)
     }
@@ -66,13 +68,15 @@ impl Ontap {
                 "the stored profile is not one of an ONTAP array",
             ));
         };
+        let known = profile.version.parse()?;
         Ok(Self {
+            known,
             cluster: cluster.to_owned(),
             svm: svm.to_owned(),
             api,
             config,
             profile,
-            proved: AtomicBool::new(false),
+            proved: OnceLock::new(),
             ports: Mutex::default(),
             lun_nodes: Mutex::default(),
         })
@@ -80,17 +84,23 @@ impl Ontap {
 
     /// Makes sure, once, that this is the array of the profile.
     async fn prove(&self, cx: &Cx) -> Result<()> {
-        if self.proved.load(Ordering::Acquire) {
+        if self.proved.get().is_some() {
             return Ok(());
         }
         let cluster: wire::ClusterId =
-            self.api.get(cx, &Request::get("/api/cluster", &[]).query("fields", "uuid")).await?;
+            self.api.get(cx, &Request::get("/api/cluster", &[]).query("fields", "uuid,version")).await?;
         if cluster.uuid != self.cluster {
             return Err(self.mismatch());
         }
         self.prove_svm(cx).await?;
-        self.proved.store(true, Ordering::Release);
+        // An array that was updated since has more than its profile says; one that was reverted has less.
+        let _ = self.proved.set(cluster.version);
         Ok(())
+    }
+
+    /// Whether the array has `feature`, by the release it said last.
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        self.proved.get().copied().unwrap_or(self.known).has(feature)
     }
 
     /// Asks whether our SVM is there. Nothing counts as absent without it: another array at the same address, or an

@@ -1,4 +1,10 @@
 //! Creating a volume: a thin FlexVol that carries the mark, then its LUN. Two requests, repeatable at any point.
+//!
+//! From 9.16.1 on one request could do both: a LUN with `provisioning_options.auto` brings its FlexVol along. It is not used.
+//! That request says nothing of the FlexVol but its name, in the LUN's path: not the comment, so that a FlexVol whose
+//! creation was interrupted would carry no claim, and nobody could tell whose it is; not its guarantee, snapshot reserve,
+//! autosize or aggregate either. Where a FlexVol of that name exists, whoever made it, the request grows it and puts its LUN
+//! there instead of being refused, so that two operations could share one. And it gives every FlexVol a QoS policy.
 
 use std::time::Duration;
 
@@ -14,6 +20,7 @@ use crate::array::Ontap;
 use crate::client::patiently;
 use crate::convert::{self, inconsistent, lun_path};
 use crate::error::{code, code_of, is};
+use crate::release::{Feature, Personality, Release};
 use crate::wire;
 
 /// Smallest FlexVol.
@@ -23,7 +30,7 @@ const OVERHEAD: ByteSize = ByteSize::from_mib(64);
 /// Thin, so a generous bound costs nothing; snapshots live in it.
 const MAXIMUM_FACTOR: u64 = 10;
 /// Older releases round a LUN up to a whole cylinder of its geometry, at most.
-const ROUNDING: ByteSize = ByteSize::from_mib(16);
+pub(crate) const ROUNDING: ByteSize = ByteSize::from_mib(16);
 /// How often a list may lack what was just created before that is an error.
 const LAGS: usize = 5;
 /// Longest comment of a FlexVol, which holds the mark.
@@ -137,17 +144,17 @@ impl Ontap {
         spec: &VolumeSpec,
         flexvol: &wire::Volume,
     ) -> Result<Made<wire::Lun>> {
-        let request = Request::post("/api/storage/luns", &[]).query("return_records", true).json(&json!({
+        let mut body = json!({
             "svm": { "uuid": self.svm },
             "name": lun_path(&spec.name),
             "os_type": "linux",
-            "space": {
-                "size": spec.size.bytes(),
-                "guarantee": { "requested": false },
-                // The default differs by release; without it hosts are not told that they may UNMAP.
-                "scsi_thin_provisioning_support_enabled": true,
-            },
-        }))?;
+            "space": { "size": spec.size.bytes(), "guarantee": { "requested": false } },
+        });
+        if self.has(Feature::UnmapSwitch) {
+            // The default differs by release; without it hosts are not told that they may UNMAP.
+            body["space"]["scsi_thin_provisioning_support_enabled"] = true.into();
+        }
+        let request = Request::post("/api/storage/luns", &[]).query("return_records", true).json(&body)?;
         let mut pauses = pauses();
         loop {
             let error = match self.api.change::<wire::Lun>(cx, &request).await {
@@ -199,17 +206,21 @@ impl Ontap {
 
     fn flexvol_body(&self, spec: &VolumeSpec) -> Result<serde_json::Value> {
         let comment = comment(&spec.mark())?;
-        Ok(json!({
+        let mut body = json!({
             "svm": { "uuid": self.svm },
             "name": spec.name,
             "comment": comment,
             "aggregates": [{ "name": self.config.aggregate }],
             "size": flexvol_size(&self.profile, spec.size).bytes(),
             "guarantee": { "type": "none" },
-            "space": { "snapshot": { "reserve_percent": 0 }, "fractional_reserve": 0 },
+            "space": { "snapshot": { "reserve_percent": 0 } },
             "snapshot_policy": { "name": "none" },
             "autosize": { "mode": "grow", "maximum": flexvol_maximum(&self.profile, spec.size).bytes() },
-        }))
+        });
+        if self.has(Feature::FractionalReserve) {
+            body["space"]["fractional_reserve"] = 0.into();
+        }
+        Ok(body)
     }
 }
 
@@ -265,9 +276,8 @@ async fn pause(cx: &Cx, pauses: &mut impl Iterator<Item = Duration>) -> Result<(
 
 /// Largest FlexVol of a release.
 fn flexvol_limit(profile: &ArrayProfile) -> ByteSize {
-    // 300 TiB came with a patch of 9.12.1, which the release number alone does not tell.
-    let old = profile.version.starts_with("9.12.");
-    ByteSize::from_gib(if old { 100 << 10 } else { 300 << 10 })
+    let release = profile.version.parse().unwrap_or(Release::OLDEST);
+    release.largest(Personality::of_word(&profile.personality)).1
 }
 
 fn flexvol_size(profile: &ArrayProfile, size: ByteSize) -> ByteSize {

@@ -13,10 +13,12 @@ use crate::client::Settled;
 use crate::convert::inconsistent;
 use crate::error::{code, is};
 use crate::look::both;
+use crate::release::Feature;
 use crate::wire;
 
 const COLLECTION: &str = "/api/protocols/san/igroups";
-const FIELDS: &str = "uuid,name,svm.uuid,os_type,protocol,comment,initiators.name";
+const FIELDS: &str = "uuid,name,svm.uuid,os_type,protocol,initiators.name";
+const FIELDS_AND_COMMENT: &str = "uuid,name,svm.uuid,os_type,protocol,comment,initiators.name";
 const OS_TYPE: &str = "linux";
 const PROTOCOL: &str = "iscsi";
 /// Longest realm that stands in a name as it is: with a node of 63 characters the name has 96, ONTAP's limit.
@@ -79,14 +81,17 @@ impl Ontap {
         if let Some(found) = found {
             return self.complete(cx, spec, &wanted, &found).await;
         }
-        let request = Request::post(COLLECTION, &[]).query("return_records", true).json(&json!({
+        let mut body = json!({
             "svm": { "uuid": self.svm },
             "name": name,
             "os_type": OS_TYPE,
             "protocol": PROTOCOL,
-            "comment": igroup_comment(spec),
             "initiators": wanted.iter().map(|it| json!({ "name": it })).collect::<Vec<_>>(),
-        }))?;
+        });
+        if self.has(Feature::IgroupComment) {
+            body["comment"] = igroup_comment(spec).into();
+        }
+        let request = Request::post(COLLECTION, &[]).query("return_records", true).json(&body)?;
         let outcome = self.api.settle(cx, &request, || self.igroup_named(cx, &name)).await;
         let found = match outcome {
             Ok(Settled::Answered(done)) => match done.records.into_iter().next() {
@@ -139,7 +144,7 @@ impl Ontap {
         let request = Request::get(COLLECTION, &[])
             .query("name", name)
             .query("svm.uuid", &self.svm)
-            .query("fields", FIELDS);
+            .query("fields", if self.has(Feature::IgroupComment) { FIELDS_AND_COMMENT } else { FIELDS });
         let found: Option<wire::Igroup> = self.api.find_one(cx, request).await?;
         if let Some(it) = &found {
             self.check_svm(&it.svm)?;
@@ -160,7 +165,7 @@ impl Ontap {
     ) -> Result<Ensured<HostAccess>> {
         let as_made = found.os_type.as_deref() == Some(OS_TYPE)
             && found.protocol.as_deref() == Some(PROTOCOL)
-            && found.comment.as_deref() == Some(&igroup_comment(spec));
+            && (!self.has(Feature::IgroupComment) || found.comment.as_deref() == Some(&igroup_comment(spec)));
         if !as_made {
             let message = format!("the igroup {} exists and was not made for this node", found.name);
             return Err(Error::new(ErrorKind::Conflict, message).with_remedy("rename or delete that igroup"));

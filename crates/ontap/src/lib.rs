@@ -1,5 +1,6 @@
-//! The [`Array`](san_core::Array) of NetApp ONTAP over its REST API: FAS and AFF from 9.12.1 on, one FlexVol with one
-//! thin LUN per volume, on one aggregate of one SVM, with a cluster-scoped account.
+//! The [`Array`](san_core::Array) of NetApp ONTAP over its REST API: FAS, AFF and ASA (not ASA r2) from 9.8 on, one
+//! FlexVol with one thin LUN per volume, on one aggregate of one SVM, with a cluster-scoped account. What differs by
+//! release is in one table (`release.rs`).
 //!
 //! The FlexVol carries the name and, in its comment, the ownership mark; the LUN carries the identity. Every answer is
 //! checked to be about the SVM and the object that was asked for.
@@ -17,6 +18,7 @@ mod look;
 mod mappings;
 mod ports;
 mod probe;
+mod release;
 mod snapshots;
 mod volumes;
 mod wire;

@@ -6,6 +6,7 @@ use san_rest::Request;
 use crate::array::Ontap;
 use crate::convert::{self, Key, inconsistent, lun_path, mapped};
 use crate::error::code;
+use crate::release::Feature;
 use crate::wire;
 
 /// What is read of a FlexVol.
@@ -15,7 +16,10 @@ pub(crate) const LUN_FIELDS: &str =
     "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,location.volume,create_time";
 /// What is read of a LUN alone: who may see it as well. Those fields are costly and only returned when named.
 const LUN_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,status.mapped,\
-                            location.volume,location.node.name,create_time,lun_maps";
+                            location.volume,create_time,lun_maps";
+/// The same with the node it is on.
+const LUN_NODE_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,status.mapped,\
+                                 location.volume,location.node.name,create_time,lun_maps";
 
 impl Ontap {
     pub(crate) async fn look_up(&self, cx: &Cx, key: &VolumeKey) -> Result<Option<Volume>> {
@@ -81,9 +85,13 @@ impl Ontap {
         }
     }
 
+    fn lun_fields(&self) -> &'static str {
+        if self.has(Feature::LunNode) { LUN_NODE_AND_MAPS } else { LUN_AND_MAPS }
+    }
+
     /// The LUN with this UUID, with its mappings.
     async fn lun(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Lun>> {
-        let request = Request::get("/api/storage/luns/{}", &[uuid]).query("fields", LUN_AND_MAPS);
+        let request = Request::get("/api/storage/luns/{}", &[uuid]).query("fields", self.lun_fields());
         let found: Option<wire::Lun> = self.api.find(cx, &request, code::NO_LUN).await?;
         match &found {
             Some(it) if it.uuid != uuid => return Err(inconsistent("the array answered about another LUN")),
@@ -102,7 +110,7 @@ impl Ontap {
         let request = Request::get("/api/storage/luns", &[])
             .query("name", &path)
             .query("svm.uuid", &self.svm)
-            .query("fields", LUN_AND_MAPS);
+            .query("fields", self.lun_fields());
         let Some(it) = self.api.find_one::<wire::Lun>(cx, request).await? else { return Ok(None) };
         self.check_svm(&it.svm)?;
         if it.name != path {

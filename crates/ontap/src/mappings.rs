@@ -10,12 +10,15 @@ use crate::array::Ontap;
 use crate::client::Settled;
 use crate::convert::{Key, inconsistent, is_uuid, lun_number};
 use crate::error::{code, is, is_lun_number_taken, is_one_of};
+use crate::release::Feature;
 use crate::wire;
 
 const COLLECTION: &str = "/api/protocols/san/lun-maps";
 const ITEM: &str = "/api/protocols/san/lun-maps/{}/{}";
 /// The reporting nodes are costly and only returned when named.
 const FIELDS: &str = "lun.uuid,igroup.uuid,logical_unit_number,reporting_nodes";
+/// The same where mappings do not know them: the LUN's node.
+const FIELDS_WITH_NODE: &str = "lun.uuid,lun.node.name,igroup.uuid,logical_unit_number";
 
 /// What one try with one number came to.
 enum Attempt {
@@ -120,11 +123,17 @@ impl Ontap {
     async fn read_mapping_of(&self, cx: &Cx, lun: &str, host: &HostAccess) -> Result<Option<Mapping>> {
         let Some(found) = self.lun_map(cx, lun, &host.id).await? else { return Ok(None) };
         let number = lun_number(found.logical_unit_number)?;
-        let nodes: Vec<String> = found.reporting_nodes.into_iter().filter_map(|it| it.name).collect();
-        if nodes.is_empty() {
-            return Err(inconsistent("the array does not tell on which nodes a LUN is reported"));
-        }
-        let ports = self.ports_on(cx, &nodes).await?;
+        let ports = if self.has(Feature::LunNode) {
+            let nodes: Vec<String> = found.reporting_nodes.into_iter().filter_map(|it| it.name).collect();
+            if nodes.is_empty() {
+                return Err(inconsistent("the array does not tell on which nodes a LUN is reported"));
+            }
+            self.ports_on(cx, &nodes).await?
+        } else {
+            let node = found.lun.node.name;
+            let node = node.ok_or_else(|| inconsistent("the array does not tell on which node a LUN is"))?;
+            self.ports_serving(cx, &node).await?
+        };
         Ok(Some(Mapping { host: host.clone(), lun: number, ports }))
     }
 
@@ -132,7 +141,7 @@ impl Ontap {
         let request = Request::get(COLLECTION, &[])
             .query("lun.uuid", lun)
             .query("igroup.uuid", host)
-            .query("fields", FIELDS);
+            .query("fields", if self.has(Feature::LunNode) { FIELDS } else { FIELDS_WITH_NODE });
         let Some(it) = self.api.find_one::<wire::LunMap>(cx, request).await? else {
             self.prove_svm(cx).await?;
             return Ok(None);

@@ -6,18 +6,13 @@ use san_rest::Request;
 use crate::client::Api;
 use crate::config::OntapConfig;
 use crate::ports::{Ports, iscsi_service, read_ports};
-use crate::wire::{Aggregate, Cluster, Svm, Version};
-
-/// The oldest release this backend serves.
-const OLDEST: Version = Version { generation: 9, major: 12, minor: 1 };
-/// The first release that tells ASA r2 and AFX systems apart by `disaggregated`.
-const TELLS_DISAGGREGATED: Version = Version { generation: 9, major: 16, minor: 1 };
-/// From here on every patch level has the larger limits.
-const LARGER_LIMITS: Version = Version { generation: 9, major: 13, minor: 1 };
+use crate::release::{Feature, Personality, Release};
+use crate::wire::{Aggregate, Cluster, Svm};
 
 /// What the probe learned.
 pub(crate) struct Found {
     pub(crate) profile: ArrayProfile,
+    pub(crate) release: Release,
     pub(crate) ports: Ports,
 }
 
@@ -79,7 +74,9 @@ pub(crate) async fn probe(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Fo
         return Err(error.during("probe").on(&config.svm));
     }
     match (svm, ports) {
-        (Some(svm), Some(ports)) => Ok(Found { profile: profile(&cluster, &svm), ports }),
+        (Some(svm), Some(ports)) => {
+            Ok(Found { profile: profile(&cluster, &svm), release: cluster.version, ports })
+        }
         _ => Err(Error::new(ErrorKind::Internal, "the probe lost what it had found")),
     }
 }
@@ -95,26 +92,24 @@ async fn read_cluster(cx: &Cx, api: &Api) -> Result<Cluster> {
     };
     let cluster: Cluster =
         api.get(cx, &request("name,uuid,version,san_optimized")).await.map_err(not_ontap)?;
-    if cluster.version < TELLS_DISAGGREGATED {
+    if !cluster.version.has(Feature::TellsDisaggregated) {
         return Ok(cluster);
     }
     api.get(cx, &request("name,uuid,version,san_optimized,disaggregated")).await
 }
 
 fn refuse_unserved(cluster: &Cluster) -> Result<()> {
-    let release = release(cluster.version);
-    let refusal = if cluster.version < OLDEST {
-        format!("ONTAP {release} is older than {}", self::release(OLDEST))
+    let refusal = if cluster.version < Release::OLDEST {
+        format!("ONTAP {} is older than {}", cluster.version, Release::OLDEST)
     } else if cluster.disaggregated {
-        "ASA r2 and AFX systems are not supported".to_owned()
-    } else if cluster.san_optimized {
-        "ASA systems are not supported".to_owned()
+        let kind = if cluster.san_optimized { "an ASA r2" } else { "an AFX" };
+        format!("it is {kind} system, whose volumes are not FlexVols, and which is not supported yet")
     } else {
         return Ok(());
     };
     Err(Error::new(ErrorKind::Unsupported, refusal)
         .on(&cluster.name)
-        .with_remedy("use a FAS or AFF system with ONTAP 9.12.1 or newer"))
+        .with_remedy("use a FAS, AFF or ASA (not ASA r2) system with ONTAP 9.8 or newer"))
 }
 
 async fn check_svm(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Problems) -> Result<Option<Svm>> {
@@ -197,29 +192,25 @@ async fn check_iscsi(cx: &Cx, api: &Api, svm: &Svm, problems: &mut Problems) -> 
     Ok(Some(ports))
 }
 
-fn release(version: Version) -> String {
-    format!("{}.{}.{}", version.generation, version.major, version.minor)
-}
-
 fn profile(cluster: &Cluster, svm: &Svm) -> ArrayProfile {
+    let personality = if cluster.san_optimized { Personality::Asa } else { Personality::FasAff };
     ArrayProfile {
         vendor: "NetApp".into(),
-        personality: "FAS/AFF".into(),
-        version: release(cluster.version),
+        personality: personality.word().into(),
+        version: cluster.version.to_string(),
         serial: format!("{}/{}", cluster.uuid, svm.uuid),
         name: format!("{}/{}", cluster.name, svm.name),
-        limits: limits(cluster.version),
+        limits: limits(cluster.version, personality),
     }
 }
 
-/// The limits the API definition documents. LUNs of 128 TiB came with a patch of 9.12.1, which the release number alone
-/// does not tell, so that release gets the smaller limit.
-fn limits(version: Version) -> Limits {
-    let largest = if version < LARGER_LIMITS { 16 << 10 } else { 128 << 10 };
+/// The limits the API definition documents. A LUN is never larger than what its FlexVol may become.
+fn limits(release: Release, personality: Personality) -> Limits {
+    let (lun, flexvol) = release.largest(personality);
     Limits {
         volume_granule: ByteSize::from_kib(4),
         volume_min: ByteSize::from_kib(4),
-        volume_max: ByteSize::from_gib(largest),
+        volume_max: lun.min(flexvol),
         name: NameRules { max: 203 },
         lun_max: lun_max(),
         snapshots_max: 1023,

@@ -9,9 +9,10 @@ use serde_json::json;
 use crate::array::Ontap;
 use crate::client::patiently;
 use crate::convert::{self, Key, LUN_NAME, inconsistent};
-use crate::create::{check_size, flexvol_maximum};
+use crate::create::{ROUNDING, check_size, flexvol_maximum};
 use crate::error::{code, is, is_one_of};
 use crate::look::{LUN_FIELDS, VOLUME_FIELDS, both};
+use crate::release::Feature;
 use crate::wire;
 
 /// How many volumes one filter names at most, so that the request stays within usual limits for its length.
@@ -98,8 +99,8 @@ impl Ontap {
         }
         let request = Request::delete("/api/storage/volumes/{}", &[&key.flexvol]);
         let request = match mode {
-            DeleteMode::Recoverable => request,
-            DeleteMode::Immediate => request.query("force", true),
+            DeleteMode::Immediate if self.has(Feature::ForcedDelete) => request.query("force", true),
+            DeleteMode::Immediate | DeleteMode::Recoverable => request,
         };
         let request = patiently(cx, request);
         let gone = || async { Ok(self.flexvol(cx, &key.flexvol).await?.is_none().then_some(())) };
@@ -116,11 +117,16 @@ impl Ontap {
         }
     }
 
-    /// Two requests: first the FlexVol may grow further, then the LUN is larger. A success status is proof of the size.
+    /// Two requests: first the FlexVol may grow further, then the LUN is larger. A success status is proof of the size,
+    /// except where the release rounds: there it is read back.
     pub(crate) async fn grow(&self, cx: &Cx, volume: &Volume, size: ByteSize) -> Result<ByteSize> {
         let key = Key::parse(&volume.id)?;
         let lun = key.lun()?;
         check_size(&self.profile.limits, size)?;
+        if size < volume.size && !self.has(Feature::ExactSizes) && volume.size <= size.plus(ROUNDING) {
+            // Rounded up when it was made or grown: it is as large as it was asked to be.
+            return Ok(volume.size);
+        }
         if size < volume.size {
             let message = format!("it has {} and cannot shrink to {size}", volume.size);
             return Err(Error::new(ErrorKind::InvalidInput, message));
@@ -132,10 +138,23 @@ impl Ontap {
         let larger = Request::patch("/api/storage/luns/{}", &[lun])
             .json(&json!({ "space": { "size": size.bytes() } }))?;
         match self.api.insist(cx, larger).await {
-            Ok(()) => Ok(size),
-            Err(error) if is(&error, code::SAME_SIZE) => Ok(size),
-            Err(error) => Err(error),
+            Err(error) if !is(&error, code::SAME_SIZE) => Err(error),
+            _ if self.has(Feature::ExactSizes) => Ok(size),
+            _ => self.grown_size(cx, lun, size).await,
         }
+    }
+
+    /// What became of a growth to `size`.
+    async fn grown_size(&self, cx: &Cx, lun: &str, size: ByteSize) -> Result<ByteSize> {
+        let request =
+            Request::get("/api/storage/luns/{}", &[lun]).query("fields", "uuid,name,svm.uuid,space.size");
+        let it: wire::Lun = self.api.get(cx, &request).await?;
+        self.check_svm(&it.svm)?;
+        let now = convert::size(&it)?;
+        if it.uuid != lun || now < size || now > size.plus(ROUNDING) {
+            return Err(inconsistent(format!("the LUN was grown to {size} and shows {now}")));
+        }
+        Ok(now)
     }
 
     pub(crate) async fn read_capacity(&self, cx: &Cx) -> Result<Capacity> {

@@ -3,6 +3,8 @@
 
 use serde::Deserialize;
 
+use crate::release::Release;
+
 /// A reference to an object by name and UUID.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -16,25 +18,18 @@ pub(crate) struct Reference {
 pub(crate) struct Cluster {
     pub(crate) name: String,
     pub(crate) uuid: String,
-    pub(crate) version: Version,
+    pub(crate) version: Release,
     #[serde(default)]
     pub(crate) san_optimized: bool,
     #[serde(default)]
     pub(crate) disaggregated: bool,
 }
 
-/// `generation.major.minor`, e.g. 9, 12, 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-pub(crate) struct Version {
-    pub(crate) generation: u16,
-    pub(crate) major: u16,
-    pub(crate) minor: u16,
-}
-
-/// `/cluster` with `fields=uuid`.
+/// `/cluster` with `fields=uuid,version`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ClusterId {
     pub(crate) uuid: String,
+    pub(crate) version: Release,
 }
 
 /// `/cluster/nodes`.
@@ -168,12 +163,20 @@ pub(crate) struct Initiator {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct LunMap {
     #[serde(default)]
-    pub(crate) lun: Reference,
+    pub(crate) lun: MappedLun,
     #[serde(default)]
     pub(crate) igroup: Reference,
     pub(crate) logical_unit_number: u16,
     #[serde(default)]
     pub(crate) reporting_nodes: Vec<Reference>,
+}
+
+/// The LUN of a mapping.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MappedLun {
+    pub(crate) uuid: Option<String>,
+    pub(crate) node: Reference,
 }
 
 /// `/protocols/san/iscsi/services`.

@@ -1,7 +1,8 @@
 //! The core life of a disk, through the engine, on one site.
 
-use san_core::{ByteSize, SnapshotName};
+use san_core::{ByteSize, Effects, SnapshotName};
 use san_engine::{Outcome, Tie};
+use san_sim::ontap::{Personality, Version};
 use sanbridge_tests::site::Site;
 
 const DISK: &str = "vm-100-disk-0";
@@ -9,7 +10,50 @@ const SIZE: ByteSize = ByteSize::from_mib(8);
 
 #[tokio::test(start_paused = true)]
 async fn a_disk_lives_and_leaves_nothing_behind() {
-    let site = Site::started(2).await.unwrap();
+    live(Site::started(2).await.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_lives_on_every_release_and_personality() {
+    for version in Version::ALL {
+        for personality in [Personality::Unified, Personality::Asa] {
+            let site = Site::with(2, version, |it| it.personality = personality).unwrap();
+            live(running(site).await).await;
+        }
+    }
+}
+
+/// Where LUNs are larger than they were asked to be.
+#[tokio::test(start_paused = true)]
+async fn a_disk_lives_on_an_array_that_rounds_its_size() {
+    let site = Site::with(1, Version::OLDEST, |it| it.limits.lun_granule = 255 * 63 * 512).unwrap();
+    let site = running(site).await;
+    let before = site.audit();
+    let one = site.node(0);
+    let Outcome::Created { size, .. } = one.create(DISK, SIZE).await.unwrap() else { panic!("not created") };
+    assert!(size > SIZE);
+    let path = one.attach(DISK).await.unwrap();
+    one.write(&path, size.bytes() - 4, b"tail").await.unwrap();
+    let Outcome::Grown { size: grown } = one.grow(DISK, SIZE.times(3)).await.unwrap() else {
+        panic!("not grown")
+    };
+    assert!(grown > SIZE.times(3));
+    one.write(&path, grown.bytes() - 4, b"tail").await.unwrap();
+    one.detach(DISK).await.unwrap();
+    one.delete(DISK).await.unwrap();
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{findings}");
+}
+
+/// The site with all its engines.
+async fn running(mut site: Site) -> Site {
+    for index in 0..site.nodes() {
+        site.start(index, Effects::unobserved()).await.unwrap();
+    }
+    site
+}
+
+async fn live(site: Site) {
     let before = site.audit();
     let (one, two) = (site.node(0), site.node(1));
     assert_eq!(

@@ -79,6 +79,7 @@ pub async fn what_clones_hang_on_is_busy(fixture: &impl ArrayFixture) {
     assert_refused(&refused, ErrorKind::Busy);
     assert!(refused.chain().to_string().contains(spec.name.as_str()), "{}", refused.chain());
     assert!(array.ensure_no_volume(&cx(), &clone, DeleteMode::Immediate).await.unwrap());
+    fixture.forget_deleted().await;
     assert!(array.ensure_no_snapshot(&cx(), &source, &state).await.unwrap());
     assert!(array.ensure_no_volume(&cx(), &source, DeleteMode::Immediate).await.unwrap());
 }

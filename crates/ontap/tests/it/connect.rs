@@ -6,7 +6,8 @@ use std::time::Duration;
 use san_core::{Array, EffectState, ErrorKind, Result, TransportKind, VolumeQuery};
 use san_ontap::{Ontap, OntapConfig};
 use san_sim::ontap::{
-    Fault, IscsiConfig, OntapConfig as SimConfig, OntapSim, Rule, Running, SvmConfig, Times, Version, When,
+    Fault, IscsiConfig, OntapConfig as SimConfig, OntapSim, Personality, Rule, Running, SvmConfig, Times,
+    Version, When,
 };
 use san_sim::server::ApiState;
 
@@ -69,10 +70,13 @@ async fn single_problems_have_their_kind() {
 
 #[tokio::test(start_paused = true)]
 async fn other_systems_are_refused_by_name() {
-    let (old, _data) = sim(Version::new(9, 11, 1), |_| {});
-    let error = refused(&old, ontap_config()).await;
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.chain().to_string().contains("9.11.1"), "{error:?}");
+    for (personality, word) in [(Personality::AsaR2, "ASA r2"), (Personality::Afx, "AFX")] {
+        let (other, _data) = sim(NEW, |it| it.personality = personality);
+        let error = refused(&other, ontap_config()).await;
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.chain().to_string().contains(word), "{error:?}");
+        assert!(error.remedy().unwrap().contains("9.8"), "{error:?}");
+    }
 
     let (web, _data) = sim(NEW, |_| {});
     let when = When { times: Times::Always, ..When::default() };

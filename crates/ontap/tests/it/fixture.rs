@@ -12,7 +12,7 @@ use san_core::{
 };
 use san_ontap::{Ontap, OntapConfig};
 use san_rest::{Client, Credentials, Endpoint, HttpsWire, Trust, Wire};
-use san_sim::ontap::{Fault, OntapConfig as SimConfig, OntapSim, Rule, Times, Version, When};
+use san_sim::ontap::{Fault, OntapConfig as SimConfig, OntapSim, Personality, Rule, Times, Version, When};
 use san_sim::server::HttpsServer;
 
 pub(crate) const SVM: &str = "svm1";
@@ -38,6 +38,11 @@ impl Fixture {
         let (data, sim) = Self::sim(version, change);
         let array = Ontap::connect(&cx(), client(&sim), ontap_config()).await.unwrap();
         Self { sim, array, server: None, _data: data }
+    }
+
+    /// A fixture of one release and personality.
+    pub(crate) async fn of(version: Version, personality: Personality) -> Self {
+        Self::with(version, |it| it.personality = personality).await
     }
 
     /// A fixture that is reached over TCP and TLS.
@@ -164,6 +169,13 @@ impl ArrayFixture for Fixture {
 
     async fn add_foreign_snapshot(&self, volume: &Volume, name: &str) {
         self.sim.add_snapshot(SVM, volume.name.as_str(), name).unwrap();
+    }
+
+    async fn forget_deleted(&self) {
+        // Before, nothing bypasses the recovery queue.
+        if self.sim.config().version < OLD {
+            self.sim.purge_recovery_queue().unwrap();
+        }
     }
 
     async fn add_foreign_host(&self, name: &str, initiator: &Initiator) {

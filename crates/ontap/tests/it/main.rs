@@ -7,3 +7,5 @@ mod connect;
 mod contract;
 mod faults;
 mod fixture;
+mod matrix;
+mod releases;

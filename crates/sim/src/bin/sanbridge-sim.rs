@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use san_sim::ontap::{Mark, OntapConfig, OntapSim, Outcome, PortalConfig, SvmConfig, Version};
+use san_sim::ontap::{Mark, OntapConfig, OntapSim, Outcome, Personality, PortalConfig, SvmConfig, Version};
 use san_sim::server::{ControlServer, HttpsServer};
 use san_sim::target::Target as _;
 use serde_json::json;
@@ -33,6 +33,9 @@ struct Ontap {
     /// ONTAP release, for example 9.12.1 or 9.16.1.
     #[arg(long, default_value = "9.16.1")]
     version: Version,
+    /// Kind of system: fas, aff, asa (asar2 and afx only say that they are).
+    #[arg(long, default_value = "aff")]
+    personality: Personality,
     /// Address and port of the management API; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -111,6 +114,7 @@ async fn serve(options: Ontap) -> io::Result<()> {
 
 fn config(options: &Ontap) -> io::Result<OntapConfig> {
     let mut config = OntapConfig::new(options.version, options.data.join("units"));
+    config.personality = options.personality;
     config.seed = options.seed;
     config.user.clone_from(&options.user);
     config.pace.latency = options.latency;

@@ -47,6 +47,7 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         now: Duration::ZERO,
         epoch: config.epoch,
         version: config.version,
+        personality: config.personality,
         limits: config.limits.clone(),
         pace: config.pace.clone(),
         unverified: config.unverified.clone(),
@@ -113,6 +114,9 @@ fn check(config: &OntapConfig) -> io::Result<()> {
     let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
     if !config.version.is_covered() {
         return wrong("the ONTAP release is not covered by the tables");
+    }
+    if config.version < config.personality.since() {
+        return wrong("there are no such systems with this ONTAP release");
     }
     if config.nodes.is_empty() || config.aggregates.is_empty() {
         return wrong("an array needs a node and an aggregate");

@@ -144,7 +144,7 @@ pub struct Limits {
     pub maps_per_igroup: usize,
     /// Smallest volume in bytes.
     pub volume_min: u64,
-    /// Largest volume in bytes; `None` follows the release (100 TiB, 300 TiB from 9.12.1).
+    /// Largest volume in bytes; `None` follows release and personality (100 TiB; on FAS and AFF 300 TiB from 9.12.1).
     pub volume_max: Option<u64>,
     /// Largest LUN in bytes; `None` follows the release (16 TiB, 128 TiB from 9.12.1).
     pub lun_max: Option<u64>,

@@ -7,7 +7,6 @@ use super::version::Version;
 const BASE: Version = Version::OLDEST;
 const V9_9: Version = Version::new(9, 9, 1);
 const V9_10: Version = Version::new(9, 10, 1);
-const V9_11: Version = Version::new(9, 11, 1);
 const V9_12: Version = Version::new(9, 12, 1);
 const V9_13: Version = Version::new(9, 13, 1);
 const V9_14: Version = Version::new(9, 14, 1);
@@ -26,7 +25,7 @@ pub(crate) const CLUSTER: &[Field] = &[
     row("version.generation", BASE, "g"),
     row("version.major", BASE, "g"),
     row("version.minor", BASE, "g"),
-    row("san_optimized", V9_11, "g"),
+    row("san_optimized", BASE, "g"),
     row("disaggregated", V9_16, "g"),
     row("location", BASE, "g"),
     row("contact", BASE, "g"),
@@ -43,7 +42,7 @@ pub(crate) const NODE: &[Field] = &[
     row("version.generation", BASE, "g"),
     row("version.major", BASE, "g"),
     row("version.minor", BASE, "g"),
-    row("state", V9_9, "g"),
+    row("state", BASE, "g"),
     row("membership", BASE, "g"),
     row("uptime", BASE, "g"),
     row("location", BASE, "g"),
@@ -82,7 +81,7 @@ pub(crate) const SVM: &[Field] = &[
     row("ipspace.uuid", BASE, "g"),
     row("aggregates.name", BASE, "g"),
     row("aggregates.uuid", BASE, "g"),
-    row("aggregates.available_size", V9_13, "g"),
+    row("aggregates.available_size", V9_12, "g"),
     row("aggregates_delegated", V9_9, "g"),
     row("snapshot_policy.name", BASE, "g"),
     row("snapshot_policy.uuid", BASE, "g"),
@@ -152,9 +151,9 @@ pub(crate) const VOLUME: &[Field] = &[
     row("space.size", BASE, "gcu"),
     row("space.available", BASE, "g"),
     row("space.used", BASE, "g"),
-    row("space.percent_used", V9_9, "g"),
+    row("space.percent_used", V9_12, "g"),
     row("space.max_size", V9_14, "g"),
-    row("space.fractional_reserve", V9_9, "gcu"),
+    row("space.fractional_reserve", V9_12, "gcu"),
     row("space.snapshot.used", BASE, "g"),
     row("space.snapshot.reserve_percent", BASE, "gcu"),
     row("space.snapshot.autodelete_enabled", BASE, "gcu"),
@@ -271,9 +270,9 @@ pub(crate) const IGROUP: &[Field] = &[
     row("initiators.name", BASE, "gc"),
     row("initiators.comment", V9_9, "gc"),
     row("supports_igroups", V9_9, "g"),
-    row("target.vendor_id", V9_11, "g"),
-    row("target.product_id", V9_11, "g"),
-    row("target.firmware_revision", V9_11, "g"),
+    row("target.vendor_id", V9_12, "g"),
+    row("target.product_id", V9_12, "g"),
+    row("target.firmware_revision", V9_12, "g"),
     row("lun_maps.logical_unit_number", BASE, "e"),
     row("lun_maps.lun.uuid", BASE, "e"),
     row("lun_maps.lun.name", BASE, "e"),

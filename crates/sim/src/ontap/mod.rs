@@ -50,4 +50,4 @@ pub use faults::{Fault, Rule, RuleId, Times, When};
 pub use log::{Counts, Entry, Mark, Outcome};
 pub use overrides::Identity;
 pub use sim::OntapSim;
-pub use version::{Personality, UnknownVersion, Version};
+pub use version::{Personality, UnknownPersonality, UnknownVersion, Version};

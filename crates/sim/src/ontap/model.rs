@@ -13,7 +13,7 @@ use super::error::{ApiError, LUN_MISSING, SVM_MISSING};
 use super::ids::Ids;
 use super::jobs::Jobs;
 use super::overrides::Overrides;
-use super::version::Version;
+use super::version::{Personality, Version};
 use crate::target::Reachability;
 
 /// The whole array. `now` is the time since the simulation began, on tokio's clock.
@@ -22,6 +22,7 @@ pub(crate) struct State {
     pub(crate) now: Duration,
     pub(crate) epoch: i64,
     pub(crate) version: Version,
+    pub(crate) personality: Personality,
     pub(crate) limits: Limits,
     pub(crate) pace: Pace,
     pub(crate) unverified: Unverified,

@@ -54,6 +54,7 @@ pub(crate) enum Param {
 
 const BASE: Version = Version::OLDEST;
 const V9_11: Version = Version::new(9, 11, 1);
+const V9_12: Version = Version::new(9, 12, 1);
 const V9_16: Version = Version::new(9, 16, 1);
 
 const fn item(template: &'static str, resource: Resource, get: Read) -> Route {
@@ -67,7 +68,7 @@ const fn collection(template: &'static str, resource: Resource, get: Read) -> Ro
 
 const MAPPED_DELETE: &[(Method, &str, Version)] = &[(Method::DELETE, "allow_delete_while_mapped", BASE)];
 const VOLUME_PARAMS: &[(Method, &str, Version)] = &[
-    (Method::DELETE, "force", V9_11),
+    (Method::DELETE, "force", V9_12),
     (Method::PATCH, "restore_to.snapshot.name", BASE),
     (Method::PATCH, "restore_to.snapshot.uuid", BASE),
 ];

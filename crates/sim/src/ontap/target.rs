@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::model::{Interface, Lun, State, Volume};
 use super::overrides::Identity;
 use super::sim::OntapSim;
+use super::version::Personality;
 use crate::target::{Portal, Reachability, Target, Unit};
 
 /// The first four bytes of every NAA identifier of this vendor; the serial number's twelve follow.
@@ -79,7 +80,8 @@ fn unit(state: &State, lun: Uuid, portal: &Interface) -> Option<Unit> {
 }
 
 fn is_optimized(state: &State, volume: &Volume, portal: &Interface) -> bool {
-    state.node_of(volume) == portal.node
+    // All paths of an ASA are active, those of the partner too.
+    state.personality == Personality::Asa || state.node_of(volume) == portal.node
 }
 
 fn serial(state: &State, lun: &Lun, portal: &Interface) -> Vec<u8> {

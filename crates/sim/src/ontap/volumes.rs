@@ -290,7 +290,9 @@ fn check_delete(state: &State, uuid: Uuid) -> Result<(), ApiError> {
 impl State {
     /// Largest size of a volume.
     pub(crate) fn volume_max(&self) -> u64 {
-        let by_release = if self.version >= super::version::Version::new(9, 12, 1) { 300 } else { 100 };
+        let large = self.version >= super::version::Version::new(9, 12, 1)
+            && self.personality == super::version::Personality::Unified;
+        let by_release = if large { 300 } else { 100 };
         self.limits.volume_max.unwrap_or(by_release * super::config::TIB)
     }
 
