@@ -3,8 +3,6 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::str::FromStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,64 +10,20 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use san_core::{Deadline, Error, ErrorKind, Result};
 
-use crate::tls::{Refused, Trust, client_config};
-use crate::{BodyLimit, Wire, WireError};
+use crate::failover::{Failover, Standing};
+use crate::tls::{Refused, client_config};
+use crate::{Address, BodyLimit, Endpoint, Wire, WireError};
 
-/// Longest wait for TCP and TLS together; a healthy management network needs milliseconds.
-const CONNECT: Duration = Duration::from_secs(5);
+/// Longest wait for a TCP connection to an address that was dead when it was last tried.
+const PROBE: Duration = Duration::from_millis(500);
 /// ONTAP and others close idle connections after minutes; ours go first, so that a reuse does not meet a closed one.
 const IDLE: Duration = Duration::from_secs(60);
-
-/// Where a management interface listens: `host` or `host:port`, the port being 443 unless given.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Address(http::uri::Authority);
-
-impl FromStr for Address {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let bad = || {
-            let shown: String = text.chars().filter(|it| !it.is_control()).take(64).collect();
-            // What precedes an `@` may be a password.
-            let shown = shown.rsplit('@').next().unwrap_or_default().to_owned();
-            Error::new(
-                ErrorKind::InvalidInput,
-                format!("{shown:?} is not a host name or address with an optional port"),
-            )
-        };
-        let authority: http::uri::Authority = text.trim().parse().map_err(|_| bad())?;
-        let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
-        // A second colon outside brackets is an IPv6 address that lacks them.
-        let port_is_number = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => true,
-            Some(rest) => rest.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok()),
-            None => false,
-        };
-        if plain && port_is_number { Ok(Self(authority)) } else { Err(bad()) }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str())
-    }
-}
-
-/// An array's management interface and how it proves itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// All addresses of one array. The next is tried where one cannot be connected to.
-    pub addresses: Vec<Address>,
-    /// How its certificate is judged.
-    pub trust: Trust,
-}
 
 /// Carries requests over HTTPS with one connection pool. Build one per endpoint and share it.
 pub struct HttpsWire {
     http: reqwest::Client,
     addresses: Vec<Address>,
-    // The address that answered last; a hint only, so relaxed ordering is enough.
-    preferred: AtomicUsize,
+    failover: Failover,
 }
 
 impl HttpsWire {
@@ -88,7 +42,7 @@ impl HttpsWire {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT)
+            .connect_timeout(endpoint.connect)
             .pool_idle_timeout(IDLE)
             .tcp_keepalive(Duration::from_secs(30))
             .build()
@@ -96,7 +50,7 @@ impl HttpsWire {
                 Error::new(ErrorKind::Internal, "cannot set up the HTTPS client")
                     .caused_by(error.without_url())
             })?;
-        Ok(Self { http, addresses: endpoint.addresses.clone(), preferred: AtomicUsize::new(0) })
+        Ok(Self { http, addresses: endpoint.addresses.clone(), failover: Failover::of(endpoint.addresses.len()) })
     }
 
     async fn send_to(
@@ -128,25 +82,51 @@ impl HttpsWire {
         Ok(response)
     }
 
-    async fn send_to_any(&self, request: Request<Bytes>) -> Result<Response<Bytes>, WireError> {
-        let first = self.preferred.load(Ordering::Relaxed);
-        let mut outcome = Err(WireError::NotSent("no address".into()));
-        for offset in 0..self.addresses.len() {
-            let index = (first + offset) % self.addresses.len();
-            // Should this one never answer, the next request goes to the next address.
-            self.preferred.store((index + 1) % self.addresses.len(), Ordering::Relaxed);
-            outcome = self.send_to(&self.addresses[index], request.clone()).await;
+    /// Sends it to the best address that takes a connection. What may have reached one address is never sent to another:
+    /// whether it may be repeated is for the caller to know.
+    async fn send_to_any(
+        &self,
+        request: Request<Bytes>,
+        deadline: Deadline,
+    ) -> Result<Response<Bytes>, WireError> {
+        let mut queue = self.failover.order();
+        let (mut silent, mut untrusted) = (Vec::new(), None);
+        while let Some((index, standing)) = queue.pop_front() {
+            let Some(address) = self.addresses.get(index) else { continue };
+            if standing == Standing::Due && !queue.is_empty() && !answers(address).await {
+                self.failover.failed(index);
+                queue.push_back((index, Standing::Down));
+                continue;
+            }
+            let sent = tokio::time::timeout_at(deadline.instant(), self.send_to(address, request.clone()));
+            let outcome = sent.await.unwrap_or(Err(WireError::TimedOut));
             match outcome {
-                Err(WireError::NotSent(_)) => {}
-                Err(WireError::Lost(_) | WireError::TimedOut) => break,
-                _ => {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    break;
+                Err(WireError::NotSent(why)) => silent.push(why),
+                Err(error @ WireError::Untrusted(_)) => {
+                    tracing::warn!(%address, %error, "a management address is passed over");
+                    untrusted.get_or_insert(error);
+                }
+                Err(WireError::Lost(_) | WireError::TimedOut) => {
+                    // The next request goes to another address.
+                    self.failover.failed(index);
+                    return outcome;
+                }
+                Ok(_) | Err(WireError::TooLarge(_)) => {
+                    self.failover.answered(index);
+                    return outcome;
                 }
             }
+            self.failover.failed(index);
         }
-        outcome
+        // Waiting mends a silent address, but not a certificate.
+        Err(untrusted.unwrap_or_else(|| WireError::NotSent(silent.join("; "))))
     }
+}
+
+/// Whether an address that was dead takes a TCP connection again.
+async fn answers(address: &Address) -> bool {
+    let connection = tokio::net::TcpStream::connect(address.with_port());
+    matches!(tokio::time::timeout(PROBE, connection).await, Ok(Ok(_)))
 }
 
 impl fmt::Debug for HttpsWire {
@@ -158,9 +138,7 @@ impl fmt::Debug for HttpsWire {
 #[async_trait]
 impl Wire for HttpsWire {
     async fn send(&self, request: Request<Bytes>, deadline: Deadline) -> Result<Response<Bytes>, WireError> {
-        tokio::time::timeout_at(deadline.instant(), self.send_to_any(request))
-            .await
-            .unwrap_or(Err(WireError::TimedOut))
+        self.send_to_any(request, deadline).await
     }
 }
 
@@ -198,23 +176,4 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
         last = next;
     }
     last.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_hosts_with_ports_and_nothing_else() {
-        for text in ["filer", "filer.example.org:8443", "192.0.2.1", "[2001:db8::1]", "[2001:db8::1]:443"] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-        for text in
-            ["", "a b", "https://filer", "filer/api", "filer:port", "filer:70000", "2001:db8::1", "filer:"]
-        {
-            assert!(text.parse::<Address>().is_err(), "{text}");
-        }
-        let error = "admin:canary@filer".parse::<Address>().unwrap_err();
-        assert!(!format!("{error:?}").contains("canary"));
-    }
 }

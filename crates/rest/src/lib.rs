@@ -5,6 +5,8 @@
 mod auth;
 mod breaker;
 mod client;
+mod endpoint;
+mod failover;
 mod https;
 mod request;
 mod stats;
@@ -13,7 +15,8 @@ mod wire;
 
 pub use auth::{CredentialSource, Credentials};
 pub use client::Client;
-pub use https::{Address, Endpoint, HttpsWire};
+pub use endpoint::{Address, CONNECT, Endpoint};
+pub use https::HttpsWire;
 pub use request::{Answer, BodyLimit, Replay, Request};
 pub use stats::RequestCount;
 pub use tls::{Fingerprint, Trust};

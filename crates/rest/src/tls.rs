@@ -27,9 +27,9 @@ pub enum Trust {
     System,
     /// It must chain to an authority in this PEM file and no other, and name the address.
     AuthorityFile(PathBuf),
-    /// It must be exactly this certificate, whoever signed it and whatever it names. The handshake still proves that
-    /// the array holds its key.
-    Fingerprint(Fingerprint),
+    /// It must be exactly one of these certificates, whoever signed it and whatever it names. The handshake still proves
+    /// that the array holds its key.
+    Pinned(Vec<Fingerprint>),
 }
 
 /// The SHA-256 of a certificate (of its DER form), as `openssl x509 -fingerprint -sha256` prints it.
@@ -98,7 +98,7 @@ impl std::error::Error for Refused {}
 #[derive(Debug)]
 enum Rule {
     Chain(Arc<WebPkiServerVerifier>),
-    Pin(Fingerprint),
+    Pinned(Vec<Fingerprint>),
 }
 
 #[derive(Debug)]
@@ -118,8 +118,11 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let presented = Fingerprint::of(leaf);
         let why = match &self.rule {
-            Rule::Pin(pin) if *pin == presented => return Ok(ServerCertVerified::assertion()),
-            Rule::Pin(pin) => format!("it is not the pinned one ({pin})"),
+            Rule::Pinned(pins) if pins.contains(&presented) => return Ok(ServerCertVerified::assertion()),
+            Rule::Pinned(pins) => {
+                let pins: Vec<String> = pins.iter().map(ToString::to_string).collect();
+                format!("it is not the pinned one ({})", pins.join(", "))
+            }
             Rule::Chain(verifier) => {
                 match verifier.verify_server_cert(leaf, intermediates, name, ocsp, now) {
                     Ok(it) => return Ok(it),
@@ -176,7 +179,7 @@ pub(crate) fn client_config(trust: &Trust) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let rule = match trust {
-        Trust::Fingerprint(pin) => Rule::Pin(*pin),
+        Trust::Pinned(pins) => Rule::Pinned(pins.clone()),
         Trust::System => chain(Path::new(SYSTEM_AUTHORITIES), &provider)?,
         Trust::AuthorityFile(path) => chain(path, &provider)?,
     };

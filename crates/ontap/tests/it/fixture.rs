@@ -56,6 +56,7 @@ impl Fixture {
         let endpoint = Endpoint {
             addresses: vec![server.address().to_string().parse().unwrap()],
             trust: Trust::AuthorityFile(authority),
+            connect: san_rest::CONNECT,
         };
         let client = san_ontap::client(
             Arc::new(HttpsWire::new(&endpoint).unwrap()),

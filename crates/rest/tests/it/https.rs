@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use san_core::Deadline;
-use san_rest::{Endpoint, Fingerprint, HttpsWire, Trust, Wire, WireError};
+use san_rest::{CONNECT, Endpoint, Fingerprint, HttpsWire, Trust, Wire, WireError};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -28,13 +28,17 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::start_at("127.0.0.1").await
+    }
+
+    async fn start_at(ip: &str) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let authority = params.self_signed(&key).unwrap();
         let issuer = rcgen::Issuer::new(params, key);
         let leaf_key = rcgen::KeyPair::generate().unwrap();
-        let leaf = rcgen::CertificateParams::new(["127.0.0.1".to_owned()])
+        let leaf = rcgen::CertificateParams::new([ip.to_owned()])
             .unwrap()
             .signed_by(&leaf_key, &issuer)
             .unwrap();
@@ -50,7 +54,7 @@ impl Server {
                 .unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(authority.pem().as_bytes()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
             handshakes: Arc::default(),
@@ -86,7 +90,7 @@ impl Server {
     }
 
     fn pinned(&self) -> HttpsWire {
-        self.wire(Trust::Fingerprint(self.fingerprint))
+        self.wire(Trust::Pinned(vec![self.fingerprint]))
     }
 }
 
@@ -103,7 +107,7 @@ async fn answer(request: Request<hyper::body::Incoming>) -> Result<Response<Full
 
 fn wire(addresses: &[String], trust: Trust) -> HttpsWire {
     let addresses = addresses.iter().map(|it| it.parse().unwrap()).collect();
-    HttpsWire::new(&Endpoint { addresses, trust }).unwrap()
+    HttpsWire::new(&Endpoint { addresses, trust, connect: CONNECT }).unwrap()
 }
 
 async fn get(wire: &HttpsWire, path: &str) -> Result<Response<Bytes>, WireError> {
@@ -134,7 +138,7 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
 async fn an_untrusted_certificate_is_named_so_that_it_can_be_pinned() {
     let server = Server::start().await;
     let other = Server::start().await;
-    let wrong = Trust::Fingerprint(other.fingerprint);
+    let wrong = Trust::Pinned(vec![other.fingerprint]);
     for trust in [Trust::AuthorityFile(other.authority.path().into()), wrong] {
         let outcome = get(&server.wire(trust), "/").await;
         let Err(WireError::Untrusted(why)) = outcome else { panic!("not refused: {outcome:?}") };
@@ -150,7 +154,7 @@ async fn the_certificate_must_name_the_address_unless_it_is_pinned() {
     let local = [format!("localhost:{}", server.address.port())];
     let by_chain = wire(&local, Trust::AuthorityFile(server.authority.path().into()));
     assert!(matches!(get(&by_chain, "/").await, Err(WireError::Untrusted(_))));
-    get(&wire(&local, Trust::Fingerprint(server.fingerprint)), "/").await.unwrap();
+    get(&wire(&local, Trust::Pinned(vec![server.fingerprint])), "/").await.unwrap();
 }
 
 #[tokio::test]
@@ -176,7 +180,7 @@ async fn a_listener_that_never_speaks_ends_in_time() {
     let address = mute.local_addr().unwrap().to_string();
     let start = Instant::now();
     let request = Request::get("/").body(Bytes::new()).unwrap();
-    let wire = wire(&[address], Trust::Fingerprint(Fingerprint::of(b"")));
+    let wire = wire(&[address], Trust::Pinned(vec![Fingerprint::of(b"")]));
     let outcome = wire.send(request, Deadline::after(Duration::from_millis(300))).await;
     assert!(matches!(outcome, Err(WireError::TimedOut)));
     assert!(start.elapsed() < Duration::from_secs(3));
@@ -189,7 +193,7 @@ async fn a_closed_port_is_not_sent_and_the_next_address_serves() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap().to_string()
     };
-    let trust = Trust::Fingerprint(server.fingerprint);
+    let trust = Trust::Pinned(vec![server.fingerprint]);
     let Err(WireError::NotSent(why)) =
         get(&wire(std::slice::from_ref(&closed), trust.clone()), "/canary").await
     else {
@@ -212,6 +216,90 @@ async fn what_does_not_speak_tls_is_not_sent() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    let outcome = get(&wire(&[address], Trust::Fingerprint(Fingerprint::of(b""))), "/").await;
+    let outcome = get(&wire(&[address], Trust::Pinned(vec![Fingerprint::of(b"")])), "/").await;
     assert!(matches!(outcome, Err(WireError::NotSent(_))), "{outcome:?}");
+}
+
+/// A listener that takes connections and says nothing, and how many it has taken.
+async fn mute() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
+    let (address, taken) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&taken);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            held.push(stream);
+        }
+    });
+    (address, taken)
+}
+
+#[tokio::test]
+async fn a_dead_first_address_costs_its_wait_once() {
+    let (mute, taken) = mute().await;
+    let server = Server::start_at("127.0.0.2").await;
+    let endpoint = Endpoint {
+        addresses: [mute, server.address.to_string()].iter().map(|it| it.parse().unwrap()).collect(),
+        trust: Trust::Pinned(vec![server.fingerprint]),
+        connect: Duration::from_millis(300),
+    };
+    let wire = HttpsWire::new(&endpoint).unwrap();
+    for _ in 0..3 {
+        get(&wire, "/").await.unwrap();
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+    assert_eq!(server.requests.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn requests_side_by_side_stay_with_the_address_that_serves() {
+    let server = Server::start().await;
+    let (mute, taken) = mute().await;
+    let wire = wire(&[server.address.to_string(), mute], Trust::Pinned(vec![server.fingerprint]));
+    futures_util::future::join_all((0..8).map(|_| async { get(&wire, "/").await.unwrap() })).await;
+    assert_eq!(taken.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn what_may_have_reached_one_address_is_not_sent_to_the_next_but_what_follows_is() {
+    let (first, second) = (Server::start().await, Server::start_at("127.0.0.2").await);
+    let addresses = [first.address.to_string(), second.address.to_string()];
+    let wire = wire(&addresses, Trust::Pinned(vec![first.fingerprint, second.fingerprint]));
+    let request = Request::get("/never").body(Bytes::new()).unwrap();
+    let outcome = wire.send(request, Deadline::after(Duration::from_millis(300))).await;
+    assert!(matches!(outcome, Err(WireError::TimedOut)), "{outcome:?}");
+    assert_eq!(second.requests.load(Ordering::SeqCst), 0);
+    get(&wire, "/").await.unwrap();
+    assert_eq!((first.requests.load(Ordering::SeqCst), second.requests.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[tokio::test]
+async fn an_address_with_a_strange_certificate_is_passed_over_and_named_where_no_other_serves() {
+    let (strange, server) = (Server::start().await, Server::start_at("127.0.0.2").await);
+    let addresses = [strange.address.to_string(), server.address.to_string()];
+    let trust = Trust::Pinned(vec![server.fingerprint]);
+    get(&wire(&addresses, trust.clone()), "/").await.unwrap();
+    assert_eq!(strange.requests.load(Ordering::SeqCst), 0);
+    let (mute, _) = mute().await;
+    let endpoint = Endpoint {
+        addresses: [addresses[0].clone(), mute].iter().map(|it| it.parse().unwrap()).collect(),
+        trust,
+        connect: Duration::from_millis(300),
+    };
+    let outcome = get(&HttpsWire::new(&endpoint).unwrap(), "/").await;
+    let Err(WireError::Untrusted(why)) = outcome else { panic!("not refused: {outcome:?}") };
+    assert!(why.contains(&addresses[0]), "{why}");
+}
+
+#[tokio::test]
+async fn addresses_of_version_6_are_spoken_to_and_named_in_brackets() {
+    let server = Server::start_at("::1").await;
+    let address = server.address.to_string();
+    assert!(address.starts_with("[::1]:"));
+    let by_chain = Trust::AuthorityFile(server.authority.path().into());
+    get(&wire(std::slice::from_ref(&address), by_chain), "/").await.unwrap();
+    let strange = wire(std::slice::from_ref(&address), Trust::Pinned(vec![Fingerprint::of(b"")]));
+    let Err(WireError::Untrusted(why)) = get(&strange, "/").await else { panic!("not refused") };
+    assert!(why.contains(&address), "{why}");
 }
