@@ -21,10 +21,12 @@ use crate::storage::{Addition, Storage};
 pub(crate) enum Reply {
     /// An answer.
     Value(Value),
+    /// Settings were taken; what is to be told of them.
+    Updated(Vec<String>),
     /// An operation of the engine to wait for.
     Operation(Box<Running>),
-    /// A storage was added; it is removed again unless the answer is acknowledged.
-    Added(StorageRef, Addition),
+    /// A storage was added; it is removed again unless the answer is acknowledged. With what is to be told of it.
+    Added(StorageRef, Addition, Vec<String>),
 }
 
 /// An operation and how it is started again if its recovery undid it.
@@ -194,16 +196,15 @@ pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -
             let password = secrets.password()?.ok_or_else(|| {
                 Error::new(ErrorKind::InvalidInput, "sanbridge-password is missing").on(&of.id)
             })?;
-            let addition = storages.add(cx, of, password).await?;
-            Ok(Reply::Added(of.clone(), addition))
+            let (addition, warnings) = storages.add(cx, of, password).await?;
+            Ok(Reply::Added(of.clone(), addition, warnings))
         }
         "storage.update" => {
             let Update { changes, delete, secrets } = params(frame)?;
             let mut new = of.clone();
             new.options.extend(changes);
             delete.unwrap_or_default().iter().for_each(|it| drop(new.options.remove(it)));
-            storages.update(cx, of, &new, secrets.password()?).await?;
-            Ok(Reply::Value(json!({})))
+            Ok(Reply::Updated(storages.update(cx, of, &new, secrets.password()?).await?))
         }
         "storage.remove" => {
             let None_ {} = params(frame)?;

@@ -64,8 +64,9 @@ impl Connection {
         match methods::call(service, &frame, deadline).await {
             Err(error) => self.write(&Answer::error(frame.id, &error)).await,
             Ok(Reply::Value(value)) => self.write(&Answer::ok(frame.id, value, Vec::new())).await,
-            Ok(Reply::Added(storage, addition)) => {
-                let answer = Answer::ok(frame.id, json!({}), Vec::new()).asking_for_acknowledgement();
+            Ok(Reply::Updated(warnings)) => self.write(&Answer::ok(frame.id, json!({}), warnings)).await,
+            Ok(Reply::Added(storage, addition, warnings)) => {
+                let answer = Answer::ok(frame.id, json!({}), warnings).asking_for_acknowledgement();
                 let taken = self.write(&answer).await.is_ok() && self.reads_acknowledgement(frame.id).await;
                 if taken {
                     return self.write(&Answer::acked(frame.id)).await;

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use san_core::{
     Array, ArrayProfile, Cx, Deadline, Error, ErrorKind, OperationId, Result, Transport, TransportKind,
 };
 use san_engine::{Cluster, Folder, Node, Outcome, San, SanConfig};
 use san_ontap::Ontap;
-use san_rest::{Client, Credentials};
+use san_rest::{Client, Credentials, Endpoint};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +32,8 @@ struct Kept {
 }
 
 const KEPT: &str = "storage";
+/// How long one of several addresses may take to show that it leads to the array, when settings are checked.
+const ADDRESS_LOOK: Duration = Duration::from_secs(6);
 
 /// What an addition found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,12 +224,26 @@ impl Storages {
 
     /// A new storage: everything is asked of the array before anything is stored. Says whether it was there before, so
     /// that an addition nobody confirms does not take away what it did not bring.
-    pub(crate) async fn add(&self, cx: &Cx, of: &StorageRef, password: &SecretString) -> Result<Addition> {
+    pub(crate) async fn add(
+        &self,
+        cx: &Cx,
+        of: &StorageRef,
+        password: &SecretString,
+    ) -> Result<(Addition, Vec<String>)> {
         check_storage_id(&of.id)?;
         let options = Options::parse(&of.options).map_err(|error| error.on(&of.id))?;
         let mut problems: Vec<Error> = Vec::new();
-        let array =
-            self.connect_with(cx, &options, password).await.map_err(|error| problems.push(error)).ok();
+        let mut warnings = Vec::new();
+        let array = match self.connect_with(cx, &options, password).await {
+            Ok((array, found)) => {
+                warnings = found;
+                Some(array)
+            }
+            Err(error) => {
+                problems.push(error);
+                None
+            }
+        };
         problems.extend(self.transport.initiators(cx).await.err());
         let Some(array) = array.filter(|_| problems.is_empty()) else { return Err(all_of(problems)) };
         let mut slot = self.slot(cx, &of.id).await?;
@@ -242,7 +259,7 @@ impl Storages {
         match made.await {
             Ok(storage) => {
                 *slot = Some(storage);
-                Ok(if former.is_some() { Addition::Replaced } else { Addition::New })
+                Ok((if former.is_some() { Addition::Replaced } else { Addition::New }, warnings))
             }
             Err(error) => {
                 // Nothing of a failed addition stays, and what was there before does.
@@ -258,21 +275,22 @@ impl Storages {
         }
     }
 
-    /// Changed options or secrets: nothing is changed unless all of it is right, and it is still the same array.
+    /// Changed options or secrets: nothing is changed unless all of it is right, and it is still the same array. Returns
+    /// what is to be told of it.
     pub(crate) async fn update(
         &self,
         cx: &Cx,
         of: &StorageRef,
         new: &StorageRef,
         password: Option<&SecretString>,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         check_storage_id(&of.id)?;
         let options = Options::parse(&new.options).map_err(|error| error.on(&of.id))?;
         let stored = if password.is_some() { None } else { self.secrets.read(&of.id).await? };
         let valid = password.or(stored.as_ref()).ok_or_else(|| {
             Error::new(ErrorKind::Unauthenticated, "there is no password for it").on(&of.id)
         })?;
-        let array = self.connect_with(cx, &options, valid).await?;
+        let (array, warnings) = self.connect_with(cx, &options, valid).await?;
         let kept: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
         if let Some(kept) = kept {
             require_same(&kept.profile, array.profile())?;
@@ -280,7 +298,8 @@ impl Storages {
         if let Some(password) = password {
             self.secrets.write(cx, &of.id, password).await?;
         }
-        self.forget(cx, &of.id).await
+        self.forget(cx, &of.id).await?;
+        Ok(warnings)
     }
 
     /// The storage is not configured any more: what this node keeps of it goes; its volumes stay on the array.
@@ -319,10 +338,55 @@ impl Storages {
         }
     }
 
-    async fn connect_with(&self, cx: &Cx, options: &Options, password: &SecretString) -> Result<Ontap> {
+    /// Asks the array with settings that are new, and for each of several addresses whether it leads there. Returns what is
+    /// to be told: an address that is silent today may be the one that is needed tomorrow.
+    async fn connect_with(
+        &self,
+        cx: &Cx,
+        options: &Options,
+        password: &SecretString,
+    ) -> Result<(Ontap, Vec<String>)> {
         let credentials = Credentials { username: options.username.clone(), password: password.clone() };
-        let client = san_ontap::client(self.wires.wire(&options.endpoint)?, Arc::new(credentials));
-        Ontap::connect(cx, client, options.ontap.clone()).await
+        let credentials = Arc::new(credentials);
+        let connect = |cx: Cx, endpoint: Endpoint| {
+            let credentials = Arc::clone(&credentials);
+            async move {
+                let client = san_ontap::client(self.wires.wire(&endpoint)?, credentials);
+                Ontap::connect(&cx, client, options.ontap.clone()).await
+            }
+        };
+        // One look before the others: a wrong password tried at every address might lock the account.
+        let array = connect(cx.clone(), options.endpoint.clone()).await?;
+        let mut warnings = Vec::new();
+        if options.endpoint.addresses.len() == 1 {
+            return Ok((array, warnings));
+        }
+        let each = options.endpoint.alone().map(|(address, endpoint)| {
+            let found = connect(cx.at_most(ADDRESS_LOOK), endpoint);
+            async move { (address, found.await) }
+        });
+        let mut problems = Vec::new();
+        for (address, found) in join_all(each).await {
+            match found {
+                Ok(found) if found.profile().serial == array.profile().serial => {}
+                Ok(found) => {
+                    let (there, here) = (&found.profile().name, &array.profile().name);
+                    let message =
+                        format!("the address {address} leads to {there}, and another one to {here}");
+                    problems.push(
+                        Error::new(ErrorKind::Conflict, message)
+                            .with_remedy("name only management addresses of one and the same array"),
+                    );
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {
+                    warnings.push(format!("management address {address}: {}", error.chain()));
+                }
+                Err(error) => {
+                    problems.push(Error::wrap(error, format!("the address {address} does not serve")));
+                }
+            }
+        }
+        if problems.is_empty() { Ok((array, warnings)) } else { Err(all_of(problems)) }
     }
 
     fn client(&self, storage: &str, options: &Options) -> Result<Client> {

@@ -50,7 +50,11 @@ impl HttpsWire {
                 Error::new(ErrorKind::Internal, "cannot set up the HTTPS client")
                     .caused_by(error.without_url())
             })?;
-        Ok(Self { http, addresses: endpoint.addresses.clone(), failover: Failover::of(endpoint.addresses.len()) })
+        Ok(Self {
+            http,
+            addresses: endpoint.addresses.clone(),
+            failover: Failover::of(endpoint.addresses.len()),
+        })
     }
 
     async fn send_to(

@@ -19,6 +19,7 @@ mod input;
 mod life;
 mod masks;
 mod model;
+mod network;
 mod outage;
 mod paths;
 mod perl;

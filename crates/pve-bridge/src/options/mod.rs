@@ -1,5 +1,6 @@
 //! A storage's section of PVE's configuration: parsed once, all problems named at once.
 
+mod network;
 mod ontap;
 mod parser;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use san_core::{Result, TransportKind};
 use san_engine::OUTAGE;
 use san_ontap::OntapConfig;
-use san_rest::{Address, Endpoint, Trust};
+use san_rest::Endpoint;
 use serde_json::Value;
 
 use self::parser::Parser;
@@ -46,40 +47,16 @@ impl Options {
             parser.refuse("array", "must be \"ontap\"");
         }
         let transport = parser.choice("transport", &[("iscsi", TransportKind::Iscsi)]);
-        let address = parser.required("address");
-        let address: Option<Address> = parser.parse("address", &address, str::parse);
+        let endpoint = network::endpoint(&mut parser);
         let username = parser.required("username");
         if username.contains(':') || username.chars().any(char::is_control) {
             parser.refuse("username", "holds a colon or a control character");
         }
         let ontap = ontap::config(&mut parser, transport.unwrap_or(TransportKind::Iscsi));
-        let trust = trust(&mut parser);
         let outage = parser.number("outage-wait", "seconds", OUTAGE_SECONDS);
         let known = parser.finish()?;
-        // An address that is missing was refused.
-        let addresses = address.into_iter().collect();
-        let endpoint = Endpoint { addresses, trust };
         let outage = outage.map_or(OUTAGE, Duration::from_secs);
         Ok((Self { endpoint, username, ontap, outage }, known))
-    }
-}
-
-fn trust(parser: &mut Parser<'_>) -> Trust {
-    match (parser.optional("ca-file"), parser.optional("fingerprint")) {
-        (Some(_), Some(_)) => {
-            parser.refuse("ca-file", "and sanbridge-fingerprint exclude each other");
-            Trust::System
-        }
-        (Some(path), None) if path.starts_with('/') => Trust::AuthorityFile(path.into()),
-        (Some(_), None) => {
-            parser.refuse("ca-file", "is not an absolute path");
-            Trust::System
-        }
-        (None, Some(text)) => {
-            let pin = parser.parse("fingerprint", &text, |it| it.parse().map(Trust::Fingerprint));
-            pin.unwrap_or(Trust::System)
-        }
-        (None, None) => Trust::System,
     }
 }
 
@@ -88,11 +65,11 @@ mod tests {
     use super::parser::PREFIX;
     use super::*;
 
-    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Value> {
+    pub(super) fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Value> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect()
     }
 
-    const GOOD: [(&str, &str); 5] = [
+    pub(super) const GOOD: [(&str, &str); 5] = [
         ("sanbridge-array", "ontap"),
         ("sanbridge-address", "10.0.0.1:8443"),
         ("sanbridge-username", "pve"),

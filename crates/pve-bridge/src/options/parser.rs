@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use san_core::{Error, ErrorKind, Result};
 use serde_json::Value;
@@ -58,17 +59,28 @@ impl<'a> Parser<'a> {
         value.unwrap_or_default()
     }
 
-    /// A value of its own type out of a text; nothing out of an empty one, which was refused already.
-    pub(super) fn parse<T>(
+    /// The parts of a list with commas, at most `most` of them, none twice; nothing out of an empty text.
+    pub(super) fn list<T: FromStr<Err = Error> + PartialEq>(
         &mut self,
         name: &'static str,
         text: &str,
-        parse: impl FnOnce(&str) -> Result<T>,
-    ) -> Option<T> {
+        most: usize,
+    ) -> Vec<T> {
+        let mut found = Vec::new();
         if text.is_empty() {
-            return None;
+            return found;
         }
-        parse(text).map_err(|error| self.problems.push(format!("{PREFIX}{name}: {}", error.chain()))).ok()
+        for part in text.split(',').map(str::trim) {
+            match part.parse::<T>() {
+                Err(error) => self.problems.push(format!("{PREFIX}{name}: {}", error.chain())),
+                Ok(it) if found.contains(&it) => self.refuse(name, format_args!("holds {part} twice")),
+                Ok(it) => found.push(it),
+            }
+        }
+        if found.len() > most {
+            self.refuse(name, format_args!("holds more than {most} entries"));
+        }
+        found
     }
 
     /// A whole number; `unit` says of what.

@@ -38,10 +38,8 @@ impl Server {
         let authority = params.self_signed(&key).unwrap();
         let issuer = rcgen::Issuer::new(params, key);
         let leaf_key = rcgen::KeyPair::generate().unwrap();
-        let leaf = rcgen::CertificateParams::new([ip.to_owned()])
-            .unwrap()
-            .signed_by(&leaf_key, &issuer)
-            .unwrap();
+        let leaf =
+            rcgen::CertificateParams::new([ip.to_owned()]).unwrap().signed_by(&leaf_key, &issuer).unwrap();
         let config =
             rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()

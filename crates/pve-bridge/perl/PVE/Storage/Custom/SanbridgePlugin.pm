@@ -76,7 +76,7 @@ sub properties {
             type => 'string',
         },
         'sanbridge-address' => {
-            description => 'Management address of the array: host or host:port.',
+            description => 'Management addresses of the array, with commas: host, host:port, [v6] or [v6]:port.',
             type => 'string',
         },
         'sanbridge-username' => {
@@ -104,7 +104,11 @@ sub properties {
             type => 'string',
         },
         'sanbridge-fingerprint' => {
-            description => 'SHA-256 fingerprint of the certificate of the array, the only one then trusted.',
+            description => 'SHA-256 fingerprints, with commas, of the certificates then trusted, and no others.',
+            type => 'string',
+        },
+        'sanbridge-connect-timeout' => {
+            description => 'Seconds (1 to 15) that a management address may take to accept a connection; 5.',
             type => 'string',
         },
         'sanbridge-outage-wait' => {
@@ -125,6 +129,7 @@ sub options {
         'sanbridge-transport' => { optional => 1, fixed => 1 },
         'sanbridge-ca-file' => { optional => 1 },
         'sanbridge-fingerprint' => { optional => 1 },
+        'sanbridge-connect-timeout' => { optional => 1 },
         'sanbridge-outage-wait' => { optional => 1 },
         nodes => { optional => 1 },
         disable => { optional => 1 },
