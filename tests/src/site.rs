@@ -38,29 +38,50 @@ pub const PATIENCE: Duration = Duration::from_secs(55);
 
 /// Where guests live, as a test says.
 #[derive(Debug, Default)]
-pub struct TestGuests(Mutex<BTreeMap<String, (NodeName, Tie)>>);
+pub struct TestGuests {
+    places: Mutex<BTreeMap<String, (NodeName, Tie)>>,
+    activities: Mutex<BTreeMap<(NodeName, String), String>>,
+}
 
 impl TestGuests {
     /// The guest of `object` lives on `node`.
     pub fn place(&self, object: &str, node: &NodeName, tie: Tie) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(object.to_owned(), (node.clone(), tie));
+        self.places
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(object.to_owned(), (node.clone(), tie));
     }
 
     /// The guest of `object` is gone.
     pub fn remove(&self, object: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+    }
+
+    /// Something is under way with the guest of `object` on `node`; `None`: no more.
+    pub fn busy(&self, object: &str, node: &NodeName, activity: Option<&str>) {
+        let mut activities = self.activities.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (node.clone(), object.to_owned());
+        match activity {
+            Some(activity) => drop(activities.insert(key, activity.to_owned())),
+            None => drop(activities.remove(&key)),
+        }
     }
 }
 
 #[async_trait]
 impl Guests for TestGuests {
     async fn using(&self, _cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
-        let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let guests = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let found = guests.get(owner.object());
         Ok(found
             .map(|(node, tie)| Guest { label: "guest".to_owned(), node: node.clone(), tie: *tie })
             .into_iter()
             .collect())
+    }
+
+    async fn activity(&self, _cx: &Cx, owner: &Owner, node: &NodeName) -> Result<Option<String>> {
+        let activities = self.activities.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(activities.get(&(node.clone(), owner.object().to_owned())).cloned())
     }
 }
 
@@ -181,6 +202,8 @@ impl Site {
         let (node, san) = self.build(index, effects, array)?;
         san.start().await?;
         let open = san.take_up_open().await?;
+        let serving = san.clone();
+        node.serve_releases(self.cluster_of(index), move |space| (space == SPACE).then(|| serving.clone()));
         self.nodes[index].engine = Some((node, san));
         Ok(open)
     }
@@ -200,12 +223,7 @@ impl Site {
             transports: vec![Arc::new(Iscsi::new(guard, IscsiConfig::default()))],
             effects,
         });
-        let guests: Arc<dyn Guests> = Arc::clone(&self.guests) as _;
-        let cluster: Arc<dyn Cluster> = Arc::new(FolderCluster::new(
-            Folder::shared(self.cluster_folder(), self.witness()),
-            name.clone(),
-            guests,
-        ));
+        let cluster = self.cluster_of(index);
         let config = SanConfig {
             space: SPACE.to_owned(),
             array,
@@ -215,6 +233,13 @@ impl Site {
         };
         let san = San::new(&node, config)?;
         Ok((node, san))
+    }
+
+    /// What the nodes know together, as a node sees it.
+    pub fn cluster_of(&self, index: usize) -> Arc<dyn Cluster> {
+        let guests: Arc<dyn Guests> = Arc::clone(&self.guests) as _;
+        let folder = Folder::shared(self.cluster_folder(), self.witness());
+        Arc::new(FolderCluster::new(folder, self.nodes[index].name.clone(), guests))
     }
 
     /// Ends a node's engine as a kill would: whatever runs is abandoned where it stands.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use san_core::{ByteSize, Cx, Deadline, Effects, OperationId, Owner, Result, TransportKind};
+use san_core::{ByteSize, Cx, Deadline, Effects, NodeName, OperationId, Owner, Result, TransportKind};
 use san_engine::{
     Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, OUTAGE, Outcome, Request, San, SanConfig,
 };
@@ -26,6 +26,10 @@ struct NoGuests;
 impl Guests for NoGuests {
     async fn using(&self, _cx: &Cx, _owner: &Owner) -> Result<Vec<Guest>> {
         Ok(Vec::new())
+    }
+
+    async fn activity(&self, _cx: &Cx, _owner: &Owner, _node: &NodeName) -> Result<Option<String>> {
+        Ok(None)
     }
 }
 

@@ -12,6 +12,7 @@ use san_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_now;
+use crate::release::{ReleaseAnswer, ReleaseRequest, Requests};
 use crate::store::Folder;
 
 /// Which array object an owner has now. Written by every operation that changes it, read at the moment of use: a node
@@ -78,6 +79,10 @@ pub enum Tie {
 pub trait Guests: fmt::Debug + Send + Sync {
     /// The guests tied to the volume.
     async fn using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>>;
+
+    /// Why the volume may be needed on `node` although nobody has it open at this moment: its guest runs there, is locked
+    /// or moves, or a task works on it. `None` only where that is proved not to be so.
+    async fn activity(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<Option<String>>;
 }
 
 /// A cluster-wide right to change one volume, until `until`.
@@ -137,11 +142,30 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// Gives a lease back. A lease that ran out is no error.
     async fn give_back(&self, cx: &Cx, lease: &Lease) -> Result<()>;
 
-    /// Gives back what leases an earlier daemon of this node left behind. Called once, before anything else.
+    /// Gives back what leases an earlier daemon of this node left behind, and takes back what it asked of others. Called
+    /// once, before anything else.
     async fn give_back_leftovers(&self, cx: &Cx, realm: &str, space: &str) -> Result<()>;
 
     /// The guests tied to the volume.
     async fn guests_using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>>;
+
+    /// Why the volume may be needed on this node although nobody has it open. `None` only where that is proved not to be so.
+    async fn guest_activity(&self, cx: &Cx, owner: &Owner) -> Result<Option<String>>;
+
+    /// Asks the daemon of `node` to detach the volume; of each node an operation asks once at a time.
+    async fn ask_release(&self, cx: &Cx, node: &NodeName, owner: &Owner, until: Deadline) -> Result<()>;
+
+    /// What `node` has answered this operation; `None`: nothing yet.
+    async fn release_answer(&self, cx: &Cx, node: &NodeName) -> Result<Option<ReleaseAnswer>>;
+
+    /// Takes back what this operation asked of `node`, answered or not.
+    async fn withdraw_release(&self, cx: &Cx, node: &NodeName) -> Result<()>;
+
+    /// What others ask of this node and nobody has answered. Looked at every second: it must be cheap.
+    async fn release_requests(&self, cx: &Cx) -> Result<Vec<ReleaseRequest>>;
+
+    /// Answers what another node asked. Nobody waiting for it any more is no error.
+    async fn answer_release(&self, cx: &Cx, request: &ReleaseRequest, answer: ReleaseAnswer) -> Result<()>;
 }
 
 /// A [`Cluster`] over a folder that all nodes share.
@@ -153,12 +177,14 @@ pub trait Cluster: fmt::Debug + Send + Sync {
 /// <folder>/volumes/<space>/<object>/overwrite  which operation is about to overwrite its bytes
 /// <folder>/volumes/<space>/<object>/successor.<operation>  for a moment: who takes that operation's dead lease over
 /// <folder>/hosts/<array>.<host id>             which node a host object of an array stands for
+/// <folder>/requests/<node>/<operation>         for seconds: a volume that node is asked to release, and its answer
 /// ```
 #[derive(Debug)]
 pub struct FolderCluster {
     folder: Folder,
     node: NodeName,
     guests: Arc<dyn Guests>,
+    requests: Requests,
 }
 
 /// How long a lease lasts. It is never renewed: whoever needs longer stops at the fence and takes a new one.
@@ -184,7 +210,8 @@ struct NodeNote {
 impl FolderCluster {
     /// The cluster folder as `node` sees it.
     pub fn new(folder: Folder, node: NodeName, guests: Arc<dyn Guests>) -> Self {
-        Self { folder, node, guests }
+        let requests = Requests::at(folder.below("requests"), node.clone());
+        Self { folder, node, guests, requests }
     }
 
     fn space(&self, space: &str) -> Folder {
@@ -350,11 +377,35 @@ impl Cluster for FolderCluster {
                 folder.prune(cx).await?;
             }
         }
-        Ok(())
+        self.requests.withdraw_leftovers(cx, space).await
     }
 
     async fn guests_using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
         self.guests.using(cx, owner).await
+    }
+
+    async fn guest_activity(&self, cx: &Cx, owner: &Owner) -> Result<Option<String>> {
+        self.guests.activity(cx, owner, &self.node).await
+    }
+
+    async fn ask_release(&self, cx: &Cx, node: &NodeName, owner: &Owner, until: Deadline) -> Result<()> {
+        self.requests.ask(cx, node, owner, until).await
+    }
+
+    async fn release_answer(&self, cx: &Cx, node: &NodeName) -> Result<Option<ReleaseAnswer>> {
+        self.requests.answer(cx, node).await
+    }
+
+    async fn withdraw_release(&self, cx: &Cx, node: &NodeName) -> Result<()> {
+        self.requests.withdraw(cx, node).await
+    }
+
+    async fn release_requests(&self, cx: &Cx) -> Result<Vec<ReleaseRequest>> {
+        self.requests.pending(cx).await
+    }
+
+    async fn answer_release(&self, cx: &Cx, request: &ReleaseRequest, answer: ReleaseAnswer) -> Result<()> {
+        self.requests.reply(cx, request, answer).await
     }
 }
 
@@ -372,6 +423,10 @@ mod tests {
     impl Guests for NoGuests {
         async fn using(&self, _cx: &Cx, _owner: &Owner) -> Result<Vec<Guest>> {
             Ok(Vec::new())
+        }
+
+        async fn activity(&self, _cx: &Cx, _owner: &Owner, _node: &NodeName) -> Result<Option<String>> {
+            Ok(None)
         }
     }
 

@@ -406,10 +406,7 @@ pub(crate) fn require_ours(owner: &Owner, volume: &Volume, bound: Option<&Bindin
 pub(crate) fn refuse_mapped_elsewhere(owner: &Owner, others: &[Other]) -> Result<()> {
     let Some((host, node)) = others.first() else { return Ok(()) };
     let (message, remedy) = match node {
-        Some(node) => (
-            format!("it is attached on node {node}"),
-            "stop what uses it there; its daemon detaches it then, a template 15 minutes after its last use",
-        ),
+        Some(node) => (format!("it is attached on node {node}"), "stop what uses it there, and try again"),
         None => (
             format!("it is mapped to {}, which is no node of this cluster", host.name),
             "unmap it on the array if that host does not need it",

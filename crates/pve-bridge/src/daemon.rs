@@ -95,7 +95,7 @@ impl Daemon {
         let witness = config.pve.join("nodes");
         let shared = Folder::shared(config.pve.join("priv").join("sanbridge"), &witness);
         let realm = realm(&cx, &config.pve, &shared, config.node.as_str()).await?;
-        let guests = Arc::new(PveGuests::new(&config.pve));
+        let guests = Arc::new(PveGuests::new(&config.pve, guard.clone()));
         let cluster: Arc<dyn Cluster> =
             Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::clone(&guests) as _));
         let transport: Arc<dyn Transport> = Arc::new(Iscsi::new(guard.clone(), config.iscsi));
@@ -112,7 +112,8 @@ impl Daemon {
             effects: config.effects.clone(),
         }));
         let secrets = SecretFiles::at(Folder::shared(config.pve.join("priv").join("storage"), &witness));
-        let storages = Storages::new(Arc::clone(&node), cluster, wires, secrets, state, transport);
+        let storages =
+            Storages::new(Arc::clone(&node), Arc::clone(&cluster), wires, secrets, state, transport);
         let service = Arc::new(Service { node, storages, prefetch: Prefetch::new(guests) });
         // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.
         service.storages.restore(&cx).await?;
@@ -120,6 +121,11 @@ impl Daemon {
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&service)));
         tasks.spawn(tend(Arc::clone(&service)));
+        let serving = Arc::downgrade(&service);
+        service.node.serve_releases(cluster, move |space| {
+            let storages = serving.upgrade()?.storages.ready();
+            storages.iter().find(|it| it.san.space() == space).map(|it| it.san.clone())
+        });
         tracing::info!(node = %config.node, socket = %config.socket.display(), "serving");
         Ok(Self { service, tasks, _lock: lock })
     }

@@ -1,4 +1,4 @@
-//! Which guest a volume belongs to and where that guest lives, from PVE's configuration files.
+//! Which guest a volume belongs to, where that guest lives, and what it is locked for, from PVE's configuration files.
 
 use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
@@ -7,19 +7,22 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_core::{Cx, Error, ErrorKind, NodeName, Owner, Result};
 use san_engine::{Guest, Guests, Tie};
+use san_host::Guard;
 
+use crate::activity::{running, task};
 use crate::names::DiskName;
 
 /// The guests of a PVE cluster.
 #[derive(Debug)]
 pub(crate) struct PveGuests {
     nodes: PathBuf,
+    host: Guard,
 }
 
 impl PveGuests {
-    /// The guests whose configuration lies below `pve` (`/etc/pve`).
-    pub(crate) fn new(pve: &Path) -> Self {
-        Self { nodes: pve.join("nodes") }
+    /// The guests whose configuration lies below `pve` (`/etc/pve`); what runs on this node is asked of `host`.
+    pub(crate) fn new(pve: &Path, host: Guard) -> Self {
+        Self { nodes: pve.join("nodes"), host }
     }
 
     /// The disks that a VM's present configuration has on a storage, wherever the VM lives. Unused ones are not among them.
@@ -80,6 +83,29 @@ impl Guests for PveGuests {
         })
         .await
     }
+
+    async fn activity(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<Option<String>> {
+        let Ok(DiskName { vmid, .. }) = DiskName::parse(owner.object()) else { return Ok(None) };
+        let mut is_here = false;
+        for (lives_on, word, text) in self.read(cx, move |nodes| configurations(nodes, vmid)).await? {
+            let here = lives_on == *node;
+            is_here |= here;
+            // A lock concerns the node that has the guest, but a guest that moves concerns the one it moves to, too.
+            if let Some(lock) = lock(&text).filter(|it| here || *it == "migrate") {
+                return Ok(Some(format!("{word} {vmid} is locked ({lock})")));
+            }
+        }
+        match running(cx, &self.host, vmid).await? {
+            Some(running) => Ok(Some(running)),
+            None => task(cx, &self.host, vmid, is_here).await,
+        }
+    }
+}
+
+/// What a guest is locked for. Sections of snapshots follow its present configuration.
+fn lock(text: &str) -> Option<&str> {
+    let present = text.lines().take_while(|it| !it.starts_with('['));
+    present.filter_map(|it| it.strip_prefix("lock:")).map(str::trim).next()
 }
 
 /// The configurations of a guest: the node it lives on, PVE's word for what it is, and the text.
@@ -132,6 +158,12 @@ fn refers(text: &str, space: &str, object: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_is_the_guests_own() {
+        assert_eq!(lock("cores: 1\nlock: migrate\n"), Some("migrate"));
+        assert_eq!(lock("cores: 1\n[before]\nlock: backup\n"), None);
+    }
 
     #[test]
     fn a_reference_is_the_whole_name() {

@@ -3,6 +3,7 @@
 //!
 //! The protocol is described in `PROTOCOL.md` beside this crate's sources.
 
+mod activity;
 mod admin;
 pub mod cli;
 mod daemon;

@@ -274,10 +274,7 @@ async fn an_idle_template_is_detached_everywhere_so_that_it_can_be_deleted() {
     let reader = two.host.open(&path).unwrap();
     let minutes = |count: u64| tokio::time::sleep(Duration::from_secs(60 * count));
     let refused = one.delete(TEMPLATE).await.unwrap_err();
-    assert!(
-        refused.kind() == ErrorKind::InUse && refused.remedy().unwrap().contains("15 minutes"),
-        "{refused:?}"
-    );
+    assert!(refused.kind() == ErrorKind::InUse && refused.to_string().contains("node2"), "{refused:?}");
     minutes(20).await;
     two.san().drop_idle_templates().await.unwrap();
     assert_eq!(two.read(&path, 0, 1).await.unwrap(), [0], "it is in use");

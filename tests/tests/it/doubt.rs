@@ -137,6 +137,7 @@ async fn a_cluster_file_system_that_is_away_stops_everything_and_nothing_is_writ
     let two = site.node(1);
     site.guests.place(DISK, &two.name, Tie::Configured);
     let path = two.attach(DISK).await.unwrap();
+    let _guest = two.host.open(&path).unwrap();
     two.write(&path, 0, b"guest-on-n2").await.unwrap();
     let folder = site.cluster_folder();
     let away = folder.with_extension("away");

@@ -165,6 +165,7 @@ async fn a_strangers_mapping_is_named_and_left_alone() {
 async fn deletion_and_rollback_are_refused_while_another_node_has_it() {
     let mut site = Site::started(3).await.unwrap();
     let path = attached_on_one(&site).await;
+    let _guest = site.node(0).host.open(&path).unwrap();
     for alive in [true, false] {
         if !alive {
             site.kill(0);
@@ -192,6 +193,7 @@ async fn deletion_and_rollback_are_refused_while_another_node_has_it() {
 async fn a_mapping_nobody_noted_counts_as_well() {
     let mut site = Site::started(2).await.unwrap();
     let path = attached_on_one(&site).await;
+    let guest = site.node(0).host.open(&path).unwrap();
     std::fs::remove_dir_all(site.cluster_folder().join("volumes")).unwrap();
     for error in [site.node(1).delete(DISK).await, site.node(1).roll_back(DISK, &snapshot()).await] {
         let error = error.unwrap_err();
@@ -199,6 +201,7 @@ async fn a_mapping_nobody_noted_counts_as_well() {
         assert!(format!("{error:?}").contains("node1"), "{error:?}");
     }
     assert_eq!(site.node(0).read(&path, 0, 5).await.unwrap(), b"first");
+    drop(guest);
     site.kill(0);
     site.guests.place(DISK, &site.node(1).name, Tie::Configured);
     site.node(1).attach(DISK).await.unwrap();

@@ -24,6 +24,7 @@ mod outage;
 mod paths;
 mod perl;
 mod prefetch;
+mod release;
 mod storages;
 mod support;
 mod waiting;

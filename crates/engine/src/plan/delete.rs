@@ -110,15 +110,19 @@ impl Plan for Delete {
         // The look brought it up to date, or made it.
         self.bound = san.cluster().binding(cx, &self.owner).await?;
         let (ours, others) = san.split_mappings(cx, &volume).await?;
-        refuse_mapped_elsewhere(&self.owner, &others)?;
         let record = san.attachments().get(&self.owner).await?;
         if record.as_ref().is_none_or(|it| it.volume != volume.id) {
             self.strays = ours;
         }
+        // Nobody elsewhere lets go of it for a refusal.
         if let Some(record) = record {
             san.require_unused(cx, &record).await?;
             self.down = TakeDown::of(record);
         }
+        let volume = match san.release_elsewhere(cx, &self.owner, volume, &others).await? {
+            Ok(volume) => volume,
+            Err(held) => return Err(held.refusal(&self.owner)),
+        };
         self.key = Some(match &self.bound {
             Some(it) if it.id == volume.id => VolumeKey::Id(volume.id.clone()),
             _ => VolumeKey::Name(volume.name.clone()),

@@ -1,7 +1,7 @@
 //! Detach, in the order that alone beats both known races: map gone, legs offline, array's mapping gone, legs deleted.
 
 use async_trait::async_trait;
-use san_core::{Cx, Owner, Result, Retired};
+use san_core::{Cx, Error, ErrorKind, Owner, Result, Retired};
 use serde::{Deserialize, Serialize};
 
 use super::{Direction, Flow, Outcome, Plan};
@@ -135,6 +135,8 @@ pub(crate) enum Condition {
     Always,
     /// Unless somebody has asked for it lately.
     Rested,
+    /// Unless somebody may need it here, whom the refusal names.
+    Unneeded,
 }
 
 impl Detach {
@@ -144,6 +146,15 @@ impl Detach {
 
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Whoever attached it a moment ago may not have opened it yet. Asked under the volume's lock, so that nobody is handed
+    /// the device between the question and its end.
+    async fn require_unneeded(&self, cx: &Cx, san: &San) -> Result<()> {
+        match san.cluster().guest_activity(cx, &self.owner).await? {
+            Some(activity) => Err(Error::new(ErrorKind::InUse, activity).on(self.owner.object())),
+            None => Ok(()),
+        }
     }
 
     /// The attachment that is being taken down, while the array still has its mapping.
@@ -175,11 +186,19 @@ impl Plan for Detach {
         false
     }
 
-    async fn prepare(&mut self, _cx: &Cx, san: &San) -> Result<Option<Outcome>> {
+    async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
         if self.on == Condition::Rested && !san.has_rested(&self.owner) {
             return Ok(Some(Outcome::Detached { pending: None }));
         }
-        match san.attachments().get(&self.owner).await? {
+        let record = san.attachments().get(&self.owner).await?;
+        if self.on == Condition::Unneeded {
+            match &record {
+                Some(_) => self.require_unneeded(cx, san).await?,
+                // A note of an attachment that this node has no record of is of an earlier life.
+                None => san.cluster().note_detached(cx, &self.owner, san.node_name()).await?,
+            }
+        }
+        match record {
             Some(record) => {
                 self.down = TakeDown::of(record);
                 Ok(None)

@@ -81,6 +81,11 @@ pub enum Request {
         /// Which.
         object: String,
     },
+    /// The same, because another node needs it to be nowhere: unless somebody uses it here or is about to.
+    Yield {
+        /// Which.
+        object: String,
+    },
     /// A disk made larger, here and on the array.
     Grow {
         /// Which.
@@ -267,6 +272,9 @@ impl Work {
             }
             Request::Release { object } => {
                 Self::Detach(Box::new(Detach::new(san.owner(&object)?, Condition::Rested)))
+            }
+            Request::Yield { object } => {
+                Self::Detach(Box::new(Detach::new(san.owner(&object)?, Condition::Unneeded)))
             }
             Request::Grow { object, size } => Self::Grow(Grow::new(san.owner(&object)?, size)),
             Request::Snapshot { object, snapshot } => {

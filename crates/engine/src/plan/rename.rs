@@ -13,7 +13,7 @@ use super::naming::taken;
 use super::{Direction, Flow, Naming, Outcome, Plan};
 use crate::cluster::{Binding, Tie};
 use crate::san::San;
-use crate::site::{refuse_mapped_elsewhere, require_ours};
+use crate::site::require_ours;
 
 const TAKE_DOWN: usize = 0;
 const NAME: usize = 1;
@@ -231,12 +231,15 @@ impl Plan for Rename {
         let Marked::Ours(mark) = volume.mark.clone() else { return Err(san.no_such(&self.owner)) };
         self.require_fit(cx, san, &volume, &mark).await?;
         let (_, others) = san.split_mappings(cx, &volume).await?;
-        refuse_mapped_elsewhere(&self.owner, &others)?;
         self.require_free(cx, san).await?;
         if let Some(record) = san.attachments().get(&self.owner).await? {
             san.require_unused(cx, &record).await?;
             self.down = TakeDown::of(record);
         }
+        let volume = match san.release_elsewhere(cx, &self.owner, volume, &others).await? {
+            Ok(volume) => volume,
+            Err(held) => return Err(held.refusal(&self.owner)),
+        };
         san.rebind(cx, &self.owner, &volume, bound.as_ref()).await?;
         self.bound = Some(san.bound(cx, &self.owner).await?);
         self.mark = Some(mark);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::detach::TakeDown;
 use super::{Direction, Flow, Outcome, Plan};
 use crate::cluster::Binding;
+use crate::release::Held;
 use crate::san::San;
 
 const UNSIZE: usize = TakeDown::STEPS;
@@ -93,16 +94,19 @@ impl Plan for Rollback {
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
         let bound = san.bound(cx, &self.owner).await?;
-        let elsewhere = san.attached_elsewhere(cx, &self.owner).await?;
-        if let Some(node) = elsewhere.first() {
-            let message = format!("it is attached on node {node}");
-            return Err(Error::new(ErrorKind::InUse, message)
-                .on(self.owner.object())
-                .with_remedy("stop what uses it there; its daemon detaches it then"));
-        }
         if let Some(record) = san.attachments().get(&self.owner).await? {
             san.require_unused(cx, &record).await?;
             self.down = TakeDown::of(record);
+        }
+        let elsewhere = san.attached_elsewhere(cx, &self.owner).await?;
+        if !elsewhere.is_empty() {
+            let held = san.ask_release(cx, &self.owner, &elsewhere).await?;
+            if let Some(held) = held.first() {
+                return Err(held.refusal(&self.owner));
+            }
+            if let Some(node) = san.attached_elsewhere(cx, &self.owner).await?.into_iter().next() {
+                return Err(Held::Kept(node, "it was attached again".to_owned()).refusal(&self.owner));
+            }
         }
         self.bound = Some(bound);
         self.is_proved = true;
