@@ -89,7 +89,7 @@ macro_rules! array_contract {
             a_clone_has_the_bytes_of_its_snapshot_and_an_identity_of_its_own,
             a_clone_belongs_to_the_operation_that_made_it,
             clones_of_nothing_are_refused,
-            what_clones_hang_on_is_busy,
+            what_clones_hang_on_stays,
             renaming_changes_name_and_mark_and_nothing_else,
             a_taken_name_is_not_renamed_to,
             a_host_is_prepared_once,

@@ -321,7 +321,8 @@ pub trait Array: fmt::Debug + Send + Sync {
     /// Removes a volume and its snapshots; whether this call did it. The caller has checked the mark.
     ///
     /// # Errors
-    /// `InUse` while it is mapped to anybody, `Busy` while clones depend on it.
+    /// `InUse` while it is mapped to anybody or clones hang on it, `Busy` where that passes by itself: of the clones only
+    /// some are left that were deleted and can be recovered for a while.
     async fn ensure_no_volume(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool>;
 
     /// Grows a volume to `size`; returns the size it has now. Equal is success; smaller is `InvalidInput`.

@@ -16,6 +16,8 @@ pub enum VolumeKind {
     Disk,
     /// It stays as it is, for clones to be made of it; several nodes may read it at a time.
     Template,
+    /// It was deleted and could not go at once; nobody may use it any more.
+    Deleting,
 }
 
 /// Our note on an array object, written by the request that creates it.
@@ -101,7 +103,8 @@ mod tests {
     #[test]
     fn reads_what_it_writes() {
         let template = Mark { kind: VolumeKind::Template, template: Some("base-9-disk-0".into()), ..mark() };
-        for mark in [mark(), template] {
+        let deleting = Mark { kind: VolumeKind::Deleting, ..mark() };
+        for mark in [mark(), template, deleting] {
             assert_eq!(Mark::parse(&mark.to_text().unwrap()).unwrap(), Some(mark));
         }
     }

@@ -22,8 +22,10 @@ const WAIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a daemon looks for requests: the folder tells nobody about changes other nodes make.
 const POLL: Duration = Duration::from_secs(1);
-/// How long a daemon that is asked may take: with [`POLL`] and [`LOOK`] before and after it, less than [`WAIT`].
+/// How long a daemon that is asked may take to detach it, and to say why it does not: with [`POLL`] and [`LOOK`] before and
+/// after them, less than [`WAIT`].
 const TAKE_DOWN: Duration = Duration::from_secs(3);
+const SAY: Duration = Duration::from_millis(500);
 /// Nodes may disagree about the time by this much before a request counts as given up.
 const SKEW: Duration = Duration::from_secs(30);
 /// A request is withdrawn within this, whatever became of its operation.
@@ -207,7 +209,8 @@ impl San {
         Ok(held)
     }
 
-    /// Has the other nodes release the volume. The volume as it is then, or which node keeps it.
+    /// Has the other nodes release the volume. The volume as it is then, where anybody had to be asked, or which node keeps
+    /// it.
     ///
     /// # Errors
     /// `InUse` where a host has it that is no node of this cluster.
@@ -215,11 +218,11 @@ impl San {
         &self,
         cx: &Cx,
         owner: &Owner,
-        volume: Volume,
+        volume: &Volume,
         others: &[Other],
-    ) -> Result<std::result::Result<Volume, Held>> {
+    ) -> Result<std::result::Result<Option<Volume>, Held>> {
         if others.is_empty() {
-            return Ok(Ok(volume));
+            return Ok(Ok(None));
         }
         let nodes: Vec<NodeName> = others.iter().filter_map(|(_, node)| node.clone()).collect();
         if nodes.len() < others.len() {
@@ -235,15 +238,15 @@ impl San {
         let now = now.ok_or_else(|| self.no_such(owner))?;
         let (_, others) = self.split_mappings(cx, &now).await?;
         refuse_mapped_elsewhere(owner, &others)?;
-        Ok(Ok(now))
+        Ok(Ok(Some(now)))
     }
 
     /// Does what another node asks for: detaches the volume unless somebody needs it here.
     async fn release(&self, request: &ReleaseRequest) -> ReleaseAnswer {
         let object = request.owner.object().to_owned();
-        let deadline = Deadline::after(TAKE_DOWN);
-        let ticket = self.submit(OperationId::random(), Request::Yield { object }, deadline);
-        match ticket.wait(deadline).await {
+        let request = Request::Yield { object };
+        let ticket = self.submit(OperationId::random(), request, Deadline::after(TAKE_DOWN));
+        match ticket.wait(Deadline::after(TAKE_DOWN + SAY)).await {
             Ok(Outcome::Detached { pending: Some(why) }) => {
                 ReleaseAnswer::Kept(format!("the array has not ended its mapping yet: {why}"))
             }

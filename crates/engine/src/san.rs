@@ -15,8 +15,10 @@ use crate::cluster::Cluster;
 use crate::intent::Intents;
 use crate::node::{Inner, Node};
 use crate::plan::{Request, is_asked_for};
+use crate::reconciled::{Reconciled, Repair};
 use crate::record::{Attachment, AttachmentState, Attachments};
 use crate::store::Folder;
+use crate::tombstone::Rest;
 
 /// What a storage is made of.
 #[derive(Debug)]
@@ -50,6 +52,9 @@ pub(crate) struct Shared {
     outages: Mutex<HashMap<Wwid, Instant>>,
     /// When each object was last attached, or last seen in use.
     last_used: Mutex<HashMap<String, Instant>>,
+    /// Volumes that were deleted and could not go when that was tried last.
+    resting: Mutex<HashMap<String, Rest>>,
+    pub(crate) reconciled: Mutex<Reconciled>,
 }
 
 /// How long a template stays attached after its last use: whoever copies several disks comes back to each of them.
@@ -125,6 +130,8 @@ impl San {
             status: Mutex::default(),
             outages: Mutex::default(),
             last_used: Mutex::default(),
+            resting: Mutex::default(),
+            reconciled: Mutex::default(),
             node,
             config,
         })))
@@ -185,12 +192,16 @@ impl San {
         self.0.node.devices_folder.join(owner.space()).join(owner.object())
     }
 
-    /// All disks: complete, or an error. Half-made ones are left out; whatever carries another's mark or none is not ours.
+    /// All disks: complete, or an error. Half-made and deleted ones are left out; whatever carries another's mark or none is
+    /// not ours.
     pub async fn disks(&self, cx: &Cx) -> Result<Vec<Disk>> {
         let prefix = self.0.codec.prefix(self.realm(), self.space());
         let volumes = self.array().volumes(cx, &VolumeQuery { prefix }).await?;
         let disk = |volume: Volume| {
             let Marked::Ours(mark) = volume.mark else { return None };
+            if mark.kind == VolumeKind::Deleting {
+                return None;
+            }
             let name = self.encode(&mark.owner).ok()?;
             if name != volume.name {
                 tracing::warn!(name = %volume.name, owner = %mark.owner, "a volume's mark and name disagree; it is not listed");
@@ -237,11 +248,13 @@ impl San {
             let is_stale =
                 !noted.contains(&self.0.node.name) || bound.is_none_or(|it| it.id != record.volume);
             if record.state == AttachmentState::Attached && is_stale {
-                tracing::info!(volume = %record.owner, "it belongs here no longer: detaching it");
                 let request = Request::Detach { object: record.owner.object().to_owned() };
                 let ticket = self.submit(cx.operation(), request, cx.deadline());
-                if let Err(error) = ticket.wait(cx.deadline()).await {
-                    tracing::debug!(volume = %record.owner, error = %error.chain(), "a stale attachment stays");
+                match ticket.wait(cx.deadline()).await {
+                    Ok(_) => self.reconciled(Repair::StaleDetached, record.owner.object()),
+                    Err(error) => {
+                        tracing::debug!(volume = %record.owner, error = %error.chain(), "a stale attachment stays");
+                    }
                 }
             }
         }
@@ -268,14 +281,20 @@ impl San {
                 self.note_use(&record.owner);
                 continue;
             }
-            tracing::info!(volume = %record.owner, "nobody reads the template here any more: detaching it");
             let request = Request::Release { object: record.owner.object().to_owned() };
             let ticket = self.submit(cx.operation(), request, cx.deadline());
-            if let Err(error) = ticket.wait(cx.deadline()).await {
-                tracing::debug!(volume = %record.owner, error = %error.chain(), "an idle template stays");
+            match ticket.wait(cx.deadline()).await {
+                Ok(_) => self.reconciled(Repair::IdleDetached, record.owner.object()),
+                Err(error) => {
+                    tracing::debug!(volume = %record.owner, error = %error.chain(), "an idle template stays");
+                }
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn with_resting<T>(&self, with: impl FnOnce(&mut HashMap<String, Rest>) -> T) -> T {
+        with(&mut self.0.resting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Somebody wants it, or has it open.

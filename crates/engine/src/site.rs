@@ -6,7 +6,7 @@ use std::time::Duration;
 use san_core::{
     ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, Holder, HostAccess, HostSpec, Lun,
     LunChoice, MappedHost, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result, Route,
-    TargetPort, Usage, Volume, VolumeKey, VolumeName,
+    TargetPort, Usage, Volume, VolumeKey, VolumeKind, VolumeName,
 };
 
 use crate::cluster::{Binding, Cluster};
@@ -100,7 +100,7 @@ impl San {
         {
             require_ours(owner, &volume, Some(bound))?;
             if volume.name != self.encode(owner)? {
-                return Err(self.renamed(cx, owner, volume).await);
+                return self.renamed(cx, bound, volume).await;
             }
             self.rebind(cx, owner, &volume, Some(bound)).await?;
             return Ok(Some(volume));
@@ -118,12 +118,18 @@ impl San {
         Ok(Some(volume))
     }
 
-    /// Why the owner's volume has another name on the array. A renaming that has not ended is no absence: it may yet be taken
-    /// back, and nobody may take the old name meanwhile.
-    async fn renamed(&self, cx: &Cx, owner: &Owner, volume: Volume) -> Error {
+    /// Why the owner's volume has another name on the array; `None`: it was deleted. A renaming that has not ended is no
+    /// absence: it may yet be taken back, and nobody may take the old name meanwhile.
+    async fn renamed(&self, cx: &Cx, bound: &Binding, volume: Volume) -> Result<Option<Volume>> {
+        let owner = &bound.owner;
         let now = self.array().volume(cx, &VolumeKey::Name(volume.name.clone())).await;
         let conflict = |message: String| Error::new(ErrorKind::Conflict, message).on(owner.object());
-        match now.map(|it| it.filter(|it| it.id == volume.id).map(|it| it.mark)) {
+        let error = match now.map(|it| it.filter(|it| it.id == volume.id).map(|it| it.mark)) {
+            Ok(Some(Marked::Ours(mark))) if mark.kind == VolumeKind::Deleting => {
+                // Whoever deleted it came no further than the array.
+                self.bind_tombstone(cx, bound, mark.owner).await?;
+                return Ok(None);
+            }
             Ok(Some(Marked::Ours(mark))) if mark.owner != *owner => {
                 let now = mark.owner.object();
                 let remedy = format!(
@@ -134,7 +140,8 @@ impl San {
             }
             _ => conflict(format!("its volume is called {} on the array now", volume.name))
                 .with_remedy("give it its former name back on the array"),
-        }
+        };
+        Err(error)
     }
 
     pub(crate) async fn rebind(

@@ -1,6 +1,6 @@
 //! FlexClones of a FlexVol's snapshot, and giving a volume another name.
 
-use san_core::{CloneSpec, Cx, Ensured, Error, Mark, Marked, Result, Volume, VolumeName};
+use san_core::{CloneSpec, Cx, Ensured, Error, ErrorKind, Mark, Marked, Result, Volume, VolumeName};
 use san_rest::Request;
 use serde_json::json;
 
@@ -117,7 +117,11 @@ impl Ontap {
                 let mut names: Vec<String> = clones.into_iter().filter_map(|it| it.name).collect();
                 names.sort_unstable();
                 names.truncate(10);
-                Error::wrap(error, format!("clones hang on it: {}", names.join(", ")))
+                let message = format!("clones hang on it: {}", names.join(", "));
+                Error::new(ErrorKind::InUse, message)
+                    .with_effect(error.effect())
+                    .with_remedy("delete those clones first, or make them independent of it")
+                    .caused_by(error)
             }
             Err(_) => error,
         }

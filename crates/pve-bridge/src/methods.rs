@@ -369,6 +369,11 @@ pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
             (json!({ "name": DiskName::full(template.as_deref(), &object) }), Vec::new())
         }
         Outcome::Deleted => (json!({ "pending": false }), Vec::new()),
+        Outcome::Deleting { why } => {
+            let warning =
+                format!("it is deleted, and its space is given back as soon as that is possible: {why}");
+            (json!({ "pending": false }), vec![warning])
+        }
         Outcome::Attached { path, size, warnings } => {
             (json!({ "path": path, "size_bytes": size.bytes() }), warnings)
         }

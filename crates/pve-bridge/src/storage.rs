@@ -429,13 +429,17 @@ impl Storage {
         }
     }
 
-    /// Takes down what is attached here on record and belongs here no longer, or is needed here no longer.
+    /// Takes down what is attached here on record and belongs here no longer, or is needed here no longer, and removes what
+    /// was deleted and could not go.
     pub(crate) async fn drop_stale(&self) {
         if let Err(error) = self.san.drop_stale_attachments().await {
             tracing::debug!(storage = %self.san.space(), error = %error.chain(), "stale attachments are not known");
         }
         if let Err(error) = self.san.drop_idle_templates().await {
             tracing::debug!(storage = %self.san.space(), error = %error.chain(), "idle templates are not known");
+        }
+        if let Err(error) = self.san.finish_deletions().await {
+            tracing::debug!(storage = %self.san.space(), error = %error.chain(), "what was deleted is not known");
         }
     }
 

@@ -32,6 +32,7 @@ enum Op {
     Detach,
     Delete,
     DeleteAttached,
+    DeleteHeld,
     Grow,
     Snapshot,
     DeleteSnapshot,
@@ -51,6 +52,7 @@ impl Scenario for Op {
             Self::Detach => "detach",
             Self::Delete => "delete",
             Self::DeleteAttached => "delete attached",
+            Self::DeleteHeld => "delete held by a deleted clone",
             Self::Grow => "grow",
             Self::Snapshot => "snapshot",
             Self::DeleteSnapshot => "delete snapshot",
@@ -66,13 +68,18 @@ impl Scenario for Op {
         if matches!(self, Self::Create | Self::CreateNumbered) {
             return Ok(());
         }
-        if matches!(self, Self::Clone) {
+        if matches!(self, Self::Clone | Self::DeleteHeld) {
             node.create(SOURCE, SIZE).await?;
             let path = node.attach(SOURCE).await?;
             node.write(&path, 0, SNAPSHOTTED).await?;
             node.detach(SOURCE).await?;
             let naming = Naming::Exact(TEMPLATE.to_owned());
-            return node.call(Request::Template { object: SOURCE.to_owned(), naming }).await.map(drop);
+            node.call(Request::Template { object: SOURCE.to_owned(), naming }).await?;
+            if matches!(self, Self::DeleteHeld) {
+                node.call(Self::Clone.request()).await?;
+                node.delete(DISK).await?;
+            }
+            return Ok(());
         }
         node.create(DISK, SIZE).await?;
         if !self.is_written() {
@@ -100,6 +107,7 @@ impl Scenario for Op {
             Self::Attach => Request::Attach { object },
             Self::Detach => Request::Detach { object },
             Self::Delete | Self::DeleteAttached => Request::Delete { object },
+            Self::DeleteHeld => Request::Delete { object: TEMPLATE.to_owned() },
             Self::Grow => Request::Grow { object, size: GROWN },
             Self::Snapshot => Request::Snapshot { object, snapshot: snapshot() },
             Self::DeleteSnapshot => Request::DeleteSnapshot { object, snapshot: snapshot() },
@@ -132,7 +140,7 @@ impl Scenario for Op {
                 Error::new(ErrorKind::Internal, "the queue cannot be purged").caused_by(error)
             })?;
         }
-        Ok(())
+        node.san().finish_deletions().await
     }
 
     async fn take_over(&self, site: &Site) -> Result<()> {
@@ -188,7 +196,7 @@ impl Op {
 
     /// Whichever way it went: the disk is gone where that was asked for, or has its bytes.
     async fn verify_on(self, node: &SiteNode) -> Result<()> {
-        let mut attached = node.attach(DISK).await;
+        let mut attached = node.attach(if self == Self::DeleteHeld { TEMPLATE } else { DISK }).await;
         if let (Err(error), Some(name)) = (&attached, self.new_name())
             && error.kind() == ErrorKind::NotFound
         {
@@ -196,7 +204,8 @@ impl Op {
         }
         let path = match attached {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let may_be_gone = self.creates() || matches!(self, Self::Delete | Self::DeleteAttached);
+                let may_be_gone =
+                    self.creates() || matches!(self, Self::Delete | Self::DeleteAttached | Self::DeleteHeld);
                 return if may_be_gone { Ok(()) } else { Err(error) };
             }
             other => other?,
@@ -304,6 +313,7 @@ matrix! {
     detach: Detach,
     delete: Delete,
     delete_attached: DeleteAttached,
+    delete_held: DeleteHeld,
     grow: Grow,
     snapshot_: Snapshot,
     delete_snapshot: DeleteSnapshot,

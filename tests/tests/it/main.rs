@@ -9,6 +9,7 @@ mod cli;
 mod clones;
 mod crash;
 mod daemon;
+mod deleting;
 mod directions;
 mod doubt;
 mod exclusive;

@@ -68,7 +68,7 @@ pub async fn clones_of_nothing_are_refused(fixture: &impl ArrayFixture) {
 }
 
 /// Neither the snapshot nor the volume goes before the clone, and the refusal names it.
-pub async fn what_clones_hang_on_is_busy(fixture: &impl ArrayFixture) {
+pub async fn what_clones_hang_on_stays(fixture: &impl ArrayFixture) {
     let array = fixture.array();
     let source = source(fixture).await;
     let spec = clone_spec(fixture, &source, "vm-101-disk-0", "state");
@@ -76,7 +76,7 @@ pub async fn what_clones_hang_on_is_busy(fixture: &impl ArrayFixture) {
     let state = "state".parse().unwrap();
     assert_refused(&array.ensure_no_snapshot(&cx(), &source, &state).await.unwrap_err(), ErrorKind::Busy);
     let refused = array.ensure_no_volume(&cx(), &source, DeleteMode::Immediate).await.unwrap_err();
-    assert_refused(&refused, ErrorKind::Busy);
+    assert_refused(&refused, ErrorKind::InUse);
     assert!(refused.chain().to_string().contains(spec.name.as_str()), "{}", refused.chain());
     assert!(array.ensure_no_volume(&cx(), &clone, DeleteMode::Immediate).await.unwrap());
     fixture.forget_deleted().await;

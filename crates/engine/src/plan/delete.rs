@@ -1,4 +1,5 @@
-//! Delete: prove it ours and unused everywhere, take it down here, remove it, tell the cluster.
+//! Delete: prove it ours and unused everywhere, take it down here, remove it, tell the cluster. What cannot go yet, for a
+//! reason that passes by itself, is given a name and a mark that say so, and goes later.
 
 use async_trait::async_trait;
 use san_core::{ArrayId, Cx, DeleteMode, Error, ErrorKind, MappedHost, Owner, Result, Volume, VolumeKey};
@@ -6,12 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::detach::TakeDown;
 use super::{Direction, Flow, Outcome, Plan};
-use crate::cluster::Binding;
+use crate::cluster::{Binding, Guest, Tie};
+use crate::release::Held;
 use crate::san::San;
 use crate::site::{refuse_mapped_elsewhere, require_ours};
+use crate::tombstone::is_tombstone;
 
 const UNMAP: usize = 1;
-const REMOVE: usize = TakeDown::STEPS;
+const ENTOMB: usize = TakeDown::STEPS;
+const REMOVE: usize = ENTOMB + 1;
 const FORGET: usize = REMOVE + 1;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +32,9 @@ pub(crate) struct Delete {
     down: TakeDown,
     /// Mappings for this node that no attachment accounts for.
     strays: Vec<MappedHost>,
+    /// Why it cannot be removed yet, and is only marked as deleted.
+    #[serde(default)]
+    later: Option<String>,
 }
 
 impl Delete {
@@ -40,6 +47,7 @@ impl Delete {
             bound: None,
             down: TakeDown::default(),
             strays: Vec::new(),
+            later: None,
         }
     }
 
@@ -68,6 +76,50 @@ impl Delete {
     }
 }
 
+impl Delete {
+    /// A node that has it and says nothing does not keep it from being deleted: it goes when that node is heard of again.
+    /// Unless a guest may be running there that uses it.
+    async fn wait_for(&mut self, cx: &Cx, san: &San, held: &Held) -> Result<()> {
+        let Held::Silent(node) = held else { return Err(held.refusal(&self.owner)) };
+        let guests = san.cluster().guests_using(cx, &self.owner).await?;
+        let lives_elsewhere = |it: &&Guest| it.tie == Tie::Configured && it.node != *san.node_name();
+        if let Some(guest) = guests.iter().find(lives_elsewhere) {
+            let message = format!("{} on node {} has it in its configuration", guest.label, guest.node);
+            return Err(Error::wrap(held.refusal(&self.owner), message).on(self.owner.object()));
+        }
+        self.later = Some(format!("node {node} has it attached, and its daemon does not answer"));
+        Ok(())
+    }
+
+    /// Nobody has it mapped, or knows it any more: notes that say otherwise are of an earlier object, or of a node that is
+    /// gone. Those of a later object of that name stay.
+    async fn forget_notes(&self, cx: &Cx, san: &San) -> Result<()> {
+        if san.cluster().binding(cx, &self.owner).await?.is_some_and(|it| self.id.as_ref() != Some(&it.id)) {
+            return Ok(());
+        }
+        for node in san.attached_elsewhere(cx, &self.owner).await? {
+            san.cluster().note_detached(cx, &self.owner, &node).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&mut self, cx: &Cx, san: &San) -> Result<Flow> {
+        let Some(volume) = self.look(cx, san).await? else { return Ok(Flow::Next) };
+        match san.array().ensure_no_volume(cx, &volume, DeleteMode::Recoverable).await {
+            // It passes by itself, but perhaps not today: deleted clones stay recoverable for hours.
+            Err(error)
+                if error.kind() == ErrorKind::Busy
+                    && self.bound.is_some()
+                    && !is_tombstone(self.owner.object()) =>
+            {
+                self.later = Some(error.chain().to_string());
+                Ok(Flow::Again(ENTOMB))
+            }
+            other => other.map(|_| Flow::Next),
+        }
+    }
+}
+
 #[async_trait]
 impl Plan for Delete {
     fn steps(&self) -> &'static [&'static str] {
@@ -76,6 +128,7 @@ impl Plan for Delete {
             "unmap it on the array",
             "delete its legs",
             "forget the attachment",
+            "mark it as deleted where it cannot go yet",
             "remove it on the array",
             "tell the cluster",
         ]
@@ -86,7 +139,7 @@ impl Plan for Delete {
     }
 
     fn is_committed(&self, step: usize) -> bool {
-        TakeDown::is_committed(step) || step > REMOVE
+        TakeDown::is_committed(step) || step == FORGET
     }
 
     fn needs_lease(&self) -> bool {
@@ -119,9 +172,16 @@ impl Plan for Delete {
             san.require_unused(cx, &record).await?;
             self.down = TakeDown::of(record);
         }
-        let volume = match san.release_elsewhere(cx, &self.owner, volume, &others).await? {
-            Ok(volume) => volume,
-            Err(held) => return Err(held.refusal(&self.owner)),
+        if is_tombstone(self.owner.object()) {
+            // Whoever had it under its own name finds by himself that it is gone.
+            refuse_mapped_elsewhere(&self.owner, &others)?;
+        }
+        let volume = match san.release_elsewhere(cx, &self.owner, &volume, &others).await? {
+            Ok(now) => now.unwrap_or(volume),
+            Err(held) => {
+                self.wait_for(cx, san, &held).await?;
+                volume
+            }
         };
         self.key = Some(match &self.bound {
             Some(it) if it.id == volume.id => VolumeKey::Id(volume.id.clone()),
@@ -143,34 +203,30 @@ impl Plan for Delete {
                     }
                 }
             }
-            REMOVE => {
-                if let Some(volume) = self.look(cx, san).await? {
-                    let removed = san.array().ensure_no_volume(cx, &volume, DeleteMode::Recoverable).await;
-                    removed.map_err(|error| explain(error, &self.owner))?;
-                }
+            ENTOMB if self.later.is_some() => {
+                let bound = self.bound.as_ref().ok_or_else(|| {
+                    Error::new(ErrorKind::Internal, "the volume was not looked up").on(self.owner.object())
+                })?;
+                san.entomb(cx, bound).await?;
             }
+            REMOVE if self.later.is_some() => {}
+            REMOVE => return self.remove(cx, san).await,
             FORGET => {
-                // Nobody had it mapped; notes that say otherwise are of an earlier object, or of a node that is gone.
-                for node in san.attached_elsewhere(cx, &self.owner).await? {
-                    san.cluster().note_detached(cx, &self.owner, &node).await?;
-                }
+                self.forget_notes(cx, san).await?;
                 if let Some(bound) = &self.bound {
                     san.cluster().unbind(cx, &self.owner, &bound.id).await?;
                 }
             }
+            ENTOMB => {}
             _ => self.down.forward(step, cx, san).await?,
         }
         Ok(Flow::Next)
     }
 
     fn outcome(&self, _san: &San) -> Outcome {
-        Outcome::Deleted
+        match &self.later {
+            Some(why) => Outcome::Deleting { why: why.clone() },
+            None => Outcome::Deleted,
+        }
     }
-}
-
-fn explain(error: Error, owner: &Owner) -> Error {
-    if error.kind() == ErrorKind::Busy {
-        return Error::wrap(error, "other objects on the array depend on it").on(owner.object());
-    }
-    error
 }

@@ -13,7 +13,7 @@ mod snapshot;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use san_core::{ByteSize, Cx, Owner, Result, SnapshotName, VolumeKind};
+use san_core::{ByteSize, Cx, Error, ErrorKind, Owner, Result, SnapshotName, VolumeKind};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use attach::Attach;
@@ -27,6 +27,7 @@ pub(crate) use rollback::Rollback;
 pub(crate) use snapshot::{DeleteSnapshot, TakeSnapshot};
 
 use crate::san::San;
+use crate::tombstone::is_tombstone;
 
 /// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +141,11 @@ pub enum Outcome {
     },
     /// The disk is gone.
     Deleted,
+    /// The disk is gone for everybody, and its name is free; what is left of it on the array goes by itself.
+    Deleting {
+        /// What it waits for.
+        why: String,
+    },
     /// The disk is a device here.
     Attached {
         /// Where: the same on every node.
@@ -250,41 +256,49 @@ pub(crate) enum Work {
     Rollback(Box<Rollback>),
 }
 
+/// The owner of a volume that is to be used. One that was deleted can only be deleted.
+fn known(san: &San, object: &str) -> Result<Owner> {
+    if is_tombstone(object) {
+        return Err(Error::new(ErrorKind::NotFound, "it was deleted and goes as soon as it can").on(object));
+    }
+    san.owner(object)
+}
+
 impl Work {
     /// The plan for a request of one storage.
     pub(crate) fn new(san: &San, request: Request) -> Result<Self> {
         Ok(match request {
             Request::Create { naming, size } => Self::Create(Box::new(Create::new(san, naming, size)?)),
             Request::Clone { source, snapshot, naming } => {
-                Self::Create(Box::new(Create::clone_of(san, naming, san.owner(&source)?, snapshot)?))
+                Self::Create(Box::new(Create::clone_of(san, naming, known(san, &source)?, snapshot)?))
             }
             Request::Rename { object, naming } => {
-                Self::Rename(Box::new(Rename::new(san, san.owner(&object)?, naming, None)?))
+                Self::Rename(Box::new(Rename::new(san, known(san, &object)?, naming, None)?))
             }
             Request::Template { object, naming } => {
                 let becomes = Some(VolumeKind::Template);
-                Self::Rename(Box::new(Rename::new(san, san.owner(&object)?, naming, becomes)?))
+                Self::Rename(Box::new(Rename::new(san, known(san, &object)?, naming, becomes)?))
             }
             Request::Delete { object } => Self::Delete(Box::new(Delete::new(san.owner(&object)?))),
-            Request::Attach { object } => Self::Attach(Box::new(Attach::new(san.owner(&object)?))),
+            Request::Attach { object } => Self::Attach(Box::new(Attach::new(known(san, &object)?))),
             Request::Detach { object } => {
-                Self::Detach(Box::new(Detach::new(san.owner(&object)?, Condition::Always)))
+                Self::Detach(Box::new(Detach::new(known(san, &object)?, Condition::Always)))
             }
             Request::Release { object } => {
-                Self::Detach(Box::new(Detach::new(san.owner(&object)?, Condition::Rested)))
+                Self::Detach(Box::new(Detach::new(known(san, &object)?, Condition::Rested)))
             }
             Request::Yield { object } => {
-                Self::Detach(Box::new(Detach::new(san.owner(&object)?, Condition::Unneeded)))
+                Self::Detach(Box::new(Detach::new(known(san, &object)?, Condition::Unneeded)))
             }
-            Request::Grow { object, size } => Self::Grow(Grow::new(san.owner(&object)?, size)),
+            Request::Grow { object, size } => Self::Grow(Grow::new(known(san, &object)?, size)),
             Request::Snapshot { object, snapshot } => {
-                Self::Snapshot(TakeSnapshot::new(san.owner(&object)?, snapshot))
+                Self::Snapshot(TakeSnapshot::new(known(san, &object)?, snapshot))
             }
             Request::DeleteSnapshot { object, snapshot } => {
-                Self::DeleteSnapshot(DeleteSnapshot::new(san.owner(&object)?, snapshot))
+                Self::DeleteSnapshot(DeleteSnapshot::new(known(san, &object)?, snapshot))
             }
             Request::Rollback { object, snapshot } => {
-                Self::Rollback(Box::new(Rollback::new(san.owner(&object)?, snapshot)))
+                Self::Rollback(Box::new(Rollback::new(known(san, &object)?, snapshot)))
             }
         })
     }

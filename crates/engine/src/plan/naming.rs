@@ -4,6 +4,7 @@ use san_core::{Cx, Error, ErrorKind, Owner, Result, VolumeKey};
 use serde::{Deserialize, Serialize};
 
 use crate::san::San;
+use crate::tombstone::is_tombstone;
 
 /// Names that look free in the cluster's bindings and are taken on the array: after so many the array is asked for all.
 const SURPRISES: usize = 3;
@@ -30,6 +31,10 @@ impl Naming {
             Self::Exact(object) => object.clone(),
             Self::Numbered { stem } => format!("{stem}{NUMBERS}"),
         };
+        if is_tombstone(&sample) {
+            let message = "names that begin so are those of volumes that were deleted";
+            return Err(Error::new(ErrorKind::InvalidInput, message).on(sample));
+        }
         san.encode(&san.owner(&sample)?).map(drop)
     }
 
@@ -39,10 +44,15 @@ impl Naming {
         let Self::Exact(object) = self else { return Ok(()) };
         let owner = san.owner(object)?;
         let Some(binding) = san.cluster().binding(cx, &owner).await? else { return Ok(()) };
-        if san.array().volume(cx, &VolumeKey::Id(binding.id.clone())).await?.is_some() {
-            return Err(taken(object));
+        match san.array().volume(cx, &VolumeKey::Id(binding.id.clone())).await? {
+            None => san.cluster().unbind(cx, &owner, &binding.id).await,
+            // Where it was deleted, and whoever did so came no further, looking at it ends that.
+            Some(now) if now.name != binding.name => match san.find(cx, &owner, Some(&binding)).await {
+                Ok(None) => Ok(()),
+                _ => Err(taken(object)),
+            },
+            Some(_) => Err(taken(object)),
         }
-        san.cluster().unbind(cx, &owner, &binding.id).await
     }
 
     /// Operations that choose of the same names run one after the other.

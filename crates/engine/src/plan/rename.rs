@@ -236,8 +236,8 @@ impl Plan for Rename {
             san.require_unused(cx, &record).await?;
             self.down = TakeDown::of(record);
         }
-        let volume = match san.release_elsewhere(cx, &self.owner, volume, &others).await? {
-            Ok(volume) => volume,
+        let volume = match san.release_elsewhere(cx, &self.owner, &volume, &others).await? {
+            Ok(now) => now.unwrap_or(volume),
             Err(held) => return Err(held.refusal(&self.owner)),
         };
         san.rebind(cx, &self.owner, &volume, bound.as_ref()).await?;

@@ -215,13 +215,6 @@ subtest 'free_image' => sub {
     @replies = { pending => $no };
     is($class->free_image('s1', $scfg, $vol, undef, 'raw'), undef, 'done');
     request('free', 'volume.delete', 55, { name => $vol });
-    @replies = ({ pending => $yes }, {});
-    my $worker = $class->free_image('s1', $scfg, $vol, undef, 'raw');
-    is(ref($worker), 'CODE', 'the rest is a task');
-    $worker->('UPID:node1:...');
-    request('task', 'operation.wait', 600, { operation => $id });
-    @replies = { pending => 'no' };
-    refused('no boolean', qr/bad 'pending'/, sub { $class->free_image('s1', $scfg, $vol) });
 };
 
 subtest 'list_images' => sub {

@@ -390,16 +390,8 @@ sub alloc_image {
 # Under the lock the volume is only claimed; a deletion that takes longer is waited for by PVE's task, without the lock.
 sub free_image {
     my ($class, $storeid, $scfg, $volname, $isBase, $format) = @_;
-    my $operation = $ask->(
-        $storeid,
-        $scfg,
-        'volume.delete',
-        LOCKED_WORK,
-        { name => $volume->($class, $volname) },
-        sub { return $boolean->($_[0], 'pending') ? $_[1] : undef },
-    );
-    return undef if !defined($operation);
-    return sub { $ask->($storeid, $scfg, 'operation.wait', 600, { operation => $operation }) };
+    $ask->($storeid, $scfg, 'volume.delete', LOCKED_WORK, { name => $volume->($class, $volname) });
+    return undef;
 }
 
 sub list_images {
