@@ -150,7 +150,10 @@ impl Ticket {
             Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| Err(vanished(self.id))),
             Ok(Err(_)) => Err(vanished(self.id)),
             Err(_) => {
-                let message = format!("operation {} goes on after the caller's deadline", self.id);
+                let message = format!(
+                    "operation {} has not ended in time; it is finished or taken back without its caller",
+                    self.id
+                );
                 Err(Error::new(ErrorKind::Timeout, message))
             }
         }

@@ -19,6 +19,33 @@ const AFTERWARDS: Duration = Duration::from_secs(10);
 pub(crate) const PAUSES: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
 
+/// Pauses of operations that outlast outages. Together they are longer than the circuit breaker holds an array that is back.
+const AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
+/// What must be left of the caller's time after such a pause.
+const SPARE: Duration = Duration::from_secs(10);
+
+/// Patience with failures that may pass, while the caller still waits, where failing costs him more than waiting. What a step
+/// may have done already it finds done: steps are repeatable.
+#[derive(Debug, Default)]
+struct Again(usize);
+
+impl Again {
+    /// Pauses before another attempt, or says that there is none.
+    async fn is_tried(&mut self, cx: &Cx, work: &Work, error: &Error) -> bool {
+        let Some(pause) = AGAIN.get(self.0).filter(|_| work.plan().outlasts_outages() && error.is_passing())
+        else {
+            return false;
+        };
+        if cx.deadline().remaining() < *pause + SPARE {
+            return false;
+        }
+        self.0 += 1;
+        tracing::warn!(operation = %cx.operation(), error = %error.chain(), "it failed and is tried again");
+        tokio::time::sleep(*pause).await;
+        true
+    }
+}
+
 /// How patiently an intent is driven once its caller's deadline does not count any more.
 pub(crate) struct Pace {
     /// For what has to be ended or undone.
@@ -92,7 +119,14 @@ impl San {
             return Ok(outcome);
         }
         self.leased(cx, work, async |cx, mut work| {
-            if let Some(outcome) = work.plan_mut().prepare(cx, self).await? {
+            let mut again = Again::default();
+            let prepared = loop {
+                match work.plan_mut().prepare(cx, self).await {
+                    Err(error) if again.is_tried(cx, &work, &error).await => {}
+                    other => break other?,
+                }
+            };
+            if let Some(outcome) = prepared {
                 return Ok(outcome);
             }
             let mut intent = Intent::new(cx.operation(), work);
@@ -144,6 +178,7 @@ impl San {
         let clean_up = &pace.clean_up;
         let mut failure: Option<Error> = None;
         let mut pauses = pace.pauses.iter();
+        let mut again = Again::default();
         loop {
             let steps = intent.work.plan().steps().len();
             match intent.cursor.clone() {
@@ -168,6 +203,11 @@ impl San {
                         continue;
                     }
                     let Err(error) = self.step(cx, clean_up, intent, step).await else { continue };
+                    if again.is_tried(cx, &intent.work, &error).await {
+                        // Not where the cursor stands after a save that failed.
+                        intent.cursor = Cursor::Forward(step);
+                        continue;
+                    }
                     if undoes {
                         intent.cursor = Cursor::Back(step, error.chain().to_string());
                         failure = Some(error);

@@ -19,6 +19,10 @@ const PAGE: u32 = 10_000;
 const PAGES: usize = 1_000;
 /// ONTAP's bound for `return_timeout` (seconds).
 const RETURN_TIMEOUT: u64 = 120;
+/// What one request may have of a deadline however short that is.
+const SHORTEST_SHARE: Duration = Duration::from_secs(10);
+/// How much later than asked for an answer may come.
+const GRACE: Duration = Duration::from_secs(5);
 /// What is kept back of a deadline for the answer to travel.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -197,8 +201,10 @@ impl Api {
     }
 }
 
-/// Lets the array finish a job before it answers, as long as the deadline allows: no polling then.
+/// Lets the array finish a job before it answers, as long as half of the deadline allows: no polling then. Of one that is
+/// never answered there is time left to look what became of it, and to do it again or take it back.
 pub(crate) fn patiently(cx: &Cx, request: Request) -> Request {
-    let seconds = cx.deadline().remaining().saturating_sub(MARGIN).as_secs().min(RETURN_TIMEOUT);
-    request.query("return_timeout", seconds).patience(Duration::from_secs(seconds + 30))
+    let share = (cx.deadline().remaining() / 2).max(SHORTEST_SHARE);
+    let seconds = share.saturating_sub(MARGIN).as_secs().min(RETURN_TIMEOUT);
+    request.query("return_timeout", seconds).patience(Duration::from_secs(seconds) + GRACE)
 }

@@ -143,6 +143,10 @@ impl Plan for Create {
     }
 
     /// The claim decides between nodes; a lease would only add a wait.
+    fn outlasts_outages(&self) -> bool {
+        true
+    }
+
     fn needs_lease(&self) -> bool {
         false
     }

@@ -218,6 +218,12 @@ pub(crate) trait Plan: Send + Sync {
         false
     }
 
+    /// Whether an outage of a few seconds is waited out, where it is undone otherwise: because who asked for it has already
+    /// written down that it is done, or asks but once.
+    fn outlasts_outages(&self) -> bool {
+        false
+    }
+
     /// Whether the volume must not be changed by another node meanwhile.
     fn needs_lease(&self) -> bool;
 

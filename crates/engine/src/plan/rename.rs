@@ -217,6 +217,10 @@ impl Plan for Rename {
         false
     }
 
+    fn outlasts_outages(&self) -> bool {
+        true
+    }
+
     fn needs_lease(&self) -> bool {
         true
     }
