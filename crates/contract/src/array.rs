@@ -93,6 +93,7 @@ macro_rules! array_contract {
             renaming_changes_name_and_mark_and_nothing_else,
             a_taken_name_is_not_renamed_to,
             a_host_is_prepared_once,
+            a_host_goes_when_nothing_is_mapped_to_it,
             an_initiator_of_a_foreign_host_is_refused_by_name,
             equal_nodes_of_two_realms_are_two_hosts,
             mapping_takes_the_first_free_number_of_the_choice,

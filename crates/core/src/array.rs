@@ -356,6 +356,18 @@ pub trait Array: fmt::Debug + Send + Sync {
     /// `Conflict` naming the foreign host object that already holds one of the initiators.
     async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>>;
 
+    /// The host object of a node, whatever initiators it has. `None` only when it is proved absent.
+    ///
+    /// # Errors
+    /// `Conflict` where an object of that name was not made for that node.
+    async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>>;
+
+    /// Removes a host object; whether this call did it.
+    ///
+    /// # Errors
+    /// `InUse` while anything is mapped to it.
+    async fn ensure_no_host(&self, cx: &Cx, host: &ArrayId) -> Result<bool>;
+
     /// Makes the volume visible to the host under one of `choice`. `Already` keeps the number it has.
     ///
     /// # Errors

@@ -126,6 +126,9 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// Notes a node's host object.
     async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()>;
 
+    /// Forgets a node's host objects of an array.
+    async fn forget_hosts(&self, cx: &Cx, array: &str, node: &NodeName) -> Result<()>;
+
     /// The operation that is about to overwrite the volume's bytes, or may not have ended doing so. Whatever other change
     /// of the volume comes first takes the note away, and the operation must not go on then.
     async fn overwriting(&self, cx: &Cx, owner: &Owner) -> Result<Option<OperationId>>;
@@ -142,9 +145,9 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// Gives a lease back. A lease that ran out is no error.
     async fn give_back(&self, cx: &Cx, lease: &Lease) -> Result<()>;
 
-    /// Gives back what leases an earlier daemon of this node left behind, and takes back what it asked of others. Called
-    /// once, before anything else.
-    async fn give_back_leftovers(&self, cx: &Cx, realm: &str, space: &str) -> Result<()>;
+    /// Gives back what leases a daemon of `node` left behind that does not run any more, and takes back what it asked of
+    /// others: an earlier one of this node, or one of a node that is gone.
+    async fn give_back_leftovers(&self, cx: &Cx, realm: &str, space: &str, node: &NodeName) -> Result<()>;
 
     /// The guests tied to the volume.
     async fn guests_using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>>;
@@ -331,6 +334,17 @@ impl Cluster for FolderCluster {
         self.folder.below("hosts").write(cx, &Self::host_file(array, host), &content).await
     }
 
+    async fn forget_hosts(&self, cx: &Cx, array: &str, node: &NodeName) -> Result<()> {
+        let folder = self.folder.below("hosts");
+        let prefix = format!("{array}.").replace('/', "_");
+        for name in folder.names().await?.iter().filter(|it| it.starts_with(&prefix)) {
+            if folder.read::<NodeNote>(name).await?.is_some_and(|it| it.node == *node) {
+                folder.remove(cx, name).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn overwriting(&self, _cx: &Cx, owner: &Owner) -> Result<Option<OperationId>> {
         self.of(owner).read("overwrite").await
     }
@@ -367,17 +381,17 @@ impl Cluster for FolderCluster {
         folder.prune(cx).await
     }
 
-    async fn give_back_leftovers(&self, cx: &Cx, realm: &str, space: &str) -> Result<()> {
+    async fn give_back_leftovers(&self, cx: &Cx, realm: &str, space: &str, node: &NodeName) -> Result<()> {
         for owner in self.bound(cx, realm, space).await? {
             let folder = self.of(&owner);
             // One that cannot be read is not known to be ours: its age decides when somebody needs it.
             let Ok(Some(holder)) = folder.read::<LeaseFile>("lease").await else { continue };
-            if holder.node == self.node {
+            if holder.node == *node {
                 folder.remove(cx, "lease").await?;
                 folder.prune(cx).await?;
             }
         }
-        self.requests.withdraw_leftovers(cx, space).await
+        self.requests.withdraw_leftovers(cx, space, node).await
     }
 
     async fn guests_using(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
@@ -465,9 +479,15 @@ mod tests {
     async fn a_lease_of_an_earlier_process_of_this_node_is_a_leftover() {
         let folder = tempfile::tempdir().unwrap();
         drop(cluster(&folder, "node1").lease(&cx(5), &owner()).await.unwrap());
-        cluster(&folder, "node2").give_back_leftovers(&cx(5), "realm", "san1").await.unwrap();
+        cluster(&folder, "node2")
+            .give_back_leftovers(&cx(5), "realm", "san1", &"node2".parse().unwrap())
+            .await
+            .unwrap();
         assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_err());
-        cluster(&folder, "node1").give_back_leftovers(&cx(5), "realm", "san1").await.unwrap();
+        cluster(&folder, "node1")
+            .give_back_leftovers(&cx(5), "realm", "san1", &"node1".parse().unwrap())
+            .await
+            .unwrap();
         assert!(cluster(&folder, "node2").lease(&cx(5), &owner()).await.is_ok());
     }
 

@@ -9,6 +9,7 @@
 
 mod clock;
 mod cluster;
+mod farewell;
 mod intent;
 mod locks;
 mod masks;

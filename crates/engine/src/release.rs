@@ -129,13 +129,13 @@ impl Requests {
         Ok(())
     }
 
-    /// Removes what an earlier daemon of this node asked for, for volumes of `space`.
-    pub(crate) async fn withdraw_leftovers(&self, cx: &Cx, space: &str) -> Result<()> {
-        for node in self.folder.names().await? {
-            let folder = self.folder.below(&node);
+    /// Removes what a daemon of `from` asked for that does not run any more, for volumes of `space`.
+    pub(crate) async fn withdraw_leftovers(&self, cx: &Cx, space: &str, from: &NodeName) -> Result<()> {
+        for asked in self.folder.names().await? {
+            let folder = self.folder.below(&asked);
             for name in folder.names().await? {
                 let Ok(Some(request)) = folder.read::<ReleaseRequest>(&name).await else { continue };
-                if request.from == self.node && request.owner.space() == space {
+                if request.from == *from && request.owner.space() == space {
                     folder.remove(cx, &name).await?;
                 }
             }
@@ -361,10 +361,10 @@ mod tests {
         let (one, two) = (requests(&folder, "node1"), requests(&folder, "node2"));
         let owner = Owner::new("r", "s", "o").unwrap();
         one.ask(&cx(), &two.node, &owner, Deadline::after(WAIT)).await.unwrap();
-        one.withdraw_leftovers(&cx(), "other").await.unwrap();
-        two.withdraw_leftovers(&cx(), "s").await.unwrap();
+        one.withdraw_leftovers(&cx(), "other", &one.node).await.unwrap();
+        two.withdraw_leftovers(&cx(), "s", &two.node).await.unwrap();
         assert_eq!(files(&folder), 1, "it is neither of that storage nor of that node");
-        one.withdraw_leftovers(&cx(), "s").await.unwrap();
+        one.withdraw_leftovers(&cx(), "s", &one.node).await.unwrap();
         assert_eq!(files(&folder), 0);
         let old = ReleaseRequest {
             owner,

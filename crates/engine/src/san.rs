@@ -149,7 +149,7 @@ impl San {
         let started = || self.0.node.started.lock().unwrap_or_else(PoisonError::into_inner);
         if !started().contains(self.space()) {
             let cx = self.0.node.cx(Deadline::after(Duration::from_secs(60)), OperationId::random());
-            self.cluster().give_back_leftovers(&cx, self.realm(), self.space()).await?;
+            self.cluster().give_back_leftovers(&cx, self.realm(), self.space(), self.node_name()).await?;
             self.expect_callers().await?;
             for record in self.attached().await? {
                 if let Err(error) = self.mask(&cx, &record).await {

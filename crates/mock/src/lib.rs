@@ -6,8 +6,9 @@ use mockall::mock;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, Device, DeviceManager,
     Ensured, Expected, HostAccess, HostSpec, Identity, Initiator, KnownLegs, Lun, LunChoice, Mapping, Mark,
-    PathWatch, Paths, PortState, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet, TargetPort,
-    Transport, TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
+    NodeName, PathWatch, Paths, PortState, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet,
+    TargetPort, Transport, TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery,
+    VolumeSpec,
 };
 
 mock! {
@@ -32,6 +33,8 @@ mock! {
         async fn ensure_no_snapshot(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<bool>;
         async fn rollback(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()>;
         async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>>;
+        async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>>;
+        async fn ensure_no_host(&self, cx: &Cx, host: &ArrayId) -> Result<bool>;
         async fn ensure_mapped(
             &self,
             cx: &Cx,

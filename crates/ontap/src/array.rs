@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, EffectState, Ensured, Error,
-    ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, Result, Snapshot, SnapshotName, SnapshotSet,
-    TargetPort, TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
+    ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, Result, Snapshot, SnapshotName,
+    SnapshotSet, TargetPort, TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery,
+    VolumeSpec,
 };
 use san_rest::{Client, Request};
 
@@ -222,6 +223,14 @@ impl Array for Ontap {
 
     async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>> {
         verb!(self, cx, "cannot prepare the igroup of node", &spec.node, self.prepare_host(cx, spec))
+    }
+
+    async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>> {
+        verb!(self, cx, "cannot look up the igroup of node", node, self.host_of(cx, realm, node))
+    }
+
+    async fn ensure_no_host(&self, cx: &Cx, host: &ArrayId) -> Result<bool> {
+        verb!(self, cx, "cannot delete the igroup", host, self.delete_host(cx, host))
     }
 
     async fn ensure_mapped(

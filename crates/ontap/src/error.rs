@@ -37,6 +37,8 @@ pub(crate) mod code {
     pub(crate) const SNAPSHOT_EXISTS: u64 = 525_059;
     pub(crate) const SNAPSHOT_BUSY: u64 = 1_638_543;
     pub(crate) const IGROUP_EXISTS: u64 = 5_374_023;
+    /// There is no such igroup.
+    pub(crate) const NO_IGROUP: u64 = 5_374_852;
     pub(crate) const INITIATOR_PRESENT: u64 = 5_374_035;
     pub(crate) const ALREADY_MAPPED: u64 = 1_254_207;
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use san_core::{Cx, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, Result};
+use san_core::{ArrayId, Cx, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, NodeName, Result};
 use san_rest::Request;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::array::Ontap;
 use crate::client::Settled;
-use crate::convert::inconsistent;
+use crate::convert::{inconsistent, is_uuid};
 use crate::error::{code, is};
 use crate::look::both;
 use crate::release::Feature;
@@ -155,6 +155,51 @@ impl Ontap {
         Ok(found)
     }
 
+    pub(crate) async fn host_of(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>> {
+        let spec = HostSpec { realm: realm.to_owned(), node: node.clone(), initiators: Vec::new() };
+        let Some(found) = self.igroup_named(cx, &igroup_name(&spec)).await? else {
+            self.prove_svm(cx).await?;
+            return Ok(None);
+        };
+        self.require_as_made(&spec, &found)?;
+        access(&found).map(Some)
+    }
+
+    /// One request: that nothing is mapped to it is the array's own condition.
+    pub(crate) async fn delete_host(&self, cx: &Cx, host: &ArrayId) -> Result<bool> {
+        if !is_uuid(host.as_str()) {
+            return Err(Error::new(ErrorKind::InvalidInput, "it is not a key this backend made").on(host));
+        }
+        let request = Request::delete("/api/protocols/san/igroups/{}", &[host.as_str()]);
+        let gone = || async {
+            let look = Request::get(COLLECTION, &[])
+                .query("uuid", host.as_str())
+                .query("svm.uuid", &self.svm)
+                .query("fields", FIELDS);
+            Ok(self.api.find_one::<wire::Igroup>(cx, look).await?.is_none().then_some(()))
+        };
+        match self.api.settle::<serde_json::Value, _, _>(cx, &request, gone).await {
+            Ok(_) => Ok(true),
+            Err(error) if is(&error, code::NO_IGROUP) => {
+                self.prove_svm(cx).await?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses an igroup of our name that somebody else made.
+    fn require_as_made(&self, spec: &HostSpec, found: &wire::Igroup) -> Result<()> {
+        let as_made = found.os_type.as_deref() == Some(OS_TYPE)
+            && found.protocol.as_deref() == Some(PROTOCOL)
+            && (!self.has(Feature::IgroupComment) || found.comment.as_deref() == Some(&igroup_comment(spec)));
+        if as_made {
+            return Ok(());
+        }
+        let message = format!("the igroup {} exists and was not made for node {}", found.name, spec.node);
+        Err(Error::new(ErrorKind::Conflict, message).with_remedy("rename or delete that igroup"))
+    }
+
     /// Brings an igroup that exists to what is wanted, or says what contradicts it.
     async fn complete(
         &self,
@@ -163,13 +208,7 @@ impl Ontap {
         wanted: &BTreeSet<String>,
         found: &wire::Igroup,
     ) -> Result<Ensured<HostAccess>> {
-        let as_made = found.os_type.as_deref() == Some(OS_TYPE)
-            && found.protocol.as_deref() == Some(PROTOCOL)
-            && (!self.has(Feature::IgroupComment) || found.comment.as_deref() == Some(&igroup_comment(spec)));
-        if !as_made {
-            let message = format!("the igroup {} exists and was not made for this node", found.name);
-            return Err(Error::new(ErrorKind::Conflict, message).with_remedy("rename or delete that igroup"));
-        }
+        self.require_as_made(spec, found)?;
         let present = members(found);
         let extra: BTreeSet<String> = present.difference(wanted).cloned().collect();
         if !extra.is_empty() {

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::guests::PveGuests;
+use crate::members::Members;
 use crate::prefetch::Prefetch;
 use crate::realm::realm;
 use crate::secrets::SecretFiles;
@@ -114,7 +115,8 @@ impl Daemon {
         let secrets = SecretFiles::at(Folder::shared(config.pve.join("priv").join("storage"), &witness));
         let storages =
             Storages::new(Arc::clone(&node), Arc::clone(&cluster), wires, secrets, state, transport);
-        let service = Arc::new(Service { node, storages, prefetch: Prefetch::new(guests) });
+        let members = Members::below(&config.pve);
+        let service = Arc::new(Service { node, storages, prefetch: Prefetch::new(guests), members });
         // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.
         service.storages.restore(&cx).await?;
         let listener = listen(&config.socket)?;

@@ -8,6 +8,7 @@ mod admin;
 pub mod cli;
 mod daemon;
 mod guests;
+mod members;
 mod methods;
 mod names;
 mod options;

@@ -169,7 +169,7 @@ fn naming(vmid: u64, name: Option<String>) -> Result<Naming> {
 
 /// Answers a request, or says which operation will.
 pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -> Result<Reply> {
-    let Service { node, storages, prefetch } = service;
+    let Service { node, storages, prefetch, .. } = service;
     let cx = &node.cx(deadline, frame.id);
     let method = frame.method.as_deref().unwrap_or_default();
     match method {
@@ -184,7 +184,7 @@ pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -
             })?;
             return Ok(Reply::Operation(Box::new(Running { ticket, storage: None })));
         }
-        admin if admin.starts_with("admin.") => return admin::call(cx, node, storages, frame).await,
+        admin if admin.starts_with("admin.") => return admin::call(cx, service, frame).await,
         _ => {}
     }
     let Some(of) = &frame.storage else {

@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::members::Members;
 use crate::methods::{self, Reply, Running};
 use crate::prefetch::Prefetch;
 use crate::protocol::{Answer, Frame, VERSION, read_frame, write_frame};
@@ -28,6 +29,7 @@ pub(crate) struct Service {
     pub(crate) node: Arc<Node>,
     pub(crate) storages: Storages,
     pub(crate) prefetch: Prefetch,
+    pub(crate) members: Members,
 }
 
 /// Serves one connection to its end. A client that speaks nonsense is cut off.

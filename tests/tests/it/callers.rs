@@ -350,7 +350,7 @@ async fn a_caller_is_answered_in_time_and_what_it_did_not_take_is_undone() {
     let site = site().await;
     let client = site.client(0);
     let before = audit(&site);
-    inject(&site.site.array, "POST", VOLUMES, Times::Count(1), Fault::Delay(Duration::from_secs(70)));
+    inject(&site.site.array, "POST", VOLUMES, Times::Always, Fault::Delay(Duration::from_secs(70)));
     let began = Instant::now();
     let error = client.call("volume.create", create()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");

@@ -417,3 +417,56 @@ async fn a_list_that_cannot_be_read_to_its_end_is_an_error() {
     site.array.clear_faults();
     assert_eq!(list().await.unwrap().len(), 5);
 }
+
+/// PVE has written down that a disk is a template, and asked for a new one only once: an outage of seconds is waited out,
+/// before anything is begun and in the middle of it.
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_seconds_fails_nothing_that_cannot_be_asked_for_twice() {
+    let template = "base-100-disk-0";
+    let requests = || {
+        let naming = Naming::Exact(template.to_owned());
+        [numbered(), Request::Template { object: DISK.to_owned(), naming }]
+    };
+    let site = Site::started(1).await.unwrap();
+    let before = site.audit();
+    let node = site.node(0);
+    for state in [ApiState::Refusing, ApiState::BlackHole] {
+        for request in requests() {
+            site.array.set_api(state);
+            let up = async {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                site.array.set_api(ApiState::Up);
+            };
+            let (done, ()) = tokio::join!(node.call(request.clone()), up);
+            done.unwrap_or_else(|error| panic!("{state:?} {request:?}: {error:?}"));
+        }
+        node.delete(template).await.unwrap();
+    }
+    for fault in [Fault::ResetBefore, Fault::LoseAnswer, answer(503, 0)] {
+        let places = [("POST", VOLUMES), ("PATCH", "/storage/volumes/{uuid}")];
+        for (request, (method, path)) in requests().into_iter().zip(places) {
+            inject(&site.array, method, path, Times::Count(2), fault.clone());
+            let mark = site.array.mark();
+            let done = node.call(request.clone()).await;
+            done.unwrap_or_else(|error| panic!("{fault:?} {request:?}: {error:?}"));
+            let sent = changes(&site.array, mark).iter().filter(|it| it.method == method).count();
+            // Where only the answer was lost a look shows that it is done.
+            assert!(sent > 1 || fault == Fault::LoseAnswer, "{fault:?} {request:?}: it was not struck");
+        }
+        node.delete(template).await.unwrap();
+    }
+    assert_unchanged(&site, &before);
+}
+
+/// The longest part of a caller's time that one request without an answer may cost.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_never_answered_leaves_time_for_another() {
+    let site = Site::started(1).await.unwrap();
+    let before = site.audit();
+    inject(&site.array, "POST", VOLUMES, Times::Count(1), Fault::Hang);
+    let start = Instant::now();
+    site.node(0).create(DISK, SIZE).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    site.node(0).delete(DISK).await.unwrap();
+    assert_unchanged(&site, &before);
+}

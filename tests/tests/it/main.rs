@@ -13,6 +13,7 @@ mod deleting;
 mod directions;
 mod doubt;
 mod exclusive;
+mod farewell;
 mod faults;
 mod hosts;
 mod identity;

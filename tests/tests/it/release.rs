@@ -181,6 +181,7 @@ async fn stopped_at(killed: usize, number: usize, side: Side) -> bool {
     assert_eq!(site.start(killed, Effects::unobserved()).await.unwrap(), 0);
     site.node(1).san().drop_stale_attachments().await.unwrap();
     site.node(0).delete(DISK).await.unwrap();
+    site.node(0).san().finish_deletions().await.unwrap();
     let findings = site.audit().against(&before);
     assert!(
         findings.is_empty(),

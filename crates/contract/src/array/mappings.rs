@@ -21,6 +21,23 @@ pub async fn a_host_is_prepared_once(fixture: &impl ArrayFixture) {
     assert_refused(&array.ensure_host(&cx(), &one).await.unwrap_err(), ErrorKind::Conflict);
 }
 
+/// It is found by realm and node alone, and stays as long as it sees a volume.
+pub async fn a_host_goes_when_nothing_is_mapped_to_it(fixture: &impl ArrayFixture) {
+    let array = fixture.array();
+    let node = "node1".parse().unwrap();
+    assert_eq!(array.host(&cx(), REALM, &node).await.unwrap(), None);
+    let volume = made(array, "vm-100-disk-0").await;
+    let made = host(array, "node1").await;
+    assert_eq!(array.host(&cx(), REALM, &node).await.unwrap(), Some(made.clone()));
+    assert_eq!(array.host(&cx(), "other", &node).await.unwrap(), None);
+    array.ensure_mapped(&cx(), &volume, &made, &choice([7])).await.unwrap();
+    assert_refused(&array.ensure_no_host(&cx(), &made.id).await.unwrap_err(), ErrorKind::InUse);
+    array.ensure_unmapped(&cx(), &volume.id, &made.id).await.unwrap();
+    assert!(array.ensure_no_host(&cx(), &made.id).await.unwrap());
+    assert!(!array.ensure_no_host(&cx(), &made.id).await.unwrap());
+    assert_eq!(array.host(&cx(), REALM, &node).await.unwrap(), None);
+}
+
 /// The error names the foreign host object; nothing is made.
 pub async fn an_initiator_of_a_foreign_host_is_refused_by_name(fixture: &impl ArrayFixture) {
     let array = fixture.array();

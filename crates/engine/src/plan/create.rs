@@ -142,11 +142,11 @@ impl Plan for Create {
         false
     }
 
-    /// The claim decides between nodes; a lease would only add a wait.
     fn outlasts_outages(&self) -> bool {
         true
     }
 
+    /// The claim decides between nodes; a lease would only add a wait.
     fn needs_lease(&self) -> bool {
         false
     }

@@ -173,8 +173,12 @@ impl Plan for Delete {
             self.down = TakeDown::of(record);
         }
         if is_tombstone(self.owner.object()) {
-            // Whoever had it under its own name finds by himself that it is gone.
+            // Whoever had it under its own name finds by himself that it is gone, this node too.
             refuse_mapped_elsewhere(&self.owner, &others)?;
+            if let Some(record) = san.attached().await?.into_iter().find(|it| it.volume == volume.id) {
+                let message = format!("it is attached on this node still, as {}", record.owner.object());
+                return Err(Error::new(ErrorKind::InUse, message).on(self.owner.object()));
+            }
         }
         let volume = match san.release_elsewhere(cx, &self.owner, &volume, &others).await? {
             Ok(now) => now.unwrap_or(volume),

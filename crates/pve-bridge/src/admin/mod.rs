@@ -1,18 +1,19 @@
 //! What people ask and order through `sanbridge`: the methods `admin.*` of the protocol. The answers' shapes are also what
 //! `--json` prints.
 
+pub(crate) mod node;
 pub(crate) mod status;
 pub(crate) mod volumes;
 
 use std::sync::Arc;
 
 use san_core::{Cx, Error, ErrorKind, Result};
-use san_engine::Node;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::methods::{Reply, no_method, params};
 use crate::protocol::Frame;
+use crate::server::Service;
 use crate::storage::{Storage, Storages};
 
 /// One storage, or all of this node.
@@ -39,7 +40,8 @@ pub(crate) struct Problem {
 }
 
 /// Answers a method `admin.*`, or says which operation will.
-pub(crate) async fn call(cx: &Cx, node: &Node, storages: &Storages, frame: &Frame) -> Result<Reply> {
+pub(crate) async fn call(cx: &Cx, service: &Service, frame: &Frame) -> Result<Reply> {
+    let Service { node, storages, members, .. } = service;
     match frame.method.as_deref().unwrap_or_default() {
         "admin.status" => {
             let Of { storage } = params(frame)?;
@@ -54,6 +56,7 @@ pub(crate) async fn call(cx: &Cx, node: &Node, storages: &Storages, frame: &Fram
             let storage = one(storages, storage.as_deref()).await?;
             value(&volumes::snapshots(cx, &storage, &name).await?)
         }
+        "admin.node.remove" => value(&node::remove(cx, storages, members, params(frame)?).await?),
         other => Err(no_method(other)),
     }
 }

@@ -88,6 +88,7 @@ async fn line(cx: &Cx, san: &San, disk: Disk) -> Result<VolumeLine> {
         kind: match disk.kind {
             VolumeKind::Template => "template",
             VolumeKind::Disk => "disk",
+            VolumeKind::Deleting => "deleting",
         }
         .to_owned(),
         template: disk.template,

@@ -5,6 +5,7 @@
 
 mod client;
 mod exit;
+mod node;
 mod output;
 mod status;
 mod volumes;
@@ -34,6 +35,8 @@ pub enum Command {
     Volumes(Ask<volumes::Volumes>),
     /// List the snapshots of a volume
     Snapshots(Ask<volumes::Snapshots>),
+    /// End what remains of a node that is gone for ever
+    Node(Ask<node::Node>),
 }
 
 impl Command {
@@ -43,6 +46,7 @@ impl Command {
             Self::Status(it) => ask(it, console).await,
             Self::Volumes(it) => ask(it, console).await,
             Self::Snapshots(it) => ask(it, console).await,
+            Self::Node(it) => ask(it, console).await,
         }
     }
 }

@@ -1,0 +1,79 @@
+//! `admin.node.remove`: what remains of a node that is gone for ever.
+
+use san_core::{Cx, Error, ErrorKind, NodeName, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{Problem, Ready, side_by_side};
+use crate::members::{Members, Membership};
+use crate::storage::Storages;
+
+/// Which node.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Remove {
+    node: NodeName,
+    listed: Listed,
+}
+
+/// What is done with a node that the cluster still has among its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Listed {
+    /// It may only be switched off, and is refused.
+    Refuse,
+    /// Somebody knows that it never comes back as it was.
+    Remove,
+}
+
+/// What was ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    pub(crate) node: NodeName,
+    pub(crate) storages: Vec<RemovedFrom>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// What was ended of one storage.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RemovedFrom {
+    pub(crate) storage: String,
+    /// How many disks were mapped to it.
+    pub(crate) mappings: usize,
+    /// Whether its host object on the array was there, and is gone. Storages of one array share it.
+    pub(crate) host: bool,
+}
+
+/// Ends it, unless the node may be alive.
+pub(crate) async fn remove(cx: &Cx, storages: &Storages, members: &Members, of: Remove) -> Result<Removed> {
+    let Remove { node, listed } = of;
+    let refused = |message: String, remedy: &'static str| {
+        Err(Error::new(ErrorKind::InUse, message).on(&node).with_remedy(remedy))
+    };
+    match (members.membership(cx, &node).await?, listed) {
+        (Membership::Online, _) => {
+            return refused("the node is alive".to_owned(), "detach its disks there, or switch it off first");
+        }
+        (Membership::Offline, Listed::Refuse) => {
+            return refused(
+                "the node is a member of the cluster and may only be switched off".to_owned(),
+                "remove it from the cluster (pvecm delnode), or, where it never comes back as it was, use --listed",
+            );
+        }
+        (Membership::Offline, Listed::Remove) | (Membership::None, _) => {}
+    }
+    tracing::warn!(%node, "ending what remains of a node");
+    let (ended, mut problems) = side_by_side(Ready::of(storages, None).await?, async |storage| {
+        storage.san.forget_node(cx, &node).await.map(|mappings| (storage, mappings))
+    })
+    .await?;
+    let mut done = Vec::new();
+    // Storages of one array share the host object: it goes when all of them have let go of it.
+    for (storage, mappings) in ended {
+        let id = storage.san.space().to_owned();
+        match storage.san.forget_host_of(cx, &node).await {
+            Ok(host) => done.push(RemovedFrom { storage: id, mappings, host }),
+            Err(error) => problems.push(Problem::new(id, &error)),
+        }
+    }
+    Ok(Removed { node, storages: done, problems })
+}

@@ -1,0 +1,109 @@
+//! Nodes that are gone for ever: what remains of them is ended by `sanbridge node remove`, and by nothing else.
+
+use std::time::Duration;
+
+use san_core::{Deadline, ErrorKind, OperationId};
+use san_engine::{Outcome, Repair};
+use sanbridge_tests::daemons::{DaemonSite, Reply};
+use sanbridge_tests::site::{PATIENCE, Site};
+use serde_json::json;
+
+use crate::support::{DISK, SIZE};
+
+const OTHER: &str = "vm-100-disk-1";
+
+fn members(site: &DaemonSite, second: Option<u8>) {
+    let mut nodes = serde_json::Map::new();
+    nodes.insert("node1".to_owned(), json!({ "id": 1, "online": 1 }));
+    if let Some(online) = second {
+        nodes.insert("node2".to_owned(), json!({ "id": 2, "online": online }));
+    }
+    let text = json!({ "nodename": "node1", "version": 7, "nodelist": nodes }).to_string();
+    std::fs::write(site.pve().join(".members"), text).unwrap();
+}
+
+/// Names of all files below a folder of the cluster file system that have to do with the second node.
+fn notes(site: &DaemonSite) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![site.pve().join("priv").join("sanbridge")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else if std::fs::read_to_string(entry.path()).unwrap().contains("node2") {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_remains_of_a_dead_node_is_ended_when_somebody_says_so() {
+    let mut site = DaemonSite::started(2).await.unwrap();
+    let (one, two) = (site.client(0), site.client(1));
+    one.add().await.unwrap();
+    for name in [DISK, OTHER] {
+        let params = json!({ "vmid": 100, "name": name, "size_bytes": 8 << 20 });
+        one.call("volume.create", params).await.unwrap();
+    }
+    for client in [&one, &two] {
+        client.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    }
+    two.call("volume.attach", json!({ "name": OTHER })).await.unwrap();
+    site.kill(1);
+    site.site.node(1).host.crash();
+    let remove = async |listed: &str| {
+        one.call("admin.node.remove", json!({ "node": "node2", "listed": listed })).await
+    };
+    let kind = |it: san_core::Result<Reply>| it.unwrap_err().kind();
+    assert_eq!(kind(remove("refuse").await), ErrorKind::Unavailable, "who is a member is not known");
+    members(&site, Some(1));
+    for listed in ["refuse", "remove"] {
+        assert_eq!(kind(remove(listed).await), ErrorKind::InUse, "it is alive");
+    }
+    members(&site, Some(0));
+    let refused = remove("refuse").await.unwrap_err();
+    assert!(refused.remedy().is_some_and(|it| it.contains("--listed")), "{refused:?}");
+    assert_eq!(site.site.array.maps().len(), 3, "nothing was done");
+    let done = remove("remove").await.unwrap();
+    assert_eq!(done.ok["storages"], json!([{ "storage": "san1", "mappings": 2, "host": true }]));
+    assert_eq!(done.ok["problems"], json!([]));
+    assert_eq!(notes(&site), Vec::<String>::new());
+    assert_eq!(site.site.array.maps().len(), 1, "the mapping of the node that lives stays");
+    assert!(site.site.array.igroups().iter().all(|it| !it.name.ends_with("node2")));
+    members(&site, None);
+    let again = remove("refuse").await.unwrap();
+    assert_eq!(again.ok["storages"], json!([{ "storage": "san1", "mappings": 0, "host": false }]));
+    let own = one.call("admin.node.remove", json!({ "node": "node1", "listed": "remove" })).await;
+    assert_eq!(kind(own), ErrorKind::InUse);
+    for name in [DISK, OTHER] {
+        let gone = one.call("volume.delete", json!({ "name": name })).await.unwrap();
+        assert!(gone.warnings.is_empty(), "{gone:?}");
+    }
+}
+
+/// A disk that was deleted while the node was away goes with the node.
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_dead_node_goes() {
+    let mut site = Site::started(2).await.unwrap();
+    site.node(0).create(DISK, SIZE).await.unwrap();
+    site.node(1).attach(DISK).await.unwrap();
+    site.kill(1);
+    site.node(1).host.crash();
+    assert!(matches!(site.node(0).delete(DISK).await.unwrap(), Outcome::Deleting { .. }));
+    let san = site.node(0).san();
+    san.finish_deletions().await.unwrap();
+    assert_eq!(san.repairs().counts.get(&Repair::DeletionFinished), None);
+    let cx = san.cx(Deadline::after(PATIENCE), OperationId::random());
+    assert_eq!(san.forget_node(&cx, &site.node(1).name).await.unwrap(), 1);
+    assert!(san.forget_host_of(&cx, &site.node(1).name).await.unwrap());
+    assert_eq!(
+        san.forget_node(&cx, &site.node(0).name).await.unwrap_err().kind(),
+        ErrorKind::InvalidInput,
+        "no node ends itself"
+    );
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    san.finish_deletions().await.unwrap();
+    assert_eq!(san.repairs().counts.get(&Repair::DeletionFinished), Some(&1));
+}
