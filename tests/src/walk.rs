@@ -31,7 +31,7 @@ const LENGTH: usize = 4 * MIB;
 /// The size the disk is made with, and the one it grows to.
 const SIZES: [u64; 2] = [8 << 20, 16 << 20];
 /// How many places the walk has.
-const PLACES: usize = 17;
+const PLACES: usize = 18;
 
 /// Why a walk failed, in words for people.
 pub type Walking<T> = Result<T, String>;
@@ -268,6 +268,37 @@ impl Walk<'_> {
         require(read == pattern(3, TAIL), || "the end of the disk has other data".to_owned())
     }
 
+    /// PVE locks a guest for as long as it moves, wherever its configuration lies.
+    fn lock_guest(&self) -> Walking<()> {
+        let nodes = std::fs::read_dir(self.site.pve().join("nodes")).map_err(failed("no nodes"))?;
+        for node in nodes.flatten() {
+            let file = node.path().join("qemu-server").join("100.conf");
+            match std::fs::read_to_string(&file) {
+                Ok(text) => {
+                    let locked = std::fs::write(&file, format!("lock: migrate\n{text}"));
+                    locked.map_err(failed("it cannot be locked"))?;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("no configuration")(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What could not be deleted at once goes by itself.
+    async fn until_deletions_have_ended(&self) -> Walking<()> {
+        let is_left =
+            || self.site.array().volumes().iter().any(|it| it.name.contains("deleting") && !it.deleted);
+        let started = Instant::now();
+        while is_left() {
+            if started.elapsed() > Duration::from_secs(180) {
+                return Err("what was deleted never goes".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Ok(())
+    }
+
     /// While the array is down the daemon lets one request in five seconds through.
     async fn until_the_array_is_tried_again(&self) -> Walking<()> {
         let one =
@@ -311,7 +342,11 @@ impl Beside for Walk<'_> {
                 self.require_data(1, 1).await?;
                 self.site.place_guest(1)
             }
-            "migrated" => self.require_attached(&[1], small).await,
+            "migrated" => {
+                self.require_attached(&[1], small).await?;
+                self.lock_guest()
+            }
+            "stopped" => self.site.place_guest(1),
             "detached" => {
                 self.require_attached(&[], small).await?;
                 self.site.place_guest(0)
@@ -338,7 +373,10 @@ impl Beside for Walk<'_> {
                 self.until_the_array_is_tried_again().await
             }
             "daemon killed" => self.site.kill(0).await,
-            "daemon started" => self.site.start(0).await,
+            "daemon started" => {
+                self.site.start(0).await?;
+                self.until_deletions_have_ended().await
+            }
             "removed" => {
                 require(self.luns().is_empty(), || format!("{:?}", self.luns()))?;
                 self.require_secret(Secret::None)?;

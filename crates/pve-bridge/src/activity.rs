@@ -70,11 +70,12 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// Whether `stat` (of `/proc/<pid>/stat`) is of this task, and not of a later process with its number.
-    fn is(&self, stat: &str) -> bool {
+    /// Whether `process` (of `/proc/<pid>/stat`) is of this task, and not of a later process with its number.
+    fn is(&self, process: &str) -> bool {
         // The name in parentheses may hold anything; the start is the 22nd word of all. Where it cannot be told the task
         // counts as alive.
-        let start = stat.rsplit(')').next().and_then(|it| it.split_whitespace().nth(19)?.parse::<u64>().ok());
+        let start =
+            process.rsplit(')').next().and_then(|it| it.split_whitespace().nth(19)?.parse::<u64>().ok());
         start.is_none_or(|it| it == self.started)
     }
 }

@@ -217,6 +217,7 @@ impl Storages {
             if let Some(_turn) = starting.turn() {
                 starting.take_up().await;
                 starting.refresh().await;
+                starting.drop_stale().await;
             }
         });
         Ok(storage)

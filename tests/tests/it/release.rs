@@ -156,12 +156,12 @@ async fn nothing_stays_of_a_request_whose_end_nobody_saw() {
 }
 
 /// `false`: there is no such boundary.
-async fn stopped_at(killed: usize, number: usize, side: Side) -> bool {
+async fn stopped_at(killed: usize, number: usize, which: Side) -> bool {
     let mut site = Site::started(2).await.unwrap();
     let before = site.audit();
     disk(&site).await;
     site.node(1).attach(DISK).await.unwrap();
-    let stopper = Stopper::new(Some((number, side)));
+    let stopper = Stopper::new(Some((number, which)));
     let array = Arc::new(site.connect(stopper.effects()).await.unwrap());
     site.kill(killed);
     site.start_with(killed, stopper.effects(), array).await.unwrap();
@@ -185,7 +185,7 @@ async fn stopped_at(killed: usize, number: usize, side: Side) -> bool {
     let findings = site.audit().against(&before);
     assert!(
         findings.is_empty(),
-        "node {killed}, {side:?} {number} {:?}:\n{findings}",
+        "node {killed}, {which:?} {number} {:?}:\n{findings}",
         stopper.passed().last()
     );
     reached
