@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArrayId, ByteSize, Cx, Error, ErrorKind, Identity, Initiator, Lun, Mark, NameRules, NodeName,
-    OperationId, Owner, Result, SnapshotName, TargetPort, TransportKind, VolumeName,
+    ArrayId, ByteSize, Checkup, Cx, Error, ErrorKind, Identity, Initiator, Lun, Mark, NameRules, NodeName,
+    OperationId, Owner, RecoveryQueue, Result, SnapshotName, Splits, TargetPort, TransportKind, VolumeName,
 };
 
 /// Whether something was made now or was there already. A conflicting request is an error, never `Already`.
@@ -388,4 +388,19 @@ pub trait Array: fmt::Debug + Send + Sync {
 
     /// The ports of this tenant that serve `kind`.
     async fn target_ports(&self, cx: &Cx, kind: TransportKind) -> Result<Vec<TargetPort>>;
+
+    /// What looks for settings that are known to cause trouble.
+    fn checkup(&self) -> Option<&dyn Checkup> {
+        None
+    }
+
+    /// What keeps deleted volumes for a while.
+    fn recovery_queue(&self) -> Option<&dyn RecoveryQueue> {
+        None
+    }
+
+    /// What makes clones independent of what they were cloned from.
+    fn splits(&self) -> Option<&dyn Splits> {
+        None
+    }
 }

@@ -117,6 +117,11 @@ impl Node {
         &self.inner.name
     }
 
+    /// The operating system, for whoever looks how it is set up.
+    pub fn host(&self) -> &Guard {
+        &self.inner.host
+    }
+
     /// A context for reading, or for an operation of this node.
     pub fn cx(&self, deadline: Deadline, operation: OperationId) -> Cx {
         self.inner.cx(deadline, operation)

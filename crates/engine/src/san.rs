@@ -192,11 +192,15 @@ impl San {
         self.0.node.devices_folder.join(owner.space()).join(owner.object())
     }
 
+    /// What matches the volumes of this storage and no other.
+    pub(crate) fn query(&self) -> VolumeQuery {
+        VolumeQuery { prefix: self.0.codec.prefix(self.realm(), self.space()) }
+    }
+
     /// All disks: complete, or an error. Half-made and deleted ones are left out; whatever carries another's mark or none is
     /// not ours.
     pub async fn disks(&self, cx: &Cx) -> Result<Vec<Disk>> {
-        let prefix = self.0.codec.prefix(self.realm(), self.space());
-        let volumes = self.array().volumes(cx, &VolumeQuery { prefix }).await?;
+        let volumes = self.array().volumes(cx, &self.query()).await?;
         let disk = |volume: Volume| {
             let Marked::Ours(mark) = volume.mark else { return None };
             if mark.kind == VolumeKind::Deleting {

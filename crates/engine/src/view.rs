@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use san_core::{Cx, Lun, NodeName, OperationId, Owner, Paths, Result, TargetPort, VolumeName};
+use san_core::{
+    Cx, Finding, HostSpec, Lun, Marked, NodeName, OperationId, Owner, Paths, Result, TargetPort, Volume,
+    VolumeName,
+};
 
 use crate::cluster::Guest;
 use crate::intent::{Cursor, Found, Intent};
@@ -84,6 +87,48 @@ impl San {
     /// The guests tied to the disk.
     pub async fn guests_of(&self, cx: &Cx, owner: &Owner) -> Result<Vec<Guest>> {
         self.cluster().guests_using(cx, owner).await
+    }
+
+    /// All volumes with a name of this storage, half-made and unmarked ones too: complete, or an error.
+    pub async fn census(&self, cx: &Cx) -> Result<Vec<Volume>> {
+        self.array().volumes(cx, &self.query()).await
+    }
+
+    /// Whose a volume of [`San::census`] is; `None` where its name and its mark do not say the same.
+    pub fn owner_of(&self, volume: &Volume) -> Option<Owner> {
+        let Marked::Ours(mark) = &volume.mark else { return None };
+        let name = self.encode(&mark.owner).ok()?;
+        (name == volume.name).then(|| mark.owner.clone())
+    }
+
+    /// The disks of this storage that the cluster has a binding of.
+    pub async fn bound_owners(&self, cx: &Cx) -> Result<Vec<Owner>> {
+        let mut owners = Vec::new();
+        for owner in self.cluster().bound(cx, self.realm(), self.space()).await? {
+            // A folder may hold a lease only.
+            if self.cluster().binding(cx, &owner).await?.is_some() {
+                owners.push(owner);
+            }
+        }
+        Ok(owners)
+    }
+
+    /// The names under which disks of this storage appear on this node.
+    pub async fn links(&self, cx: &Cx) -> Result<Vec<String>> {
+        let folder = self.node().devices_folder.join(self.space());
+        Ok(self.node().host.list(cx, &folder).await?.unwrap_or_default())
+    }
+
+    /// What of the array's settings is known to cause trouble; nothing where the array has nothing that looks.
+    pub async fn checkup(&self, cx: &Cx) -> Result<Vec<Finding>> {
+        let Some(checkup) = self.array().checkup() else { return Ok(Vec::new()) };
+        let transport = self.node().transport(self.shared().config.transport)?;
+        let host = HostSpec {
+            realm: self.realm().to_owned(),
+            node: self.node_name().clone(),
+            initiators: transport.initiators(cx).await?,
+        };
+        checkup.findings(cx, &host, &self.query()).await
     }
 
     fn describe(&self, found: Found) -> OpenOperation {

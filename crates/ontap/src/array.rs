@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use san_core::{
-    Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, EffectState, Ensured, Error,
-    ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, Result, Snapshot, SnapshotName,
-    SnapshotSet, TargetPort, TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery,
-    VolumeSpec,
+    Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
+    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, RecoveryQueue,
+    Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort, TransportKind, Visibility, Volume,
+    VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 
@@ -84,7 +84,7 @@ impl Ontap {
     }
 
     /// Makes sure, once, that this is the array of the profile.
-    async fn prove(&self, cx: &Cx) -> Result<()> {
+    pub(crate) async fn prove(&self, cx: &Cx) -> Result<()> {
         if self.proved.get().is_some() {
             return Ok(());
         }
@@ -259,5 +259,17 @@ impl Array for Ontap {
 
     async fn target_ports(&self, cx: &Cx, kind: TransportKind) -> Result<Vec<TargetPort>> {
         verb!(self, cx, "cannot read the target ports", kind, self.refresh_ports(cx, kind))
+    }
+
+    fn checkup(&self) -> Option<&dyn Checkup> {
+        Some(self)
+    }
+
+    fn recovery_queue(&self) -> Option<&dyn RecoveryQueue> {
+        Some(self)
+    }
+
+    fn splits(&self) -> Option<&dyn Splits> {
+        Some(self)
     }
 }

@@ -108,6 +108,12 @@ impl Api {
         }
     }
 
+    /// Carries out a change without waiting for its job: success means that the array has taken it on.
+    pub(crate) async fn begin(&self, cx: &Cx, request: &Request) -> Result<()> {
+        let answer = self.0.send(cx, request).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(of_answer(&answer)) }
+    }
+
     /// Carries out a change and waits for its job, if it turned into one. A success is proof.
     pub(crate) async fn change<T: DeserializeOwned>(&self, cx: &Cx, request: &Request) -> Result<Done<T>> {
         let mut done = Done { records: Vec::new(), touched: None };

@@ -19,7 +19,7 @@ use crate::wire;
 const COLLECTION: &str = "/api/protocols/san/igroups";
 const FIELDS: &str = "uuid,name,svm.uuid,os_type,protocol,initiators.name";
 const FIELDS_AND_COMMENT: &str = "uuid,name,svm.uuid,os_type,protocol,comment,initiators.name";
-const OS_TYPE: &str = "linux";
+pub(crate) const OS_TYPE: &str = "linux";
 const PROTOCOL: &str = "iscsi";
 /// Longest realm that stands in a name as it is: with a node of 63 characters the name has 96, ONTAP's limit.
 const PLAIN_REALM: usize = 29;
@@ -30,7 +30,7 @@ const COMMENT: usize = 254;
 
 /// The igroup of a node: `sb_<realm>_<node>`. A realm that is long or holds more than lower-case letters, digits and `-`
 /// is replaced by its hash behind a second `_`, which no realm written plainly begins with.
-fn igroup_name(spec: &HostSpec) -> String {
+pub(crate) fn igroup_name(spec: &HostSpec) -> String {
     let realm = &spec.realm;
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if realm.len() <= PLAIN_REALM && realm.bytes().all(plain) {

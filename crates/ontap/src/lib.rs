@@ -6,6 +6,7 @@
 //! checked to be about the SVM and the object that was asked for.
 
 mod array;
+mod checkup;
 mod client;
 mod clones;
 mod config;
@@ -18,8 +19,10 @@ mod look;
 mod mappings;
 mod ports;
 mod probe;
+mod recovery;
 mod release;
 mod snapshots;
+mod splits;
 mod volumes;
 mod wire;
 

@@ -89,8 +89,8 @@ fn ask(command: &cli::Command, console: &mut Console<'_>) -> Result<Exit> {
 
 fn on_console(work: impl FnOnce(&mut Console<'_>) -> Exit) -> Exit {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let screen = Screen::of(&out);
-    work(&mut Console::new(&mut out, screen, &mut err))
+    let (screen, messages) = (Screen::of(&out), Screen::of(&err));
+    work(&mut Console::new(&mut out, screen, &mut err, messages))
 }
 
 fn init_log() {

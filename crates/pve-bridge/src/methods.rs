@@ -36,6 +36,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Begins an operation of a storage under the id of the request.
+    pub(crate) fn begin(cx: &Cx, storage: Arc<Storage>, request: Request) -> Self {
+        let ticket = storage.san.submit(cx.operation(), request.clone(), cx.deadline());
+        Self { ticket, storage: Some((storage, request)) }
+    }
+
     /// Starts the operation anew, for a request that was sent again.
     pub(crate) fn again(&self, deadline: Deadline) -> Option<Ticket> {
         let (storage, request) = self.storage.as_ref()?;
@@ -283,11 +289,7 @@ async fn of_storage(cx: &Cx, storage: Arc<Storage>, method: &str, frame: &Frame)
         }
         _ => {
             let request = request(method, frame)?;
-            let ticket = san.submit(frame.id, request.clone(), cx.deadline());
-            return Ok(Reply::Operation(Box::new(Running {
-                ticket,
-                storage: Some((Arc::clone(&storage), request)),
-            })));
+            return Ok(Reply::Operation(Box::new(Running::begin(cx, storage, request))));
         }
     };
     Ok(Reply::Value(value))
@@ -361,7 +363,7 @@ fn request(method: &str, frame: &Frame) -> Result<Request> {
 /// The answer for an operation's outcome, with its warnings.
 pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
     match outcome {
-        Outcome::Created { object, size, template } => {
+        Outcome::Created { object, size, template } | Outcome::Undeleted { object, size, template } => {
             let name = DiskName::full(template.as_deref(), &object);
             (json!({ "name": name, "size_bytes": size.bytes() }), Vec::new())
         }
@@ -385,7 +387,8 @@ pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
         Outcome::Detached { pending: None }
         | Outcome::SnapshotTaken
         | Outcome::SnapshotDeleted
-        | Outcome::RolledBack => (json!({}), Vec::new()),
+        | Outcome::RolledBack
+        | Outcome::Splitting => (json!({}), Vec::new()),
     }
 }
 

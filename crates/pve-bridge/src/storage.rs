@@ -34,6 +34,8 @@ struct Kept {
 const KEPT: &str = "storage";
 /// How long one of several addresses may take to show that it leads to the array, when settings are checked.
 const ADDRESS_LOOK: Duration = Duration::from_secs(6);
+/// How long a storage that is being made, or looked after, is waited for by whoever wants to know of it.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// What an addition found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,11 @@ impl Storages {
         }
     }
 
+    /// The way to the arrays.
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
     /// The storages that are ready now.
     pub(crate) fn ready(&self) -> Vec<Arc<Storage>> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,17 +111,25 @@ impl Storages {
         slots.values().filter_map(|it| it.try_lock().ok().and_then(|it| it.clone())).collect()
     }
 
-    /// All storages this node serves or served, by id; `None` beside one that is not ready.
-    pub(crate) async fn known(&self) -> Result<BTreeMap<String, Option<Arc<Storage>>>> {
+    /// All storages this node serves or served, by id; `None` beside one that is not ready, or still being made.
+    pub(crate) async fn known(&self, cx: &Cx) -> Result<BTreeMap<String, Option<Arc<Storage>>>> {
+        let mut ids = self.state.names().await?;
+        let ready: Vec<String> = self.ready().iter().map(|it| it.san.space().to_owned()).collect();
+        ids.retain(|it| !ready.contains(it));
         let mut known = BTreeMap::new();
-        for id in self.state.names().await? {
-            if self.state.below(&id).read::<Kept>(KEPT).await.is_ok_and(|it| it.is_none()) {
-                continue;
+        for id in ids {
+            // One that cannot be read is known all the same.
+            if !self.state.below(&id).read::<Kept>(KEPT).await.is_ok_and(|it| it.is_none()) {
+                known.insert(id, None);
             }
+        }
+        for id in ready {
             known.insert(id, None);
         }
-        for storage in self.ready() {
-            known.insert(storage.san.space().to_owned(), Some(storage));
+        // Whoever looks after one at this moment has its slot; whoever makes one has it for as long as its array takes.
+        let moment = cx.at_most(MOMENT);
+        for (id, storage) in &mut known {
+            *storage = self.slot(&moment, id).await.ok().and_then(|it| it.clone());
         }
         Ok(known)
     }
@@ -123,9 +138,9 @@ impl Storages {
     ///
     /// # Errors
     /// `NotFound` where this node serves none of this id, `Unavailable` where it is not ready.
-    pub(crate) async fn by_id(&self, id: &str) -> Result<Arc<Storage>> {
+    pub(crate) async fn by_id(&self, cx: &Cx, id: &str) -> Result<Arc<Storage>> {
         check_storage_id(id)?;
-        match self.known().await?.remove(id) {
+        match self.known(cx).await?.remove(id) {
             Some(Some(storage)) => Ok(storage),
             Some(None) => Err(Error::new(ErrorKind::Unavailable, "the storage is not ready on this node")
                 .on(id)

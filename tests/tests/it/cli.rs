@@ -1,9 +1,14 @@
 //! The commands for people against daemons on a simulated site: what they print, how they end, and that they touch nothing
 //! but what they are told to.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use clap::Parser;
+use san_sim::ontap::Version;
 use sanbridge::cli::{Command, Console, Screen};
-use sanbridge_tests::daemons::DaemonSite;
+use sanbridge_tests::daemons::{DaemonSite, SimWires};
+use sanbridge_tests::site::Site;
 use serde_json::{Value, json};
 
 use crate::support::DISK;
@@ -17,10 +22,10 @@ struct Line {
 
 /// What a command wrote, and its exit code.
 #[derive(Debug)]
-struct Ran {
-    code: u8,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: u8,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
@@ -30,12 +35,13 @@ impl Ran {
     }
 }
 
-async fn run_on(socket: &std::path::Path, screen: Screen, arguments: &[&str]) -> Ran {
+pub(crate) async fn run_on(socket: &std::path::Path, screen: Screen, arguments: &[&str]) -> Ran {
     let socket = socket.to_str().unwrap();
-    let line = [&["sanbridge"], arguments, &["--socket", socket]].concat();
+    let (verb, rest) = arguments.split_at(1);
+    let line = [&["sanbridge"], verb, &["--socket", socket], rest].concat();
     let Line { command } = Line::try_parse_from(line).unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let exit = command.run(&mut Console::new(&mut out, screen, &mut err)).await;
+    let exit = command.run(&mut Console::new(&mut out, screen, &mut err, Screen::Pipe)).await;
     Ran { code: exit.code(), out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
 }
 
@@ -146,4 +152,142 @@ async fn an_array_that_is_down_is_said_so_and_does_not_hide_the_rest() {
     assert!(ran.err.starts_with("sanbridge: san1: "), "{ran:?}");
     assert_eq!(run(&site, &["volumes", "--storage", "san1"]).await.code, 8);
     assert_eq!(run(&site, &["status"]).await.code, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_is_split_and_waited_for() {
+    let array = Site::with(1, Version::new(9, 16, 1), |it| it.pace.split = Duration::from_secs(600)).unwrap();
+    let wires = Arc::new(SimWires(array.array.clone()));
+    let site = DaemonSite::on(array, wires).await.unwrap();
+    let client = site.client(0);
+    client.add().await.unwrap();
+    client.call("volume.create", json!({ "vmid": 100, "name": null, "size_bytes": 8 << 20 })).await.unwrap();
+    client.call("volume.template", json!({ "name": DISK })).await.unwrap();
+    let made = client.call("volume.clone", json!({ "name": "base-100-disk-0", "vmid": 101 })).await.unwrap();
+    let name = made.ok["name"].as_str().unwrap();
+    let begun = run(&site, &["split", name, "--json"]).await;
+    assert_eq!(begun.json()["state"], "splitting", "{begun:?}");
+    let done = run(&site, &["split", name, "--wait"]).await;
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (0, "It is independent.\n", ""));
+    // What is independent already is left alone.
+    let mark = site.site.array.mark();
+    assert_eq!(run(&site, &["split", name]).await.code, 0);
+    assert_eq!(crate::support::changes(&site.site.array, mark), []);
+    client.call("volume.delete", json!({ "name": "base-100-disk-0" })).await.unwrap();
+}
+
+#[tokio::test]
+async fn orphans_are_told_apart_and_only_what_is_proved_unused_is_removed() {
+    let site = with_disk(2).await;
+    let client = site.client(0);
+    let none = run(&site, &["orphans"]).await;
+    assert_eq!((none.code, none.out.as_str()), (0, "There are no orphans.\n"), "{none:?}");
+    let before = site.audit();
+    // A volume no guest names, one that was deleted on the array, and the link of a disk nobody has on record.
+    let made = client
+        .call("volume.create", json!({ "vmid": 200, "name": null, "size_bytes": 8 << 20 }))
+        .await
+        .unwrap();
+    let forgotten = made.ok["name"].as_str().unwrap().to_owned();
+    client.call("volume.create", json!({ "vmid": 300, "name": null, "size_bytes": 8 << 20 })).await.unwrap();
+    let array = &site.site.array;
+    let gone = array.volumes().into_iter().find(|it| it.name.contains("vm_300")).unwrap();
+    array.destroy_volume(sanbridge_tests::site::SVM, &gone.name).unwrap();
+    let seen = run(&site, &["orphans", "--json"]).await.json();
+    let kinds: Vec<(&str, &str, bool)> = seen["orphans"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| {
+            (it["kind"].as_str().unwrap(), it["name"].as_str().unwrap(), it["removable"].as_bool().unwrap())
+        })
+        .collect();
+    assert_eq!(kinds, [("unreferenced", "vm-200-disk-0", false), ("binding", "vm-300-disk-0", true)]);
+    // Whatever has data in it is not removed this way, whatever is said.
+    let mark = array.mark();
+    let refused = run(&site, &["orphans", "remove", &forgotten, "--yes"]).await;
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.err.contains("pvesm free san1:vm-200-disk-0"), "{refused:?}");
+    assert_eq!(run(&site, &["orphans", "remove", DISK, "--yes"]).await.code, 3);
+    // Without --yes nothing is done.
+    let planned = run(&site, &["orphans", "remove", "san1:vm-300-disk-0"]).await;
+    assert!(planned.code == 0 && planned.out.contains("forget the notes"), "{planned:?}");
+    assert_eq!(crate::support::changes(array, mark), []);
+    let explained = run(&site, &["orphans", "explain", "vm-300-disk-0"]).await;
+    assert!(explained.out.contains("why: somebody deleted the volume on the array"), "{explained:?}");
+    let removed = run(&site, &["orphans", "remove", "vm-300-disk-0", "--yes"]).await;
+    assert_eq!((removed.code, removed.out.as_str()), (0, "It is gone.\n"), "{removed:?}");
+    client.call("volume.delete", json!({ "name": forgotten })).await.unwrap();
+    array.purge_recovery_queue().unwrap();
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{findings}");
+}
+
+#[tokio::test]
+async fn a_disk_on_record_without_a_device_is_an_orphan_until_it_is_removed() {
+    let site = with_disk(1).await;
+    site.client(0).call("snapshot.create", json!({ "name": DISK, "snapshot": "kept" })).await.unwrap();
+    let host = &site.site.node(0).host;
+    host.crash();
+    host.boot();
+    let seen = run(&site, &["orphans", "--json"]).await.json();
+    assert_eq!(
+        (&seen["orphans"][0]["kind"], &seen["orphans"][0]["name"]),
+        (&json!("record"), &json!(DISK)),
+        "{seen}"
+    );
+    assert_eq!(run(&site, &["orphans", "remove", DISK, "--yes"]).await.code, 0);
+    assert_eq!(run(&site, &["orphans"]).await.out, "There are no orphans.\n");
+    // The disk itself is as it was.
+    assert!(run(&site, &["snapshots", DISK]).await.out.contains("kept"));
+}
+
+#[tokio::test]
+async fn a_deleted_disk_is_brought_back_by_its_name() {
+    let site = with_disk(1).await;
+    let client = site.client(0);
+    let none = run(&site, &["undelete"]).await;
+    assert_eq!((none.code, none.out.as_str()), (0, "No array keeps a deleted volume of ours.\n"), "{none:?}");
+    assert_eq!(run(&site, &["undelete", DISK]).await.code, 4, "it is there");
+    assert_eq!(run(&site, &["undelete", "vm-100-disk-9"]).await.code, 3);
+    let named = json!({ "name": DISK });
+    let path =
+        client.call("volume.attach", named.clone()).await.unwrap().ok["path"].as_str().unwrap().to_owned();
+    let host = &site.site.node(0).host;
+    host.write_at(std::path::Path::new(&path), 0, b"kept").await.unwrap();
+    client.call("volume.detach", named.clone()).await.unwrap();
+    client.call("volume.delete", named.clone()).await.unwrap();
+    let kept = run(&site, &["undelete", "--json"]).await.json();
+    assert_eq!(kept["volumes"][0]["name"], DISK);
+    let back = run(&site, &["undelete", "san1:vm-100-disk-0"]).await;
+    assert_eq!((back.code, back.out.as_str()), (0, "vm-100-disk-0 is back (8 MiB).\n"), "{back:?}");
+    client.call("volume.attach", named.clone()).await.unwrap();
+    assert_eq!(host.read_at(std::path::Path::new(&path), 0, 4).await.unwrap(), b"kept");
+    // Two that had the name: somebody has to say which.
+    client.call("volume.detach", named.clone()).await.unwrap();
+    client.call("volume.delete", named.clone()).await.unwrap();
+    client.call("volume.create", json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 })).await.unwrap();
+    client.call("volume.delete", named).await.unwrap();
+    let refused = run(&site, &["undelete", DISK]).await;
+    assert!(refused.code == 4 && refused.err.contains("--queued"), "{refused:?}");
+    let kept = run(&site, &["undelete", "--json"]).await.json();
+    let queued = kept["volumes"][0]["queued"].as_str().unwrap().to_owned();
+    assert_eq!(run(&site, &["undelete", DISK, "--queued", &queued]).await.code, 0);
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_and_never_reaches_a_terminal() {
+    let site = with_disk(1).await;
+    let before = site.audit();
+    let evil = "vm-100-\u{1b}]0;x\u{7}";
+    let long = "a".repeat(70_000);
+    for name in [evil, "vm-100-disk-0/../x", "-", "", "san1:", ":x", "san1:base-1/vm-100-disk-0", &long] {
+        for verb in [&["snapshots"] as &[&str], &["split"], &["undelete"], &["orphans", "remove", "--yes"]] {
+            let ran = run(&site, &[verb, &["--", name]].concat()).await;
+            assert!([2, 3].contains(&ran.code), "{verb:?} {name:?}: {ran:?}");
+            assert!(!ran.err.contains('\u{1b}') && !ran.err.contains('\u{7}'), "{ran:?}");
+        }
+    }
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{findings}");
 }

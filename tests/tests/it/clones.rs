@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use san_core::{Deadline, Effects, ErrorKind, OperationId, Result};
+use san_core::{Deadline, Effects, ErrorKind, Lineage, OperationId, Result};
 use san_engine::{Naming, Outcome, Request, Tie};
+use san_sim::ontap::Version;
 use sanbridge_tests::crash::{Side, Stopper};
-use sanbridge_tests::site::{Site, SiteNode};
+use sanbridge_tests::site::{PATIENCE, Site, SiteNode};
 
 use crate::support::{DISK, GROWN, SIZE, assert_unchanged, changes, snapshot};
 
@@ -304,4 +305,63 @@ async fn an_idle_disk_stays() {
         node.san().drop_idle_templates().await.unwrap();
     }
     assert_eq!(node.read(&path, 0, 1).await.unwrap(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_split_clone_lets_its_template_go_and_is_used_meanwhile() {
+    let mut site =
+        Site::with(2, Version::new(9, 16, 1), |it| it.pace.split = Duration::from_secs(3600)).unwrap();
+    for index in 0..2 {
+        site.start(index, Effects::unobserved()).await.unwrap();
+    }
+    let before = site.audit();
+    let node = site.node(0);
+    node.create(DISK, SIZE).await.unwrap();
+    written(node, DISK, b"first").await;
+    template(node).await.unwrap();
+    clone(node, TEMPLATE, 200).await.unwrap();
+    let path = node.attach(OTHER).await.unwrap();
+    let split = Request::Split { object: OTHER.to_owned() };
+    assert_eq!(node.call(split.clone()).await.unwrap(), Outcome::Splitting);
+    let lineage = async || {
+        let cx = node.san().cx(Deadline::after(PATIENCE), OperationId::random());
+        node.san().lineage(&cx, OTHER).await.unwrap()
+    };
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    assert_eq!(lineage().await, Lineage::Splitting(Some(50)));
+    // Asked again it is not begun again, and it goes on being used.
+    assert_eq!(node.call(split).await.unwrap(), Outcome::Splitting);
+    node.write(&path, 0, b"other").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1900)).await;
+    assert_eq!(lineage().await, Lineage::Independent);
+    node.delete(TEMPLATE).await.unwrap();
+    // Guests' configurations go on naming it with its template.
+    let cx = node.san().cx(Deadline::after(PATIENCE), OperationId::random());
+    node.san().require_template(&cx, OTHER, Some(TEMPLATE)).await.unwrap();
+    assert_eq!(node.read(&path, 0, 5).await.unwrap(), b"other");
+    node.detach(OTHER).await.unwrap();
+    assert_eq!(bytes(site.node(1), OTHER).await, b"other");
+    node.delete(OTHER).await.unwrap();
+    site.array.purge_recovery_queue().unwrap();
+    assert_unchanged(&site, &before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_with_snapshots_is_not_split_and_what_is_no_clone_is_left_alone() {
+    let site = Site::started(1).await.unwrap();
+    let node = site.node(0);
+    node.create(DISK, SIZE).await.unwrap();
+    let mark = site.array.mark();
+    let split = |object: &str| node.call(Request::Split { object: object.to_owned() });
+    assert_eq!(split(DISK).await.unwrap(), Outcome::Splitting);
+    assert_eq!(kind(split("vm-999-disk-0").await), ErrorKind::NotFound);
+    assert_eq!(changes(&site.array, mark), []);
+    template(node).await.unwrap();
+    clone(node, TEMPLATE, 200).await.unwrap();
+    node.snapshot(OTHER, &snapshot()).await.unwrap();
+    let (before, mark) = (site.audit(), site.array.mark());
+    let refused = split(OTHER).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused:?}");
+    assert_eq!(changes(&site.array, mark), []);
+    assert_unchanged(&site, &before);
 }

@@ -40,6 +40,8 @@ enum Op {
     Clone,
     Template,
     Rename,
+    Split,
+    Undelete,
 }
 
 #[async_trait]
@@ -60,6 +62,8 @@ impl Scenario for Op {
             Self::Clone => "clone",
             Self::Template => "make a template of",
             Self::Rename => "rename",
+            Self::Split => "split",
+            Self::Undelete => "undelete",
         }
     }
 
@@ -68,7 +72,7 @@ impl Scenario for Op {
         if matches!(self, Self::Create | Self::CreateNumbered) {
             return Ok(());
         }
-        if matches!(self, Self::Clone | Self::DeleteHeld) {
+        if matches!(self, Self::Clone | Self::DeleteHeld | Self::Split) {
             node.create(SOURCE, SIZE).await?;
             let path = node.attach(SOURCE).await?;
             node.write(&path, 0, SNAPSHOTTED).await?;
@@ -78,6 +82,9 @@ impl Scenario for Op {
             if matches!(self, Self::DeleteHeld) {
                 node.call(Self::Clone.request()).await?;
                 node.delete(DISK).await?;
+            }
+            if matches!(self, Self::Split) {
+                node.call(Self::Clone.request()).await?;
             }
             return Ok(());
         }
@@ -93,6 +100,9 @@ impl Scenario for Op {
         }
         if !matches!(self, Self::Detach | Self::DeleteAttached | Self::Grow) {
             node.detach(DISK).await?;
+        }
+        if matches!(self, Self::Undelete) {
+            node.delete(DISK).await?;
         }
         Ok(())
     }
@@ -117,11 +127,22 @@ impl Scenario for Op {
             }
             Self::Template => Request::Template { object, naming: Naming::Exact(TEMPLATE.to_owned()) },
             Self::Rename => Request::Rename { object, naming: Naming::Exact(RENAMED.to_owned()) },
+            Self::Split => Request::Split { object },
+            Self::Undelete => Request::Undelete { object, queued: None },
         }
     }
 
     fn changes_content(&self) -> bool {
-        matches!(self, Self::Grow | Self::Rollback | Self::Clone | Self::Template | Self::Rename)
+        matches!(
+            self,
+            Self::Grow
+                | Self::Rollback
+                | Self::Clone
+                | Self::Template
+                | Self::Rename
+                | Self::Split
+                | Self::Undelete
+        )
     }
 
     async fn verify(&self, site: &Site) -> Result<()> {
@@ -204,8 +225,11 @@ impl Op {
         }
         let path = match attached {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let may_be_gone =
-                    self.creates() || matches!(self, Self::Delete | Self::DeleteAttached | Self::DeleteHeld);
+                let may_be_gone = self.creates()
+                    || matches!(
+                        self,
+                        Self::Delete | Self::DeleteAttached | Self::DeleteHeld | Self::Undelete
+                    );
                 return if may_be_gone { Ok(()) } else { Err(error) };
             }
             other => other?,
@@ -321,6 +345,8 @@ matrix! {
     clone: Clone,
     template: Template,
     rename: Rename,
+    split: Split,
+    undelete: Undelete,
 }
 
 /// Those that touch the kernel's devices, with the power gone instead of the process.

@@ -5,6 +5,7 @@
 mod add;
 mod budgets;
 mod callers;
+mod check;
 mod cli;
 mod clones;
 mod crash;

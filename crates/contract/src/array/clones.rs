@@ -1,6 +1,10 @@
 //! Clauses about clones and names.
 
-use san_core::{CloneSpec, DeleteMode, ErrorKind, Mark, Marked, Volume, VolumeKey, VolumeKind};
+use std::time::Duration;
+
+use san_core::{
+    CloneSpec, DeleteMode, ErrorKind, Lineage, Mark, Marked, Splits, Volume, VolumeKey, VolumeKind,
+};
 
 use super::{ArrayFixture, SIZE, assert_refused, choice, cx, host, look, made, query, set, spec};
 
@@ -82,6 +86,59 @@ pub async fn what_clones_hang_on_stays(fixture: &impl ArrayFixture) {
     fixture.forget_deleted().await;
     assert!(array.ensure_no_snapshot(&cx(), &source, &state).await.unwrap());
     assert!(array.ensure_no_volume(&cx(), &source, DeleteMode::Immediate).await.unwrap());
+}
+
+/// Waits until the array has ended a split.
+async fn independent(splits: &dyn Splits, volume: &Volume) {
+    for _ in 0..600 {
+        match splits.lineage(&cx(), volume).await.unwrap() {
+            Lineage::Independent => return,
+            Lineage::Splitting(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Lineage::Clone => panic!("the array gave the split up"),
+        }
+    }
+    panic!("the split has no end");
+}
+
+/// It keeps bytes, identity and mark, also while a host sees it; doing it twice is doing it once, and what is no clone is
+/// left alone.
+pub async fn a_split_clone_holds_its_parent_no_longer(fixture: &impl ArrayFixture) {
+    let array = fixture.array();
+    let Some(splits) = array.splits() else { return };
+    let source = source(fixture).await;
+    assert_eq!(splits.lineage(&cx(), &source).await.unwrap(), Lineage::Independent);
+    assert_eq!(splits.ensure_splitting(&cx(), &source).await.unwrap(), Lineage::Independent);
+    assert_eq!(array.snapshots(&cx(), &source).await.unwrap().len(), 1);
+    let spec = clone_spec(fixture, &source, "vm-101-disk-0", "state");
+    let clone = array.ensure_clone(&cx(), &spec).await.unwrap().into_inner();
+    assert_eq!(splits.lineage(&cx(), &clone).await.unwrap(), Lineage::Clone);
+    let node = host(array, "node1").await;
+    array.ensure_mapped(&cx(), &clone, &node, &choice([1])).await.unwrap();
+    let before = look(array, &clone).await;
+    for _ in 0..2 {
+        splits.ensure_splitting(&cx(), &clone).await.unwrap();
+    }
+    independent(splits, &clone).await;
+    assert_eq!(look(array, &clone).await, before);
+    assert_eq!(fixture.read(&clone, 5).await, b"first");
+    assert!(array.ensure_no_snapshot(&cx(), &source, &"state".parse().unwrap()).await.unwrap());
+    assert!(array.ensure_no_volume(&cx(), &source, DeleteMode::Immediate).await.unwrap());
+    assert_eq!(fixture.read(&clone, 5).await, b"first");
+}
+
+/// Arrays may delete a clone's snapshots when they split it.
+pub async fn a_clone_with_snapshots_is_not_split(fixture: &impl ArrayFixture) {
+    let array = fixture.array();
+    let Some(splits) = array.splits() else { return };
+    let source = source(fixture).await;
+    let spec = clone_spec(fixture, &source, "vm-101-disk-0", "state");
+    let clone = array.ensure_clone(&cx(), &spec).await.unwrap().into_inner();
+    array.snapshot(&cx(), &set(&clone, "kept")).await.unwrap();
+    let refused = splits.ensure_splitting(&cx(), &clone).await.unwrap_err();
+    assert_refused(&refused, ErrorKind::Conflict);
+    assert!(refused.chain().to_string().contains("kept"), "{}", refused.chain());
+    assert_eq!(splits.lineage(&cx(), &clone).await.unwrap(), Lineage::Clone);
+    assert_eq!(array.snapshots(&cx(), &clone).await.unwrap().len(), 1);
 }
 
 /// Key, identity, mappings, bytes and snapshots stay; doing it twice is doing it once.

@@ -237,3 +237,39 @@ pub async fn two_operations_cannot_both_have_a_name(fixture: &impl ArrayFixture)
     assert_eq!((won.len(), lost.len()), (1, 1));
     assert_refused(lost[0].as_ref().unwrap_err(), ErrorKind::AlreadyExists);
 }
+
+/// With its bytes, identity and mark, seen by nobody; doing it twice is doing it once.
+pub async fn a_deleted_volume_comes_back_as_it_was(fixture: &impl ArrayFixture) {
+    let array = fixture.array();
+    let Some(queue) = array.recovery_queue() else { return };
+    let volume = made(array, "vm-100-disk-0").await;
+    let owner = spec(array, "vm-100-disk-0", SIZE).owner;
+    fixture.write(&volume, b"kept").await;
+    let before = look(array, &volume).await;
+    assert_eq!(queue.deleted(&cx(), &query(array)).await.unwrap(), []);
+    array.ensure_no_volume(&cx(), &volume, DeleteMode::Recoverable).await.unwrap();
+    let kept = queue.deleted(&cx(), &query(array)).await.unwrap();
+    let [deleted] = kept.as_slice() else { panic!("{kept:?}") };
+    assert_eq!(deleted.name, volume.name);
+    for _ in 0..2 {
+        queue.ensure_recovered(&cx(), deleted, &owner).await.unwrap();
+    }
+    assert_eq!(look(array, &volume).await, before);
+    assert_eq!(fixture.read(&volume, 4).await, b"kept");
+    assert_eq!(queue.deleted(&cx(), &query(array)).await.unwrap(), []);
+}
+
+/// Neither is the one that has the name touched, nor does anything come back half.
+pub async fn a_deleted_volume_takes_nobodys_name(fixture: &impl ArrayFixture) {
+    let array = fixture.array();
+    let Some(queue) = array.recovery_queue() else { return };
+    let old = made(array, "vm-100-disk-0").await;
+    let owner = spec(array, "vm-100-disk-0", SIZE).owner;
+    array.ensure_no_volume(&cx(), &old, DeleteMode::Recoverable).await.unwrap();
+    let new = made(array, "vm-100-disk-0").await;
+    let kept = queue.deleted(&cx(), &query(array)).await.unwrap();
+    let refused = queue.ensure_recovered(&cx(), &kept[0], &owner).await.unwrap_err();
+    assert_refused(&refused, ErrorKind::AlreadyExists);
+    assert_eq!(look(array, &new).await.id, new.id);
+    assert_eq!(queue.deleted(&cx(), &query(array)).await.unwrap(), kept);
+}

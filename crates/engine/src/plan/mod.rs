@@ -9,6 +9,8 @@ mod naming;
 mod rename;
 mod rollback;
 mod snapshot;
+mod split;
+mod undelete;
 
 use std::path::PathBuf;
 
@@ -25,6 +27,8 @@ pub use naming::Naming;
 pub(crate) use rename::{Rename, is_asked_for};
 pub(crate) use rollback::Rollback;
 pub(crate) use snapshot::{DeleteSnapshot, TakeSnapshot};
+pub(crate) use split::Split;
+pub(crate) use undelete::Undelete;
 
 use crate::san::San;
 use crate::tombstone::is_tombstone;
@@ -115,6 +119,18 @@ pub enum Request {
         /// To which snapshot.
         snapshot: SnapshotName,
     },
+    /// A deleted disk brought back under its name.
+    Undelete {
+        /// Which.
+        object: String,
+        /// Which of several that had the name, as the array calls it now.
+        queued: Option<String>,
+    },
+    /// A clone made independent of what it was cloned from, in the background. One that is so already is success.
+    Split {
+        /// Which.
+        object: String,
+    },
 }
 
 /// What an operation ended with.
@@ -171,6 +187,17 @@ pub enum Outcome {
     SnapshotDeleted,
     /// The disk has the snapshot's bytes.
     RolledBack,
+    /// The disk is back.
+    Undeleted {
+        /// Its name.
+        object: String,
+        /// Its size.
+        size: ByteSize,
+        /// The template it was cloned from.
+        template: Option<String>,
+    },
+    /// The array makes the disk independent, or it is so already.
+    Splitting,
 }
 
 impl Outcome {
@@ -260,6 +287,8 @@ pub(crate) enum Work {
     Snapshot(TakeSnapshot),
     DeleteSnapshot(DeleteSnapshot),
     Rollback(Box<Rollback>),
+    Split(Split),
+    Undelete(Box<Undelete>),
 }
 
 /// The owner of a volume that is to be used. One that was deleted can only be deleted.
@@ -306,6 +335,10 @@ impl Work {
             Request::Rollback { object, snapshot } => {
                 Self::Rollback(Box::new(Rollback::new(known(san, &object)?, snapshot)))
             }
+            Request::Undelete { object, queued } => {
+                Self::Undelete(Box::new(Undelete::new(san.owner(&object)?, queued)))
+            }
+            Request::Split { object } => Self::Split(Split::new(san.owner(&object)?)),
         })
     }
 
@@ -320,6 +353,8 @@ impl Work {
             Self::Snapshot(it) => it,
             Self::DeleteSnapshot(it) => it,
             Self::Rollback(it) => it.as_ref(),
+            Self::Split(it) => it,
+            Self::Undelete(it) => it.as_ref(),
         }
     }
 
@@ -334,6 +369,8 @@ impl Work {
             Self::Snapshot(it) => it,
             Self::DeleteSnapshot(it) => it,
             Self::Rollback(it) => it.as_mut(),
+            Self::Split(it) => it,
+            Self::Undelete(it) => it.as_mut(),
         }
     }
 
@@ -349,6 +386,8 @@ impl Work {
             Self::Snapshot(it) => Some(it.owner()),
             Self::DeleteSnapshot(it) => Some(it.owner()),
             Self::Rollback(it) => Some(it.owner()),
+            Self::Split(it) => Some(it.owner()),
+            Self::Undelete(it) => Some(it.owner()),
         }
     }
 
@@ -381,6 +420,8 @@ impl Work {
             Self::Snapshot(_) => "snapshot",
             Self::DeleteSnapshot(_) => "delete snapshot of",
             Self::Rollback(_) => "roll back",
+            Self::Split(_) => "split",
+            Self::Undelete(_) => "undelete",
         }
     }
 }

@@ -1,17 +1,23 @@
 //! What people ask and order through `sanbridge`: the methods `admin.*` of the protocol. The answers' shapes are also what
 //! `--json` prints.
 
+pub(crate) mod check;
+pub(crate) mod deleted;
 pub(crate) mod node;
+pub(crate) mod orphans;
+pub(crate) mod split;
 pub(crate) mod status;
 pub(crate) mod volumes;
 
 use std::sync::Arc;
 
 use san_core::{Cx, Error, ErrorKind, Result};
+use san_engine::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::methods::{Reply, no_method, params};
+use crate::methods::{Reply, Running, no_method, params};
+use crate::names::DiskName;
 use crate::protocol::Frame;
 use crate::server::Service;
 use crate::storage::{Storage, Storages};
@@ -29,6 +35,15 @@ struct Of {
 struct OfVolume {
     storage: Option<String>,
     name: String,
+}
+
+/// A deleted volume, and which one where several had its name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Undelete {
+    storage: Option<String>,
+    name: String,
+    queued: Option<String>,
 }
 
 /// A storage that could not be asked.
@@ -49,14 +64,49 @@ pub(crate) async fn call(cx: &Cx, service: &Service, frame: &Frame) -> Result<Re
         }
         "admin.volumes" => {
             let Of { storage } = params(frame)?;
-            value(&volumes::list(cx, Ready::of(storages, storage.as_deref()).await?).await?)
+            value(&volumes::list(cx, Ready::of(cx, storages, storage.as_deref()).await?).await?)
         }
         "admin.snapshots" => {
             let OfVolume { storage, name } = params(frame)?;
-            let storage = one(storages, storage.as_deref()).await?;
+            let storage = one(cx, storages, storage.as_deref()).await?;
             value(&volumes::snapshots(cx, &storage, &name).await?)
         }
         "admin.node.remove" => value(&node::remove(cx, storages, members, params(frame)?).await?),
+        "admin.check" => {
+            let Of { storage } = params(frame)?;
+            value(&check::check(cx, node, storages, storage.as_deref()).await?)
+        }
+        "admin.orphans" => {
+            let Of { storage } = params(frame)?;
+            value(&orphans::list(cx, Ready::of(cx, storages, storage.as_deref()).await?).await?)
+        }
+        "admin.orphans.remove" => {
+            let OfVolume { storage, name } = params(frame)?;
+            let storage = one(cx, storages, storage.as_deref()).await?;
+            let request = orphans::removal(cx, &storage, &name).await?;
+            Ok(Reply::Operation(Box::new(Running::begin(cx, storage, request))))
+        }
+        "admin.deleted" => {
+            let Of { storage } = params(frame)?;
+            value(&deleted::list(cx, Ready::of(cx, storages, storage.as_deref()).await?).await?)
+        }
+        "admin.undelete" => {
+            let Undelete { storage, name, queued } = params(frame)?;
+            let storage = one(cx, storages, storage.as_deref()).await?;
+            let object = DiskName::parse(&name)?.object;
+            Ok(Reply::Operation(Box::new(Running::begin(cx, storage, Request::Undelete { object, queued }))))
+        }
+        "admin.split" => {
+            let OfVolume { storage, name } = params(frame)?;
+            let storage = one(cx, storages, storage.as_deref()).await?;
+            let object = DiskName::parse(&name)?.object;
+            Ok(Reply::Operation(Box::new(Running::begin(cx, storage, Request::Split { object }))))
+        }
+        "admin.lineage" => {
+            let OfVolume { storage, name } = params(frame)?;
+            let storage = one(cx, storages, storage.as_deref()).await?;
+            value(&split::lineage(cx, &storage, &name).await?)
+        }
         other => Err(no_method(other)),
     }
 }
@@ -68,13 +118,13 @@ fn value(answer: &impl Serialize) -> Result<Reply> {
 }
 
 /// The storage that is meant.
-async fn one(storages: &Storages, id: Option<&str>) -> Result<Arc<Storage>> {
+async fn one(cx: &Cx, storages: &Storages, id: Option<&str>) -> Result<Arc<Storage>> {
     if let Some(id) = id {
-        return storages.by_id(id).await;
+        return storages.by_id(cx, id).await;
     }
-    let known: Vec<String> = storages.known().await?.into_keys().collect();
+    let known: Vec<String> = storages.known(cx).await?.into_keys().collect();
     match known.as_slice() {
-        [only] => storages.by_id(only).await,
+        [only] => storages.by_id(cx, only).await,
         [] => Err(Error::new(ErrorKind::NotFound, "this node serves no storage yet")),
         several => {
             Err(Error::new(ErrorKind::InvalidInput, "it is not said which storage is meant").with_remedy(
@@ -93,15 +143,15 @@ pub(crate) enum Ready {
 }
 
 impl Ready {
-    async fn of(storages: &Storages, id: Option<&str>) -> Result<Self> {
+    async fn of(cx: &Cx, storages: &Storages, id: Option<&str>) -> Result<Self> {
         if let Some(id) = id {
-            return Ok(Self::One(storages.by_id(id).await?));
+            return Ok(Self::One(storages.by_id(cx, id).await?));
         }
         let (mut ready, mut problems) = (Vec::new(), Vec::new());
-        for (id, storage) in storages.known().await? {
+        for (id, storage) in storages.known(cx).await? {
             match storage {
                 Some(storage) => ready.push(storage),
-                None => problems.extend(storages.by_id(&id).await.err().map(|it| Problem::new(id, &it))),
+                None => problems.extend(storages.by_id(cx, &id).await.err().map(|it| Problem::new(id, &it))),
             }
         }
         Ok(Self::All(ready, problems))

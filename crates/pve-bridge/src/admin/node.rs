@@ -62,7 +62,7 @@ pub(crate) async fn remove(cx: &Cx, storages: &Storages, members: &Members, of: 
         (Membership::Offline, Listed::Remove) | (Membership::None, _) => {}
     }
     tracing::warn!(%node, "ending what remains of a node");
-    let (ended, mut problems) = side_by_side(Ready::of(storages, None).await?, async |storage| {
+    let (ended, mut problems) = side_by_side(Ready::of(cx, storages, None).await?, async |storage| {
         storage.san.forget_node(cx, &node).await.map(|mappings| (storage, mappings))
     })
     .await?;

@@ -95,12 +95,12 @@ pub(crate) struct OperationStatus {
 
 /// How the storages of this node stand, or one of them.
 pub(crate) async fn gather(cx: &Cx, node: &Node, storages: &Storages, id: Option<&str>) -> Result<Status> {
-    let mut known = storages.known().await?;
+    let mut known = storages.known(cx).await?;
     if let Some(id) = id {
         known.retain(|it, _| it == id);
         if known.is_empty() {
             // With its cure.
-            storages.by_id(id).await?;
+            storages.by_id(cx, id).await?;
         }
     }
     // Side by side: the kernel may be slow about one of them.
@@ -229,6 +229,6 @@ fn operation(of: OpenOperation) -> OperationStatus {
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |it| it.as_secs())
 }

@@ -3,11 +3,15 @@
 //! Every subcommand is a struct of clap's with a [`Verb`] in a file of its own. It asks the daemon through its [`Session`],
 //! prints the answer's table or, with `--json`, the answer itself, and ends with an [`Exit`].
 
+mod check;
 mod client;
 mod exit;
 mod node;
+mod orphans;
 mod output;
+mod split;
 mod status;
+mod undelete;
 mod volumes;
 
 use std::path::PathBuf;
@@ -37,6 +41,14 @@ pub enum Command {
     Snapshots(Ask<volumes::Snapshots>),
     /// End what remains of a node that is gone for ever
     Node(Ask<node::Node>),
+    /// Look for settings that are known to cause trouble. Changes nothing
+    Check(Ask<check::Check>),
+    /// List what is ours and of no use, explain it, and remove what is proved unused
+    Orphans(Ask<orphans::Orphans>),
+    /// List deleted volumes that arrays still keep, or bring one back
+    Undelete(Ask<undelete::Undelete>),
+    /// Make a linked clone independent of its template
+    Split(Ask<split::Split>),
 }
 
 impl Command {
@@ -47,6 +59,10 @@ impl Command {
             Self::Volumes(it) => ask(it, console).await,
             Self::Snapshots(it) => ask(it, console).await,
             Self::Node(it) => ask(it, console).await,
+            Self::Check(it) => ask(it, console).await,
+            Self::Orphans(it) => ask(it, console).await,
+            Self::Undelete(it) => ask(it, console).await,
+            Self::Split(it) => ask(it, console).await,
         }
     }
 }

@@ -47,6 +47,7 @@ pub struct Console<'a> {
     out: &'a mut (dyn Write + Send),
     err: &'a mut (dyn Write + Send),
     screen: Screen,
+    messages: Screen,
 }
 
 impl fmt::Debug for Console<'_> {
@@ -56,9 +57,22 @@ impl fmt::Debug for Console<'_> {
 }
 
 impl<'a> Console<'a> {
-    /// Results go to `out`, which is `screen`; messages to `err`.
-    pub fn new(out: &'a mut (dyn Write + Send), screen: Screen, err: &'a mut (dyn Write + Send)) -> Self {
-        Self { out, err, screen }
+    /// Results go to `out`, which is `screen`; messages to `err`, which is `messages`.
+    pub fn new(
+        out: &'a mut (dyn Write + Send),
+        screen: Screen,
+        err: &'a mut (dyn Write + Send),
+        messages: Screen,
+    ) -> Self {
+        Self { out, err, screen, messages }
+    }
+
+    /// A bar for work that takes long: on the terminal of the messages, and nowhere else.
+    pub(crate) fn progress(&self) -> indicatif::ProgressBar {
+        match self.messages {
+            Screen::Terminal { .. } => indicatif::ProgressBar::new(100),
+            Screen::Pipe => indicatif::ProgressBar::hidden(),
+        }
     }
 
     /// What results are written to.

@@ -413,6 +413,7 @@ fn thin_volume(state: &mut State, svm: usize, name: &str, size: u64, comment: &s
         encrypted: false,
         autosize: Autosize::default(),
         clone: None,
+        splitting: None,
         created: state.now,
         luns: BTreeSet::new(),
         snapshots: Vec::new(),

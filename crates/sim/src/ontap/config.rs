@@ -181,6 +181,8 @@ pub struct Pace {
     pub latency: Duration,
     /// From acceptance of an asynchronous request to its end. Zero: done when first looked at.
     pub job: Duration,
+    /// How long splitting a FlexClone from its parent takes.
+    pub split: Duration,
     /// Cost of each record of a collection GET; pages end early when `return_timeout` is used up by it.
     pub record: Duration,
 }

@@ -340,3 +340,6 @@ pub(crate) const INTERFACE: &[Field] = &[
     row("location.auto_revert", BASE, "g"),
     row("location.failover", BASE, "g"),
 ];
+
+/// Of the command line's pass-through.
+pub(crate) const RECOVERY_QUEUE: &[Field] = &[row("vserver", BASE, "kgc"), row("volume", BASE, "kgc")];

@@ -27,6 +27,7 @@ mod maps;
 mod model;
 mod network;
 mod overrides;
+mod recovery_queue;
 mod restore;
 mod route;
 mod schema;

@@ -119,6 +119,8 @@ pub(crate) struct Volume {
     pub(crate) encrypted: bool,
     pub(crate) autosize: Autosize,
     pub(crate) clone: Option<CloneOf>,
+    /// From when to when it is being split from its parent.
+    pub(crate) splitting: Option<(Duration, Duration)>,
     pub(crate) created: Duration,
     pub(crate) luns: BTreeSet<Uuid>,
     /// Oldest first.

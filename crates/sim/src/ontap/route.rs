@@ -9,7 +9,7 @@ use super::error::{ApiError, BAD_METHOD, NO_SUCH_API};
 use super::model::State;
 use super::schema::Resource;
 use super::version::Version;
-use super::{cluster, igroups, initiators, jobs, luns, maps, network, snapshots, volumes};
+use super::{cluster, igroups, initiators, jobs, luns, maps, network, recovery_queue, snapshots, volumes};
 
 type Read = fn(&State, &Call) -> Result<Vec<Row>, ApiError>;
 type Change = fn(&mut State, &Call) -> Result<Reply, ApiError>;
@@ -156,6 +156,11 @@ static ROUTES: &[Route] = &[
     },
     collection("/protocols/san/iscsi/services", Resource::IscsiService, network::iscsi_services),
     item("/protocols/san/iscsi/services/{svm.uuid}", Resource::IscsiService, network::iscsi_services),
+    collection("/private/cli/volume/recovery-queue", Resource::RecoveryQueue, recovery_queue::rows),
+    Route {
+        post: Some(recovery_queue::recover),
+        ..item("/private/cli/volume/recovery-queue/recover", Resource::RecoveryQueue, recovery_queue::rows)
+    },
     collection("/network/ip/interfaces", Resource::Interface, network::interfaces),
     item("/network/ip/interfaces/{uuid}", Resource::Interface, network::interfaces),
 ];

@@ -20,6 +20,7 @@ pub(crate) enum Resource {
     LunMap,
     IscsiService,
     Interface,
+    RecoveryQueue,
 }
 
 /// One field: its dotted path, the first release that has it, and how it may be used:
@@ -73,6 +74,7 @@ impl Resource {
             Self::LunMap => fields::LUN_MAP,
             Self::IscsiService => fields::ISCSI_SERVICE,
             Self::Interface => fields::INTERFACE,
+            Self::RecoveryQueue => fields::RECOVERY_QUEUE,
         }
     }
 
@@ -148,6 +150,7 @@ mod tests {
             Resource::LunMap,
             Resource::IscsiService,
             Resource::Interface,
+            Resource::RecoveryQueue,
         ] {
             let rows = resource.rows();
             assert!(rows.iter().any(Field::is_key), "{resource:?} has no key");

@@ -12,6 +12,7 @@ use super::disk;
 use super::error::{
     ApiError, Code, LUN_VOLUME_OFFLINE, SNAPSHOT_BUSY, SNAPSHOT_DUPLICATE, SNAPSHOT_LIMIT, SNAPSHOT_LOCKED,
     SNAPSHOT_MISSING, SNAPSHOT_NAME_BAD, SNAPSHOT_NAME_RESERVED, SNAPSHOT_NO_SPACE, SNAPSHOT_RENAME,
+    VOLUME_BUSY,
 };
 use super::jobs::accepted;
 use super::model::{Image, Snapshot, State, Volume};
@@ -111,6 +112,10 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, ApiError> 
     let name = call.body.text("name")?;
     let name = name.ok_or_else(|| Code(262_254, 400).error("field \"name\" is required").target("name"))?;
     check_name(state, volume, &name)?;
+    if volume.splitting.is_some() {
+        let message = format!("volume \"{}\" is being split from its parent", volume.name);
+        return Err(VOLUME_BUSY.error(message));
+    }
     call.body.short_text("comment", COMMENT_MAX)?;
     call.body.short_text("snapmirror_label", LABEL_MAX)?;
     let parent = format!("/api/storage/volumes/{uuid}/snapshots");

@@ -102,6 +102,7 @@ fn plan(state: &mut State, call: &Call, svm: usize) -> Result<(Volume, Option<Pa
         encrypted: body.flag("encryption.enabled")?.unwrap_or(false),
         autosize: Autosize::default(),
         clone: None,
+        splitting: None,
         created: state.now,
         luns: BTreeSet::new(),
         snapshots: Vec::new(),

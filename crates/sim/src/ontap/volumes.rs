@@ -1,6 +1,7 @@
 //! /storage/volumes: read, change, delete. Creation is in `volume_create.rs`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -18,7 +19,7 @@ use super::error::{
     NOT_SUPPORTED, RESERVE_TOO_LARGE, SNAPSHOT_POLICY_MISSING, VOLUME_BUSY, VOLUME_DUPLICATE,
     VOLUME_HAS_CLONES, VOLUME_NAME_CHAR, VOLUME_NAME_FIRST, VOLUME_NAME_LONG, VOLUME_TOO_SMALL,
 };
-use super::jobs::accepted;
+use super::jobs::{JobFate, accepted};
 use super::model::{Autosize, AutosizeMode, State, Volume};
 
 /// Longest name of a volume.
@@ -125,9 +126,15 @@ fn clone(state: &State, volume: &Volume, svm: &Value, parents: &BTreeSet<Uuid>) 
         "parent_svm": svm,
         "parent_volume": parent.map(|parent| json!({ "name": parent.name, "uuid": parent.uuid })),
         "parent_snapshot": snapshot.map(|snapshot| json!({ "name": snapshot.name, "uuid": snapshot.uuid })),
-        "split_initiated": false,
-        "split_complete_percent": 0,
+        "split_initiated": volume.splitting.is_some(),
+        "split_complete_percent": volume.splitting.map_or(0, |it| split_percent(it, state.now)),
     })
+}
+
+/// How much of a clone is split; what has not ended is not all of it.
+fn split_percent((from, until): (Duration, Duration), now: Duration) -> u64 {
+    let (done, all) = (now.saturating_sub(from).as_millis(), until.saturating_sub(from).as_millis().max(1));
+    u64::try_from(done * 100 / all).unwrap_or(99).min(99)
 }
 
 /// PATCH /storage/volumes/{uuid}: rename, size, state, settings, split, and restore of a snapshot.
@@ -140,16 +147,41 @@ pub(crate) fn modify(state: &mut State, call: &Call) -> Result<Reply, ApiError> 
         let work = move |state: &mut State| super::restore::restore(state, uuid, restore);
         return Ok(accepted(state.start_job(call, &path, Some(svm), Box::new(work)), None));
     }
+    let splits = call.body.flag("clone.split_initiated")? == Some(true);
+    if splits && volume_of(state, uuid)?.splitting.is_some() {
+        return Err(VOLUME_BUSY.error("the volume is being split already"));
+    }
     let mut changed = volume_of(state, uuid)?.clone();
     apply(state, &mut changed, &call.body)?;
     let body = call.body.clone();
     let work = move |state: &mut State| {
+        if splits {
+            drop_snapshots(state, uuid)?;
+        }
         let mut changed = volume_of(state, uuid)?.clone();
         apply(state, &mut changed, &body)?;
         state.put_volume(changed);
         Ok(())
     };
-    Ok(accepted(state.start_job(call, &path, Some(svm), Box::new(work)), None))
+    if !splits {
+        return Ok(accepted(state.start_job(call, &path, Some(svm), Box::new(work)), None));
+    }
+    // A clone whose split fails stays what it was.
+    if !matches!(state.jobs.fate, Some(JobFate::Fails(..))) {
+        let until = state.now + state.pace.job + state.pace.split;
+        state.volume_mut(uuid)?.splitting = Some((state.now, until));
+    }
+    state.jobs.queue_delay = state.pace.split;
+    let job = state.start_job(call, &path, Some(svm), Box::new(work));
+    state.jobs.queue_delay = Duration::ZERO;
+    Ok(accepted(job, None))
+}
+
+/// A clone that is split loses its snapshots, as everywhere but on an AFF.
+fn drop_snapshots(state: &mut State, uuid: Uuid) -> Result<(), ApiError> {
+    let snapshots = std::mem::take(&mut state.volume_mut(uuid)?.snapshots);
+    let mut files = snapshots.into_iter().flat_map(|it| it.images).filter_map(|image| image.unit.file);
+    files.try_for_each(|file| disk::remove(&file)).map_err(|error| ApiError::data(&error))
 }
 
 /// The changes of a PATCH, checked against the array as it is.
@@ -181,8 +213,11 @@ fn apply(state: &State, volume: &mut Volume, body: &Body) -> Result<(), ApiError
     if let Some(kind) = body.word("guarantee.type", &["volume", "none"])? {
         volume.thick = kind == "volume";
     }
-    if body.flag("clone.split_initiated")? == Some(true) && volume.clone.take().is_none() {
-        return Err(NOT_SUPPORTED.error(format!("volume \"{}\" is not a clone", volume.name)));
+    if body.flag("clone.split_initiated")? == Some(true) {
+        if volume.clone.take().is_none() {
+            return Err(NOT_SUPPORTED.error(format!("volume \"{}\" is not a clone", volume.name)));
+        }
+        volume.splitting = None;
     }
     settings(state, volume, body)
 }

@@ -1,0 +1,245 @@
+//! What is ours and of no use: on the array, in the cluster's notes and on this node. Listed with the reason, removed only
+//! where an operation that proves it unused can do it, and never by force.
+
+use std::collections::BTreeSet;
+
+use san_core::{Cx, Error, ErrorKind, Marked, Owner, Result, Volume, VolumeKind};
+use san_engine::{AttachmentState, Request, San, Tie};
+use serde::{Deserialize, Serialize};
+
+use super::{Problem, Ready, side_by_side};
+use crate::admin::status::now;
+use crate::names::DiskName;
+use crate::storage::Storage;
+
+/// A creation that is younger may be under way on another node.
+const YOUNG: u64 = 3600;
+
+/// The answer of `admin.orphans`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Orphans {
+    pub(crate) orphans: Vec<Orphan>,
+    /// Storages that could not be looked at.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// One thing without a use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Orphan {
+    pub(crate) storage: String,
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+    /// What is so.
+    pub(crate) what: String,
+    /// How it comes about, and what it costs.
+    pub(crate) why: String,
+    /// Whether `admin.orphans.remove` takes it away.
+    pub(crate) removable: bool,
+    /// What that does, or what a person can do.
+    pub(crate) plan: Vec<String>,
+}
+
+/// What kind of thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// A volume whose creation was interrupted.
+    HalfMade,
+    /// A volume that no guest's configuration names.
+    Unreferenced,
+    /// A volume with a name of ours whose mark says something else, or nothing.
+    Unmarked,
+    /// What the cluster notes of a volume that the array does not have.
+    Binding,
+    /// A disk on record on this node that has no device.
+    Record,
+    /// A link to a disk that is not on record on this node.
+    Link,
+}
+
+impl Kind {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::HalfMade => "half-made",
+            Self::Unreferenced => "unreferenced",
+            Self::Unmarked => "unmarked",
+            Self::Binding => "binding",
+            Self::Record => "record",
+            Self::Link => "link",
+        }
+    }
+}
+
+/// Everything without a use. One list per array, and what this node and the cluster know.
+pub(crate) async fn list(cx: &Cx, ready: Ready) -> Result<Orphans> {
+    let ask = |storage: std::sync::Arc<Storage>| {
+        let cx = cx.clone();
+        async move { of_storage(&cx, &storage.san).await }
+    };
+    let (lists, problems) = side_by_side(ready, ask).await?;
+    Ok(Orphans { orphans: lists.into_iter().flatten().collect(), problems })
+}
+
+/// The operation that removes an orphan, looked for anew.
+///
+/// # Errors
+/// `NotFound` where nothing of this name is an orphan, `Conflict` where it is none that an operation may remove.
+pub(crate) async fn removal(cx: &Cx, storage: &Storage, name: &str) -> Result<Request> {
+    let all = of_storage(cx, &storage.san).await?;
+    let of_name: Vec<&Orphan> = all.iter().filter(|it| it.name == name).collect();
+    let Some(first) = of_name.first() else {
+        return Err(Error::new(ErrorKind::NotFound, "there is no orphan of this name")
+            .on(name)
+            .with_remedy("sanbridge orphans lists them"));
+    };
+    let Some(orphan) = of_name.iter().find(|it| it.removable) else {
+        return Err(Error::new(ErrorKind::Conflict, format!("{}; it is not removed", first.what))
+            .on(name)
+            .with_remedy(first.plan.join("; ")));
+    };
+    let object = name.to_owned();
+    Ok(if orphan.kind == Kind::Record { Request::Detach { object } } else { Request::Delete { object } })
+}
+
+async fn of_storage(cx: &Cx, san: &San) -> Result<Vec<Orphan>> {
+    let volumes = san.census(cx).await?;
+    let busy: BTreeSet<String> =
+        san.open_operations().await?.into_iter().filter_map(|it| it.object).collect();
+    let mut found = Vec::new();
+    let mut known = BTreeSet::new();
+    for volume in &volumes {
+        // What is deleted and cannot go yet goes by itself.
+        if matches!(&volume.mark, Marked::Ours(mark) if mark.kind == VolumeKind::Deleting) {
+            continue;
+        }
+        let owner = san.owner_of(volume);
+        known.extend(owner.as_ref().map(|it| it.object().to_owned()));
+        // What is being worked on is no orphan.
+        if !owner.as_ref().is_some_and(|it| busy.contains(it.object())) {
+            found.extend(of_volume(cx, san, volume, owner.as_ref()).await?);
+        }
+    }
+    for owner in san.bound_owners(cx).await? {
+        if !known.contains(owner.object()) && !busy.contains(owner.object()) {
+            found.push(binding(san, &owner));
+        }
+    }
+    found.extend(on_node(cx, san, &busy).await?);
+    Ok(found)
+}
+
+async fn of_volume(cx: &Cx, san: &San, volume: &Volume, owner: Option<&Owner>) -> Result<Option<Orphan>> {
+    let Some(owner) = owner else {
+        return Ok(Some(Orphan {
+            storage: san.space().to_owned(),
+            kind: Kind::Unmarked,
+            name: volume.name.to_string(),
+            what: match volume.mark {
+                Marked::Ours(_) => "its name and its mark disagree".to_owned(),
+                _ => "it has a name of this storage and no mark".to_owned(),
+            },
+            why: "somebody renamed it, or took its comment away; it is left alone whatever happens"
+                .to_owned(),
+            removable: false,
+            plan: vec!["look at the volume and its comment on the array".to_owned()],
+        }));
+    };
+    let guests = san.guests_of(cx, owner).await?;
+    if guests.iter().any(|it| it.tie == Tie::Configured) {
+        return Ok(None);
+    }
+    let name = DiskName::full(
+        match &volume.mark {
+            Marked::Ours(mark) => mark.template.as_deref(),
+            _ => None,
+        },
+        owner.object(),
+    );
+    let on = san.nodes_of(cx, owner).await?;
+    let attached: Vec<String> = on.iter().map(ToString::to_string).collect();
+    if volume.identity.is_none() {
+        let age = volume.created.and_then(|it| u64::try_from(it).ok()).map(|it| now().saturating_sub(it));
+        let is_old = age.is_some_and(|it| it > YOUNG);
+        return Ok(Some(Orphan {
+            storage: san.space().to_owned(),
+            kind: Kind::HalfMade,
+            name: owner.object().to_owned(),
+            what: "its creation was interrupted: it has no LUN".to_owned(),
+            why: "the node that was making it died, or still makes it; it holds its name".to_owned(),
+            removable: is_old && attached.is_empty(),
+            plan: if is_old {
+                vec![format!("delete {} on the array, after proof that nobody sees it", volume.name)]
+            } else {
+                vec!["wait: it is less than an hour old, and its node may yet end it".to_owned()]
+            },
+        }));
+    }
+    let what = match (guests.first(), attached.as_slice()) {
+        (Some(guest), []) => format!("{} exists and does not name it", guest.label),
+        (None, []) => "no guest of its number exists".to_owned(),
+        (_, some) => format!("no guest names it, and it is attached on {}", some.join(", ")),
+    };
+    Ok(Some(Orphan {
+        storage: san.space().to_owned(),
+        kind: Kind::Unreferenced,
+        why: "a removed guest left it, or somebody made it by hand: nobody here can tell whether its data is needed"
+            .to_owned(),
+        removable: false,
+        plan: vec![
+            "qm rescan shows it as an unused disk where its guest exists".to_owned(),
+            format!("pvesm free {}:{name} deletes it", san.space()),
+        ],
+        name,
+        what,
+    }))
+}
+
+fn binding(san: &San, owner: &Owner) -> Orphan {
+    Orphan {
+        storage: san.space().to_owned(),
+        kind: Kind::Binding,
+        name: owner.object().to_owned(),
+        what: "the cluster has notes of it, and the array has no such volume".to_owned(),
+        why: "somebody deleted the volume on the array; its notes keep the name from being used".to_owned(),
+        removable: true,
+        plan: vec![
+            "ask the array again".to_owned(),
+            "detach it here if it is on record and unused".to_owned(),
+            "forget the notes".to_owned(),
+        ],
+    }
+}
+
+async fn on_node(cx: &Cx, san: &San, busy: &BTreeSet<String>) -> Result<Vec<Orphan>> {
+    let mut found = Vec::new();
+    let presences = san.presences(cx).await?;
+    let bare = |it: &&san_engine::Presence| {
+        it.state == AttachmentState::Attached && it.paths.is_none() && !busy.contains(it.owner.object())
+    };
+    for it in presences.iter().filter(bare) {
+        found.push(Orphan {
+            storage: san.space().to_owned(),
+            kind: Kind::Record,
+            name: it.owner.object().to_owned(),
+            what: "it is on record on this node and has no device".to_owned(),
+            why: "the node was started anew; other nodes cannot delete it while this one has it".to_owned(),
+            removable: true,
+            plan: vec!["detach it here: unmap it on the array and forget the record".to_owned()],
+        });
+    }
+    for link in san.links(cx).await? {
+        if presences.iter().all(|it| it.owner.object() != link) {
+            let path = san.device_path(&san.owner(&link)?);
+            found.push(Orphan {
+                storage: san.space().to_owned(),
+                kind: Kind::Link,
+                name: link.clone(),
+                what: format!("{} leads to a disk that is not on record here", path.display()),
+                why: "somebody made it, or removed the record by hand".to_owned(),
+                removable: false,
+                plan: vec![format!("rm {}", path.display())],
+            });
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,236 @@
+//! `sanbridge check`: each check fires where something is wrong, and all are silent where nothing is.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use san_core::Deadline;
+use san_host::Host;
+use san_rest::Wire;
+use san_sim::host::NoPathRetry;
+use san_sim::ontap::{Fault, OntapConfig, OntapSim, Times, Version};
+use san_sim::target::Target;
+use sanbridge::cli::Screen;
+use sanbridge_tests::daemons::{DaemonSite, SimWires};
+use sanbridge_tests::site::{PATIENCE, SVM, Site};
+use serde_json::{Value, json};
+
+use crate::cli::run_on;
+use crate::support::{DISK, answer, inject};
+
+const RULES: &str = "/usr/lib/udev/rules.d";
+
+/// A well-kept site with one attached disk, whose array `change` made different from the usual one.
+async fn site_with(change: impl FnOnce(&mut OntapConfig)) -> DaemonSite {
+    let site = Site::with(1, Version::new(9, 16, 1), change).unwrap();
+    let host = site.node(0).host.clone();
+    for rule in ["55-sanbridge.rules", "57-sanbridge.rules"] {
+        host.put_file(&Path::new(RULES).join(rule), b"# rules\n");
+    }
+    let wires = Arc::new(SimWires(site.array.clone()));
+    let site = DaemonSite::on(site, wires).await.unwrap();
+    let client = site.client(0);
+    client.add().await.unwrap();
+    client.call("volume.create", json!({ "vmid": 100, "name": null, "size_bytes": 8 << 20 })).await.unwrap();
+    client.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    site
+}
+
+async fn well_kept() -> DaemonSite {
+    site_with(|_| {}).await
+}
+
+/// What is found: the checks' names with their severities. Nothing is changed by looking.
+async fn found(site: &DaemonSite) -> Vec<(String, String)> {
+    let (before, mark) = (site.audit(), site.site.array.mark());
+    let ran = run_on(site.socket(0), Screen::Pipe, &["check", "--json"]).await;
+    let answer: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{findings}");
+    assert_eq!(crate::support::changes(&site.site.array, mark), []);
+    let text = |it: &Value, key: &str| it[key].as_str().unwrap_or_default().to_owned();
+    let found: Vec<_> = answer["findings"].as_array().unwrap().iter().collect();
+    for it in &found {
+        for part in ["check", "subject", "what", "why", "fix"] {
+            assert!(!text(it, part).is_empty(), "{part}: {it}");
+        }
+    }
+    let worst = found.iter().any(|it| it["severity"] != "notice");
+    assert_eq!(ran.code, if worst { 20 } else { 0 }, "{ran:?}");
+    found.into_iter().map(|it| (text(it, "check"), text(it, "severity"))).collect()
+}
+
+/// Exactly these are found.
+async fn assert_found(site: &DaemonSite, expected: &[(&str, &str)]) {
+    let found = found(site).await;
+    let found: Vec<(&str, &str)> =
+        found.iter().map(|(check, severity)| (check.as_str(), severity.as_str())).collect();
+    assert_eq!(found, expected);
+}
+
+/// Changes something on the array as its administrator would.
+async fn administer(array: &OntapSim, path: &str, body: Value) {
+    let request = http::Request::patch(path)
+        .header("authorization", "Basic YWRtaW46bmV0YXBwMSE=")
+        .header("content-type", "application/json")
+        .body(Bytes::from(body.to_string()))
+        .unwrap();
+    let answer = array.send(request, Deadline::after(PATIENCE)).await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_found_where_nothing_is_wrong() {
+    let site = well_kept().await;
+    site.site.node(0).host.put_file(
+        Path::new("/etc/lvm/lvm.conf"),
+        b"devices {\n  global_filter = [ \"r|^/dev/disk/sanbridge/|\" ]\n}\n",
+    );
+    site.site.node(0).host.put_file(
+        Path::new("/etc/multipath.conf"),
+        b"blacklist {\n  wwid 3600508b1001c5ad3\n}\ndefaults {\n  find_multipaths strict\n}\n",
+    );
+    assert_found(&site, &[]).await;
+    let shown = run_on(site.socket(0), Screen::Pipe, &["check"]).await;
+    assert_eq!((shown.code, shown.out.as_str()), (0, "Nothing wrong was found on node node1.\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_and_daemons_of_the_node_are_looked_at() {
+    let site = well_kept().await;
+    let host = &site.site.node(0).host;
+    host.remove_file(&Path::new(RULES).join("57-sanbridge.rules"));
+    assert_found(&site, &[("udev-rule", "failure")]).await;
+    host.put_file(&Path::new(RULES).join("57-sanbridge.rules"), b"#\n");
+    host.put_file(Path::new("/etc/lvm/lvm.conf"), b"devices {\n  # global_filter = [ \"a|.*|\" ]\n}\n");
+    assert_found(&site, &[("lvm-filter", "warning")]).await;
+    host.remove_file(Path::new("/etc/lvm/lvm.conf"));
+    host.put_file(Path::new("/etc/multipath/conf.d/pve.conf"), b"blacklist {\n  wwid .*\n}\n");
+    assert_found(&site, &[("multipath-blacklist", "warning")]).await;
+    host.remove_file(Path::new("/etc/multipath/conf.d/pve.conf"));
+    host.remove_file(Path::new("/etc/iscsi/initiatorname.iscsi"));
+    let seen = found(&site).await;
+    assert!(seen.contains(&("initiator-name".to_owned(), "failure".to_owned())), "{seen:?}");
+    host.put_file(
+        Path::new("/etc/iscsi/initiatorname.iscsi"),
+        b"InitiatorName=iqn.1993-08.org.debian:01:node1\n",
+    );
+    host.stop_multipathd();
+    let seen = found(&site).await;
+    assert!(seen.contains(&("multipathd".to_owned(), "failure".to_owned())), "{seen:?}");
+    let shown = run_on(site.socket(0), Screen::Pipe, &["check"]).await;
+    for line in ["FAILURE multipathd: multipathd: ", "  why:  ", "  fix:  apt install multipath-tools"] {
+        assert!(shown.out.contains(line), "{line}: {}", shown.out);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_array_that_refuses_is_named_with_the_reason() {
+    for (fault, check) in [
+        (Fault::Refuse, "array-unreachable"),
+        (Fault::Unauthorized, "array-credentials"),
+        (answer(403, 6), "array-privilege"),
+    ] {
+        let site = well_kept().await;
+        inject(&site.site.array, "GET", "", Times::Always, fault);
+        assert_found(&site, &[(check, "failure")]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_of_the_array_are_looked_at() {
+    let site = well_kept().await;
+    let array = &site.site.array;
+    array.set_aggregate_free("aggr1", 1 << 20).unwrap();
+    assert_found(&site, &[("nearly-full", "warning")]).await;
+    array.set_aggregate_free("aggr1", 1 << 50).unwrap();
+    let igroup = array.igroups().into_iter().find(|it| it.name.starts_with("sb_")).unwrap();
+    administer(
+        array,
+        &format!("/api/protocols/san/igroups/{}", igroup.uuid),
+        json!({ "os_type": "windows" }),
+    )
+    .await;
+    assert_found(&site, &[("igroup-os-type", "failure")]).await;
+    administer(array, &format!("/api/protocols/san/igroups/{}", igroup.uuid), json!({ "os_type": "linux" }))
+        .await;
+    let volume = array.volumes().into_iter().find(|it| it.name.starts_with("sb_")).unwrap();
+    let path = format!("/api/storage/volumes/{}", volume.uuid);
+    administer(array, &path, json!({ "snapshot_policy": { "name": "default" } })).await;
+    assert_found(&site, &[("snapshot-policy", "notice")]).await;
+    administer(array, &path, json!({ "snapshot_policy": { "name": "none" } })).await;
+    array.add_igroup(SVM, "clone_of_node1", &["iqn.1993-08.org.debian:01:node1"]).unwrap();
+    assert_found(&site, &[("initiator-elsewhere", "failure")]).await;
+    administer(array, &path, json!({ "state": "offline" })).await;
+    let seen = found(&site).await;
+    assert!(seen.contains(&("volume-offline".to_owned(), "failure".to_owned())), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_portals_and_controllers_are_noticed() {
+    let site = site_with(|it| it.svms[0].portals.truncate(1)).await;
+    assert_found(&site, &[("single-portal", "warning")]).await;
+    let site = site_with(|it| it.svms[0].portals.truncate(2)).await;
+    assert_found(&site, &[("single-controller", "warning")]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_paths_are_traced_to_their_portals() {
+    let site = well_kept().await;
+    let portals: Vec<_> = site.site.array.portals().iter().map(|it| it.address).collect();
+    let host = &site.site.node(0).host;
+    host.partition(portals[0]);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_found(&site, &[("paths-missing", "warning"), ("portal-unreachable", "warning")]).await;
+    for portal in &portals {
+        host.partition(*portal);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let seen = found(&site).await;
+    assert!(seen.contains(&("no-path".to_owned(), "failure".to_owned())), "{seen:?}");
+    // Nobody repairs sessions while iscsid rests.
+    host.stop_iscsid();
+    for portal in &portals {
+        host.heal(*portal);
+    }
+    let seen = found(&site).await;
+    assert!(seen.contains(&("session-missing".to_owned(), "warning".to_owned())), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn impatient_and_stubborn_settings_are_noticed() {
+    let site = well_kept().await;
+    let host = &site.site.node(0).host;
+    let path = "/sys/class/iscsi_session/session1/recovery_tmo";
+    host.write_attr(Path::new(path), "120", Deadline::after(PATIENCE)).await.unwrap();
+    assert_found(&site, &[("recovery-timeout", "warning")]).await;
+    let site = Site::new(1).unwrap();
+    site.node(0).host.set_multipath(|it| it.no_path_retry = NoPathRetry::Fail);
+    let wires = Arc::new(SimWires(site.array.clone()));
+    let site = DaemonSite::on(site, wires).await.unwrap();
+    site.client(0).add().await.unwrap();
+    let create = json!({ "vmid": 100, "name": null, "size_bytes": 8 << 20 });
+    site.client(0).call("volume.create", create).await.unwrap();
+    site.client(0).call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    let seen = found(&site).await;
+    assert!(seen.contains(&("no-path-retry".to_owned(), "warning".to_owned())), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_without_a_device_and_files_nobody_understands_are_noticed() {
+    let site = well_kept().await;
+    let host = &site.site.node(0).host;
+    host.crash();
+    host.boot();
+    for rule in ["55-sanbridge.rules", "57-sanbridge.rules"] {
+        host.put_file(&Path::new(RULES).join(rule), b"#\n");
+    }
+    let seen = found(&site).await;
+    assert!(seen.contains(&("no-device".to_owned(), "failure".to_owned())), "{seen:?}");
+    let intents = site.site.node(0).state.join("storages").join("san1").join("intents");
+    std::fs::create_dir_all(&intents).unwrap();
+    std::fs::write(intents.join("00112233445566778899aabbccddeeff"), b"{\"version\":99}").unwrap();
+    let seen = found(&site).await;
+    assert!(seen.contains(&("unreadable-operation".to_owned(), "failure".to_owned())), "{seen:?}");
+}
