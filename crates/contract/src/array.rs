@@ -5,6 +5,7 @@
 
 mod clones;
 mod mappings;
+mod readers;
 mod snapshots;
 mod volumes;
 
@@ -19,6 +20,7 @@ use san_core::{
 
 pub use clones::*;
 pub use mappings::*;
+pub use readers::*;
 pub use snapshots::*;
 pub use volumes::*;
 
@@ -96,6 +98,14 @@ macro_rules! array_contract {
             a_clone_with_snapshots_is_not_split,
             renaming_changes_name_and_mark_and_nothing_else,
             a_taken_name_is_not_renamed_to,
+            a_reader_has_the_bytes_of_its_snapshot_and_is_not_the_disk,
+            a_look_tells_who_reads_what,
+            a_reader_belongs_to_the_operation_that_made_it,
+            a_reader_keeps_nothing_busy_and_keeps_what_it_reads,
+            readers_of_nothing_are_refused,
+            a_reader_goes_alone_and_repeatably,
+            a_volume_with_a_mapped_reader_is_not_deleted,
+            a_clone_has_no_readers_of_its_source,
             a_host_is_prepared_once,
             a_host_goes_when_nothing_is_mapped_to_it,
             an_initiator_of_a_foreign_host_is_refused_by_name,

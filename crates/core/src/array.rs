@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ArrayId, ByteSize, Checkup, Cx, Error, ErrorKind, Identity, Initiator, Lun, Mark, NameRules, NodeName,
-    OperationId, Owner, RecoveryQueue, Result, SnapshotName, Splits, TargetPort, TransportKind, VolumeName,
+    OperationId, Owner, Reader, ReaderSpec, RecoveryQueue, Result, SnapshotName, Splits, TargetPort,
+    TransportKind, VolumeName,
 };
 
 /// Whether something was made now or was there already. A conflicting request is an error, never `Already`.
@@ -188,6 +189,9 @@ pub struct Volume {
     pub state: VolumeState,
     /// Who may see it, where the answer carried it (single look-ups always do).
     pub mapped: Option<Vec<MappedHost>>,
+    /// Who reads snapshots of it, where the answer carried it (single look-ups always do, with their mappings; lists
+    /// without).
+    pub readers: Option<Vec<Reader>>,
 }
 
 impl Volume {
@@ -200,6 +204,16 @@ impl Volume {
             Error::new(ErrorKind::Conflict, "the volume is half-made: its creation was interrupted")
                 .on(&self.name)
                 .with_remedy("delete it, or wait until the node that was creating it has finished")
+        })
+    }
+
+    /// Who reads snapshots of it.
+    ///
+    /// # Errors
+    /// `Internal` where the answer it came with did not say so.
+    pub fn readers(&self) -> Result<&[Reader]> {
+        self.readers.as_deref().ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "the array was not asked for its readers").on(&self.name)
         })
     }
 }
@@ -321,8 +335,8 @@ pub trait Array: fmt::Debug + Send + Sync {
     /// Removes a volume and its snapshots; whether this call did it. The caller has checked the mark.
     ///
     /// # Errors
-    /// `InUse` while it is mapped to anybody or clones hang on it, `Busy` where that passes by itself: of the clones only
-    /// some are left that were deleted and can be recovered for a while.
+    /// `InUse` while it, or a reader of it, is mapped to anybody or clones hang on it, `Busy` where that passes by itself: of
+    /// the clones only some are left that were deleted and can be recovered for a while.
     async fn ensure_no_volume(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool>;
 
     /// Grows a volume to `size`; returns the size it has now. Equal is success; smaller is `InvalidInput`.
@@ -349,6 +363,22 @@ pub trait Array: fmt::Debug + Send + Sync {
     /// # Errors
     /// `InUse` while it is mapped to anybody, `NotFound` where there is no such snapshot.
     async fn rollback(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()>;
+
+    /// Makes the state of a snapshot readable as a volume of its own, which lies in `volume` and goes with it; nobody sees it
+    /// yet. `Already` only where the same operation made it: what an earlier one left under the name may hold an older
+    /// snapshot that was called alike. The snapshot is not kept busy, and what is read stays where the snapshot is removed or
+    /// the volume is rolled back.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where another operation made one, `NotFound` where there is no such snapshot, `OutOfSpace`,
+    /// `LimitReached`.
+    async fn ensure_reader(&self, cx: &Cx, volume: &Volume, of: &ReaderSpec) -> Result<Ensured<Volume>>;
+
+    /// Removes a reader; whether this call did it. Never anything that is no reader.
+    ///
+    /// # Errors
+    /// `InUse` while it is mapped to anybody.
+    async fn ensure_no_reader(&self, cx: &Cx, reader: &ArrayId) -> Result<bool>;
 
     /// Makes sure that this node has its host object with exactly these initiators.
     ///

@@ -50,6 +50,7 @@ impl Binding {
             created: None,
             state: VolumeState::Online,
             mapped: None,
+            readers: None,
         }
     }
 }

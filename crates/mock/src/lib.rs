@@ -6,7 +6,7 @@ use mockall::mock;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, Device, DeviceManager,
     Ensured, Expected, HostAccess, HostSpec, Identity, Initiator, KnownLegs, Lun, LunChoice, Mapping, Mark,
-    NodeName, PathWatch, Paths, PortState, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet,
+    NodeName, PathWatch, Paths, PortState, ReaderSpec, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet,
     TargetPort, Transport, TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery,
     VolumeSpec,
 };
@@ -32,6 +32,8 @@ mock! {
         async fn snapshots(&self, cx: &Cx, volume: &Volume) -> Result<Vec<Snapshot>>;
         async fn ensure_no_snapshot(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<bool>;
         async fn rollback(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()>;
+        async fn ensure_reader(&self, cx: &Cx, volume: &Volume, of: &ReaderSpec) -> Result<Ensured<Volume>>;
+        async fn ensure_no_reader(&self, cx: &Cx, reader: &ArrayId) -> Result<bool>;
         async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>>;
         async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>>;
         async fn ensure_no_host(&self, cx: &Cx, host: &ArrayId) -> Result<bool>;

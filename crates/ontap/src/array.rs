@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
-    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, RecoveryQueue,
-    Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort, TransportKind, Visibility, Volume,
-    VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
+    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, ReaderSpec,
+    RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort, TransportKind,
+    Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 
@@ -219,6 +219,14 @@ impl Array for Ontap {
 
     async fn rollback(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()> {
         verb!(self, cx, "cannot roll back to the snapshot", name, self.roll_back(cx, volume, name))
+    }
+
+    async fn ensure_reader(&self, cx: &Cx, volume: &Volume, of: &ReaderSpec) -> Result<Ensured<Volume>> {
+        verb!(self, cx, "cannot make the snapshot readable", &of.snapshot, self.read_snapshot(cx, volume, of))
+    }
+
+    async fn ensure_no_reader(&self, cx: &Cx, reader: &ArrayId) -> Result<bool> {
+        verb!(self, cx, "cannot remove the reader of a snapshot", reader, self.remove_reader(cx, reader))
     }
 
     async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>> {

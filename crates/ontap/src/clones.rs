@@ -9,6 +9,7 @@ use crate::client::patiently;
 use crate::convert::{self, Key, inconsistent, mapped};
 use crate::create::{Wanted, check_name, comment, once_shown};
 use crate::error::{code, is};
+use crate::look::Luns;
 use crate::snapshots::array_name;
 use crate::wire;
 
@@ -37,11 +38,20 @@ impl Ontap {
             other => other?,
         };
         self.make_sure_of_mark(cx, &flexvol.it, &spec.mark).await?;
-        let lun = once_shown(cx, || self.lun_at(cx, &spec.name)).await?;
+        let shown = || async {
+            let Luns { disk, readers } = self.luns_of(cx, &spec.name).await?;
+            Ok(disk.map(|it| (it, readers)))
+        };
+        let (lun, readers) = once_shown(cx, shown).await?;
         if lun.location.volume.uuid.as_deref().is_some_and(|it| it != flexvol.it.uuid) {
             return Err(inconsistent("the array answered about another LUN"));
         }
+        // Who read a snapshot of the source when this one was taken was copied with it, and reads nothing here.
+        for reader in &readers {
+            self.remove_reader(cx, &reader.volume.id).await?;
+        }
         let mut volume = convert::volume(&flexvol.it, Some(&lun))?;
+        volume.readers = Some(Vec::new());
         volume.mark = Marked::Ours(spec.mark.clone());
         volume.mapped = Some(mapped(&lun)?);
         Ok(if flexvol.now { Ensured::Created(volume) } else { Ensured::Already(volume) })

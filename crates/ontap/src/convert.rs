@@ -1,13 +1,13 @@
 //! Between ONTAP's records and the domain's values. Whatever does not fit is an error, never a guess.
 
 use san_core::{
-    ArrayId, ByteSize, EffectState, Error, ErrorKind, Identity, Lun, MappedHost, Mark, Marked, Result,
-    Volume, VolumeName, VolumeState, Wwid,
+    ArrayId, ByteSize, EffectState, Error, ErrorKind, Identity, Lun, MappedHost, Mark, Marked, Reader,
+    Result, Volume, VolumeName, VolumeState, Wwid,
 };
 
 use crate::wire;
 
-/// The name of the one LUN in each FlexVol.
+/// The name of the LUN that is the disk in each FlexVol. Beside it lie readers ([`san_core::ReaderName`]) at most.
 pub(crate) const LUN_NAME: &str = "lun0";
 /// The vendor's part of every LUN's NAA identifier; the 12 bytes of the serial number follow.
 const NAA_PREFIX: [u8; 4] = [0x60, 0x0a, 0x09, 0x80];
@@ -59,7 +59,7 @@ pub(crate) fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// The path of the LUN of a FlexVol.
+/// The path of the disk's LUN of a FlexVol.
 pub(crate) fn lun_path(volume: &VolumeName) -> String {
     format!("/vol/{volume}/{LUN_NAME}")
 }
@@ -107,6 +107,7 @@ pub(crate) fn volume(flexvol: &wire::Volume, lun: Option<&wire::Lun>) -> Result<
         created: time(flexvol.create_time.as_deref()),
         state: state(flexvol.state.as_deref()),
         mapped: None,
+        readers: None,
     };
     if let Some(lun) = lun {
         describe(&mut it, lun)?;
@@ -127,9 +128,23 @@ pub(crate) fn volume_of_lun(key: &Key, lun: &wire::Lun) -> Result<Volume> {
         created: time(lun.create_time.as_deref()),
         state: VolumeState::Online,
         mapped: None,
+        readers: None,
     };
     describe(&mut it, lun)?;
     Ok(it)
+}
+
+/// A reader in a FlexVol; `None` for a LUN that is none.
+pub(crate) fn reader(lun: &wire::Lun) -> Result<Option<Reader>> {
+    let Some(name) = unit(&lun.name).and_then(|it| it.parse().ok()) else { return Ok(None) };
+    let flexvol = lun.location.volume.uuid.clone().ok_or_else(|| inconsistent("a LUN names no FlexVol"))?;
+    let volume = volume_of_lun(&Key { flexvol, lun: Some(lun.uuid.clone()) }, lun)?;
+    Ok(Some(Reader { name, volume }))
+}
+
+/// The LUN's name in its FlexVol.
+pub(crate) fn unit(path: &str) -> Option<&str> {
+    path.strip_prefix("/vol/")?.split_once('/').map(|(_, unit)| unit)
 }
 
 fn describe(volume: &mut Volume, lun: &wire::Lun) -> Result<()> {

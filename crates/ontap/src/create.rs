@@ -66,6 +66,7 @@ impl Ontap {
         if lun.now {
             // Nobody can have mapped what did not exist a moment ago.
             volume.mapped = Some(Vec::new());
+            volume.readers = Some(Vec::new());
         }
         Ok(if flexvol.now || lun.now { Ensured::Created(volume) } else { Ensured::Already(volume) })
     }
@@ -161,7 +162,7 @@ impl Ontap {
                 Ok(done) => {
                     let found = match done.records.into_iter().next() {
                         Some(it) => Some(it),
-                        None => self.lun_at(cx, &spec.name).await?,
+                        None => self.lun_at(cx, &lun_path(&spec.name)).await?,
                     };
                     let it = found
                         .ok_or_else(|| inconsistent("the array does not show the LUN it has just created"))?;
@@ -174,7 +175,7 @@ impl Ontap {
                 return Err(error);
             }
             // The FlexVol is ours by its claim, so a LUN of this name in it is ours as well.
-            let Ok(found) = self.lun_at(cx, &spec.name).await else { return Err(error) };
+            let Ok(found) = self.lun_at(cx, &lun_path(&spec.name)).await else { return Err(error) };
             match found {
                 Some(it) => return self.check_lun(spec, flexvol, Made { it, now: !exists }),
                 None => pause(cx, &mut pauses).await?,

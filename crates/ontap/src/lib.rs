@@ -19,6 +19,7 @@ mod look;
 mod mappings;
 mod ports;
 mod probe;
+mod readers;
 mod recovery;
 mod release;
 mod snapshots;

@@ -1,10 +1,10 @@
 //! Looking up single volumes: found, proved absent, or an error.
 
-use san_core::{Cx, Result, Volume, VolumeKey, VolumeName};
+use san_core::{Cx, Reader, Result, Volume, VolumeKey, VolumeName};
 use san_rest::Request;
 
 use crate::array::Ontap;
-use crate::convert::{self, Key, inconsistent, lun_path, mapped};
+use crate::convert::{self, Key, LUN_NAME, inconsistent, mapped};
 use crate::error::code;
 use crate::release::Feature;
 use crate::wire;
@@ -14,12 +14,28 @@ pub(crate) const VOLUME_FIELDS: &str = "uuid,name,svm.uuid,comment,state,create_
 /// What is read of a LUN in a list.
 pub(crate) const LUN_FIELDS: &str =
     "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,location.volume,create_time";
-/// What is read of a LUN alone: who may see it as well. Those fields are costly and only returned when named.
+/// What is read of the LUNs of one FlexVol: who may see them as well. Those fields are costly and only returned when named.
 const LUN_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,status.mapped,\
-                            location.volume,create_time,lun_maps";
+                            location.volume,create_time,comment,lun_maps";
 /// The same with the node it is on.
 const LUN_NODE_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,status.mapped,\
-                                 location.volume,location.node.name,create_time,lun_maps";
+                                 location.volume,location.node.name,create_time,comment,lun_maps";
+
+/// Our LUNs in one FlexVol.
+#[derive(Debug, Default)]
+pub(crate) struct Luns {
+    /// The disk.
+    pub(crate) disk: Option<wire::Lun>,
+    /// Those that read snapshots of it.
+    pub(crate) readers: Vec<Reader>,
+}
+
+/// How the FlexVol is named whose LUNs are looked up.
+#[derive(Clone, Copy)]
+enum Flexvol<'a> {
+    Name(&'a VolumeName),
+    Uuid(&'a str),
+}
 
 impl Ontap {
     pub(crate) async fn look_up(&self, cx: &Cx, key: &VolumeKey) -> Result<Option<Volume>> {
@@ -30,26 +46,28 @@ impl Ontap {
     }
 
     async fn look_up_name(&self, cx: &Cx, name: &VolumeName) -> Result<Option<Volume>> {
-        let (flexvol, lun) = both(self.flexvol_named(cx, name), self.lun_at(cx, name)).await?;
+        let (flexvol, luns) = both(self.flexvol_named(cx, name), self.luns_of(cx, name)).await?;
         let Some(flexvol) = flexvol else { return Ok(None) };
-        whole(&flexvol, lun.as_ref()).map(Some)
+        whole(&flexvol, luns).map(Some)
     }
 
     async fn look_up_key(&self, cx: &Cx, key: &Key) -> Result<Option<Volume>> {
-        if let Some(uuid) = &key.lun
-            && let Some(lun) = self.lun(cx, uuid).await?
-        {
-            if lun.location.volume.uuid.as_deref() != Some(&key.flexvol) {
-                return Err(inconsistent("the LUN is in another FlexVol than it was"));
+        if let Some(uuid) = &key.lun {
+            let Luns { disk, readers } = self.luns_in(cx, Flexvol::Uuid(&key.flexvol)).await?;
+            if let Some(lun) = disk.filter(|it| it.uuid == *uuid) {
+                let mut volume = convert::volume_of_lun(key, &lun)?;
+                volume.mapped = Some(mapped(&lun)?);
+                volume.readers = Some(readers);
+                return Ok(Some(volume));
             }
-            let mut volume = convert::volume_of_lun(key, &lun)?;
-            volume.mapped = Some(mapped(&lun)?);
-            return Ok(Some(volume));
+            if self.lun(cx, uuid).await?.is_some() {
+                return Err(inconsistent("the array's list of a volume's LUNs lacks one that exists"));
+            }
         }
         // The LUN is gone or never was. The volume is absent only when its FlexVol is gone too.
         let Some(flexvol) = self.flexvol(cx, &key.flexvol).await? else { return Ok(None) };
-        let lun = self.lun_at(cx, &flexvol.name.parse()?).await?;
-        whole(&flexvol, lun.as_ref()).map(Some)
+        let luns = self.luns_of(cx, &flexvol.name.parse()?).await?;
+        whole(&flexvol, luns).map(Some)
     }
 
     /// The FlexVol of this name.
@@ -90,7 +108,7 @@ impl Ontap {
     }
 
     /// The LUN with this UUID, with its mappings.
-    async fn lun(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Lun>> {
+    pub(crate) async fn lun(&self, cx: &Cx, uuid: &str) -> Result<Option<wire::Lun>> {
         let request = Request::get("/api/storage/luns/{}", &[uuid]).query("fields", self.lun_fields());
         let found: Option<wire::Lun> = self.api.find(cx, &request, code::NO_LUN).await?;
         match &found {
@@ -104,11 +122,46 @@ impl Ontap {
         Ok(found)
     }
 
-    /// The LUN of the FlexVol of this name, with its mappings. `None` proves nothing about the FlexVol.
-    pub(crate) async fn lun_at(&self, cx: &Cx, name: &VolumeName) -> Result<Option<wire::Lun>> {
-        let path = lun_path(name);
+    /// Our LUNs in the FlexVol of this name, with their mappings. None proves nothing about the FlexVol.
+    pub(crate) async fn luns_of(&self, cx: &Cx, name: &VolumeName) -> Result<Luns> {
+        self.luns_in(cx, Flexvol::Name(name)).await
+    }
+
+    async fn luns_in(&self, cx: &Cx, flexvol: Flexvol<'_>) -> Result<Luns> {
+        let request = Request::get("/api/storage/luns", &[]);
+        let request = match flexvol {
+            Flexvol::Name(it) => request.query("location.volume.name", it),
+            Flexvol::Uuid(it) => request.query("location.volume.uuid", it),
+        };
+        let request = request.query("svm.uuid", &self.svm).query("fields", self.lun_fields());
+        let mut found = Luns::default();
+        for lun in self.api.list::<wire::Lun>(cx, request).await? {
+            self.check_svm(&lun.svm)?;
+            let is_there = match flexvol {
+                Flexvol::Name(it) => convert::name_in_path(&lun.name)? == *it,
+                Flexvol::Uuid(it) => lun.location.volume.uuid.as_deref() == Some(it),
+            };
+            if !is_there {
+                return Err(inconsistent("the array answered about the LUNs of another volume"));
+            }
+            if convert::unit(&lun.name) == Some(LUN_NAME) {
+                self.keep_lun_node(&lun);
+                if found.disk.replace(lun).is_some() {
+                    return Err(inconsistent("the array shows two LUNs of one name"));
+                }
+            } else if let Some(mut reader) = convert::reader(&lun)? {
+                self.keep_lun_node(&lun);
+                reader.volume.mapped = Some(mapped(&lun)?);
+                found.readers.push(reader);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The LUN at this path, with its mappings. `None` proves nothing about the FlexVol.
+    pub(crate) async fn lun_at(&self, cx: &Cx, path: &str) -> Result<Option<wire::Lun>> {
         let request = Request::get("/api/storage/luns", &[])
-            .query("name", &path)
+            .query("name", path)
             .query("svm.uuid", &self.svm)
             .query("fields", self.lun_fields());
         let Some(it) = self.api.find_one::<wire::Lun>(cx, request).await? else { return Ok(None) };
@@ -121,15 +174,17 @@ impl Ontap {
     }
 }
 
-fn whole(flexvol: &wire::Volume, lun: Option<&wire::Lun>) -> Result<Volume> {
-    if lun.is_some_and(|it| it.location.volume.uuid.as_deref() != Some(&flexvol.uuid)) {
+fn whole(flexvol: &wire::Volume, luns: Luns) -> Result<Volume> {
+    let disagrees = |it: &wire::Lun| it.location.volume.uuid.as_deref() != Some(&flexvol.uuid);
+    if luns.disk.as_ref().is_some_and(disagrees) {
         return Err(inconsistent("a volume and its LUN disagree about belonging together"));
     }
-    let mut volume = convert::volume(flexvol, lun)?;
-    volume.mapped = Some(match lun {
+    let mut volume = convert::volume(flexvol, luns.disk.as_ref())?;
+    volume.mapped = Some(match &luns.disk {
         Some(lun) => mapped(lun)?,
         None => Vec::new(),
     });
+    volume.readers = Some(luns.readers);
     Ok(volume)
 }
 

@@ -5,7 +5,7 @@
 
 use san_core::{
     Cx, EffectState, Error, ErrorKind, OperationId, Result, Snapshot, SnapshotName, SnapshotSet, Volume,
-    VolumeKey,
+    VolumeKey, VolumeName,
 };
 use san_rest::{Replay, Request};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ const COLLECTION: &str = "/api/storage/volumes/{}/snapshots";
 /// Version of the note this build writes.
 const SCHEMA: u16 = 1;
 
-/// The comment of our snapshots.
+/// The comment of our snapshots and readers.
 #[derive(Serialize, Deserialize)]
 struct Note {
     sanbridge: Claim,
@@ -39,15 +39,28 @@ pub(crate) fn array_name(name: &SnapshotName) -> String {
     format!("{PREFIX}{name}")
 }
 
-fn claim_of(snapshot: &wire::Snapshot) -> Option<OperationId> {
-    let note: Note = serde_json::from_str(snapshot.comment.as_deref()?).ok()?;
+/// Where the disk's LUN lies in a snapshot.
+pub(crate) fn path_in(volume: &VolumeName, snapshot: &SnapshotName) -> String {
+    format!("/vol/{volume}/.snapshot/{}/{LUN_NAME}", array_name(snapshot))
+}
+
+/// The comment of what the operation makes beside a disk.
+pub(crate) fn note(cx: &Cx) -> Result<String> {
+    let note = Note { sanbridge: Claim { v: SCHEMA, claim: cx.operation() } };
+    serde_json::to_string(&note)
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot write an object's note").caused_by(error))
+}
+
+/// The operation that made it, where its comment says so.
+pub(crate) fn claim_of(comment: Option<&str>) -> Option<OperationId> {
+    let note: Note = serde_json::from_str(comment?).ok()?;
     (note.sanbridge.v == SCHEMA).then_some(note.sanbridge.claim)
 }
 
 /// A snapshot of ours; `None` for everybody else's.
 fn ours(snapshot: &wire::Snapshot) -> Option<Result<Snapshot>> {
     let name: SnapshotName = snapshot.name.strip_prefix(PREFIX)?.parse().ok()?;
-    let claim = Some(claim_of(snapshot)?);
+    let claim = Some(claim_of(snapshot.comment.as_deref())?);
     let created = time(snapshot.create_time.as_deref());
     Some(snapshot.uuid.parse().map(|id| Snapshot { name, id, created, claim }))
 }
@@ -62,10 +75,7 @@ impl Ontap {
         };
         let key = Key::parse(&volume.id)?;
         key.lun()?;
-        let comment = serde_json::to_string(&Note { sanbridge: Claim { v: SCHEMA, claim: cx.operation() } })
-            .map_err(|error| {
-                Error::new(ErrorKind::Internal, "cannot write a snapshot's note").caused_by(error)
-            })?;
+        let comment = note(cx)?;
         let name = array_name(&set.name);
         let request = Request::post(COLLECTION, &[&key.flexvol])
             .query("return_records", true)
@@ -97,7 +107,7 @@ impl Ontap {
     /// `AlreadyExists` where somebody else did.
     async fn own_snapshot(&self, cx: &Cx, key: &Key, name: &str) -> Result<Option<Snapshot>> {
         let Some(found) = self.snapshot_named(cx, key, name).await? else { return Ok(None) };
-        if claim_of(&found) != Some(cx.operation()) {
+        if claim_of(found.comment.as_deref()) != Some(cx.operation()) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
                 "the volume has a snapshot of this name already",
@@ -106,7 +116,12 @@ impl Ontap {
         ours(&found).transpose()
     }
 
-    async fn snapshot_named(&self, cx: &Cx, key: &Key, name: &str) -> Result<Option<wire::Snapshot>> {
+    pub(crate) async fn snapshot_named(
+        &self,
+        cx: &Cx,
+        key: &Key,
+        name: &str,
+    ) -> Result<Option<wire::Snapshot>> {
         let request = Request::get(COLLECTION, &[&key.flexvol]).query("name", name).query("fields", FIELDS);
         let found: Option<wire::Snapshot> = self.api.find_one(cx, request).await?;
         match found {
@@ -180,7 +195,7 @@ impl Ontap {
     /// it is mapped to nobody. Identity and all snapshots stay. Doing it twice is doing it once.
     pub(crate) async fn roll_back(&self, cx: &Cx, volume: &Volume, name: &SnapshotName) -> Result<()> {
         let key = Key::parse(&volume.id)?;
-        let source = format!("/vol/{}/.snapshot/{}/{LUN_NAME}", volume.name, array_name(name));
+        let source = path_in(&volume.name, name);
         let body = json!({ "clone": { "source": { "name": source } } });
         let request = Request::patch("/api/storage/luns", &[])
             .query("uuid", key.lun()?)

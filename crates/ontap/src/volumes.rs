@@ -11,7 +11,7 @@ use crate::client::patiently;
 use crate::convert::{self, Key, LUN_NAME, inconsistent};
 use crate::create::{ROUNDING, check_size, flexvol_maximum};
 use crate::error::{code, is, is_one_of};
-use crate::look::{LUN_FIELDS, VOLUME_FIELDS, both};
+use crate::look::{LUN_FIELDS, Luns, VOLUME_FIELDS, both};
 use crate::release::Feature;
 use crate::wire;
 
@@ -36,11 +36,18 @@ impl Ontap {
             }
             luns.remove(&stray);
         }
-        let bare: Vec<String> = flexvols.keys().filter(|it| !luns.contains_key(*it)).cloned().collect();
+        let has_disk = |it: &String| luns.get(it).is_some_and(|it: &Luns| it.disk.is_some());
+        let bare: Vec<String> = flexvols.keys().filter(|it| !has_disk(it)).cloned().collect();
         for some in bare.chunks(NAMED_AT_ONCE) {
             luns.extend(self.luns(cx, Filter::Flexvols(some)).await?);
         }
-        flexvols.values().map(|it| convert::volume(it, luns.get(&it.uuid))).collect()
+        let whole = |it: &wire::Volume| {
+            let Luns { disk, readers } = luns.remove(&it.uuid).unwrap_or_default();
+            let mut volume = convert::volume(it, disk.as_ref())?;
+            volume.readers = Some(readers);
+            Ok(volume)
+        };
+        flexvols.values().map(whole).collect()
     }
 
     /// FlexVols by UUID.
@@ -55,24 +62,30 @@ impl Ontap {
     }
 
     /// Our LUNs by the UUID of their FlexVol.
-    async fn luns(&self, cx: &Cx, of: Filter<'_>) -> Result<BTreeMap<String, wire::Lun>> {
+    async fn luns(&self, cx: &Cx, of: Filter<'_>) -> Result<BTreeMap<String, Luns>> {
         let request =
             Request::get("/api/storage/luns", &[]).query("svm.uuid", &self.svm).query("fields", LUN_FIELDS);
         let request = match of {
-            Filter::Prefix(it) => request.query("name", format!("/vol/{it}*/{LUN_NAME}")),
+            Filter::Prefix(it) => request.query("name", format!("/vol/{it}*")),
             Filter::Flexvols(it) => request.query("location.volume.uuid", it.join("|")),
         };
         let all: Vec<wire::Lun> = self.api.list(cx, request).await?;
-        let mut by_flexvol = BTreeMap::new();
+        let mut by_flexvol: BTreeMap<String, Luns> = BTreeMap::new();
         for lun in all {
             self.check_svm(&lun.svm)?;
             let ours = match of {
                 Filter::Prefix(it) => lun.name.strip_prefix("/vol/").is_some_and(|path| path.starts_with(it)),
                 Filter::Flexvols(_) => true,
             };
-            if ours && lun.name.rsplit('/').next() == Some(LUN_NAME) {
-                let flexvol = lun.location.volume.uuid.clone();
-                by_flexvol.insert(flexvol.ok_or_else(|| inconsistent("a LUN names no FlexVol"))?, lun);
+            if !ours {
+                continue;
+            }
+            let flexvol = lun.location.volume.uuid.clone();
+            let flexvol = flexvol.ok_or_else(|| inconsistent("a LUN names no FlexVol"))?;
+            if convert::unit(&lun.name) == Some(LUN_NAME) {
+                by_flexvol.entry(flexvol).or_default().disk = Some(lun);
+            } else if let Some(reader) = convert::reader(&lun)? {
+                by_flexvol.entry(flexvol).or_default().readers.push(reader);
             }
         }
         Ok(by_flexvol)
@@ -81,21 +94,25 @@ impl Ontap {
     pub(crate) async fn delete(&self, cx: &Cx, volume: &Volume, mode: DeleteMode) -> Result<bool> {
         let key = Key::parse(&volume.id)?;
         let looked;
-        let mapped = match &volume.mapped {
-            Some(it) => it,
-            None => match self.look_up(cx, &VolumeKey::Id(volume.id.clone())).await? {
-                None => return Ok(false),
-                Some(it) => {
-                    looked = it.mapped.ok_or_else(|| inconsistent("a look-up shows no mappings"))?;
-                    &looked
-                }
-            },
+        let seen = if volume.mapped.is_some() && volume.readers.is_some() {
+            volume
+        } else {
+            let Some(it) = self.look_up(cx, &VolumeKey::Id(volume.id.clone())).await? else {
+                return Ok(false);
+            };
+            looked = it;
+            &looked
         };
-        if !mapped.is_empty() {
-            let hosts: BTreeSet<&str> = mapped.iter().map(|it| it.name.as_str()).collect();
+        let mapped = |it: &Volume| it.mapped.clone().unwrap_or_default();
+        let readers = seen.readers()?.iter().flat_map(|it| mapped(&it.volume));
+        let hosts: BTreeSet<String> = mapped(seen).into_iter().chain(readers).map(|it| it.name).collect();
+        if !hosts.is_empty() {
             let hosts = hosts.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(Error::new(ErrorKind::InUse, format!("it is mapped to {hosts}"))
-                .with_remedy("stop the guests that use it on those nodes, then detach it there"));
+            return Err(Error::new(
+                ErrorKind::InUse,
+                format!("it, or a snapshot of it, is mapped to {hosts}"),
+            )
+            .with_remedy("stop the guests that use it on those nodes, then detach it there"));
         }
         let request = Request::delete("/api/storage/volumes/{}", &[&key.flexvol]);
         let request = match mode {

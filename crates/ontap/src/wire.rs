@@ -93,6 +93,7 @@ pub(crate) struct Lun {
     #[serde(default)]
     pub(crate) svm: Reference,
     pub(crate) serial_number: Option<String>,
+    pub(crate) comment: Option<String>,
     pub(crate) space: Option<LunSpace>,
     #[serde(default)]
     pub(crate) status: LunStatus,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use san_core::{Array, DeleteMode, SnapshotSet, TransportKind, VolumeKey, VolumeQuery};
+use san_core::{Array, DeleteMode, ReaderSpec, SnapshotSet, TransportKind, VolumeKey, VolumeQuery};
 
 use crate::fixture::{Fixture, NEW, OLD, SIZE, cx, host_spec, lun_choice, spec};
 
@@ -42,7 +42,7 @@ async fn each_verb_keeps_its_budget() {
             let volume = array.volume(&cx, &key).await?.unwrap();
             array.ensure_mapped(&cx, &volume, &host, &lun_choice(&[1])).await
         });
-        assert_eq!(sent, "GET /storage/luns/{uuid}\nPOST /protocols/san/lun-maps\n");
+        assert_eq!(sent, "GET /storage/luns\nPOST /protocols/san/lun-maps\n");
 
         let sent = requests!(it, array.mapping(&cx, &volume, &host));
         assert_eq!(sent, "GET /protocols/san/lun-maps\n");
@@ -55,6 +55,23 @@ async fn each_verb_keeps_its_budget() {
         let snapshot = SnapshotSet { volumes: vec![volume.clone()], name: "one".parse().unwrap() };
         let sent = requests!(it, array.snapshot(&cx, &snapshot));
         assert_eq!(sent, "POST /storage/volumes/{volume.uuid}/snapshots\n");
+
+        // A look, a clone, a map; and back.
+        let of = ReaderSpec { node: "node1".parse().unwrap(), snapshot: "one".parse().unwrap() };
+        let sent = requests!(it, async {
+            let volume = array.volume(&cx, &key).await?.unwrap();
+            let reader = array.ensure_reader(&cx, &volume, &of).await?.into_inner();
+            array.ensure_mapped(&cx, &reader, &host, &lun_choice(&[1])).await
+        });
+        assert_eq!(sent, "GET /storage/luns\nPOST /protocols/san/lun-maps\nPOST /storage/luns\n");
+        let seen = array.volume(&cx, &key).await.unwrap().unwrap();
+        let reader = seen.readers().unwrap()[0].volume.id.clone();
+        let sent = requests!(it, async {
+            array.ensure_unmapped(&cx, &reader, &host.id).await?;
+            array.ensure_no_reader(&cx, &reader).await
+        });
+        assert_eq!(sent, "DELETE /protocols/san/lun-maps/{lun.uuid}/{igroup.uuid}\nDELETE /storage/luns\n");
+
         let sent = requests!(it, array.rollback(&cx, &volume, &snapshot.name));
         assert_eq!(sent, "PATCH /storage/luns\n");
         let sent = requests!(it, array.ensure_no_snapshot(&cx, &volume, &snapshot.name));
@@ -72,7 +89,7 @@ async fn each_verb_keeps_its_budget() {
             let volume = array.volume(&cx, &key).await?.unwrap();
             array.ensure_no_volume(&cx, &volume, DeleteMode::Recoverable).await
         });
-        assert_eq!(sent, "DELETE /storage/volumes/{uuid}\nGET /storage/luns/{uuid}\n");
+        assert_eq!(sent, "DELETE /storage/volumes/{uuid}\nGET /storage/luns\n");
     }
 }
 

@@ -95,8 +95,10 @@ impl Fixture {
         self.array.ensure_host(&cx(), &host_spec()).await.unwrap().into_inner()
     }
 
-    fn path(volume: &Volume) -> String {
-        format!("/vol/{}/lun0", volume.name)
+    /// By its key: a reader lies beside the volume it reads.
+    fn path(&self, volume: &Volume) -> String {
+        let lun = volume.id.as_str().split_once(':').unwrap().1;
+        self.sim.luns().into_iter().find(|it| it.uuid.to_string() == lun).unwrap().path
     }
 }
 
@@ -145,14 +147,14 @@ impl ArrayFixture for Fixture {
     }
 
     async fn write(&self, volume: &Volume, bytes: &[u8]) {
-        let file = self.sim.lun_file(SVM, &Self::path(volume)).unwrap();
+        let file = self.sim.lun_file(SVM, &self.path(volume)).unwrap();
         let mut file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
         file.rewind().unwrap();
         file.write_all(bytes).unwrap();
     }
 
     async fn read(&self, volume: &Volume, length: usize) -> Vec<u8> {
-        let file = self.sim.lun_file(SVM, &Self::path(volume)).unwrap();
+        let file = self.sim.lun_file(SVM, &self.path(volume)).unwrap();
         let mut bytes = vec![0; length];
         std::fs::File::open(file).unwrap().read_exact(&mut bytes).unwrap();
         bytes

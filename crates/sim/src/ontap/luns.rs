@@ -49,6 +49,11 @@ pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
         let luns = state.volumes_named(&names).flat_map(|volume| &volume.luns);
         return Ok(luns.filter_map(|uuid| state.live_lun(*uuid)).map(show).collect());
     }
+    if let Some(uuids) = call.params.exact("location.volume.uuid") {
+        let volumes = uuids.into_iter().filter_map(|it| Uuid::parse_str(it).ok());
+        let luns = volumes.filter_map(|it| state.live_volume(it)).flat_map(|volume| &volume.luns);
+        return Ok(luns.filter_map(|uuid| state.live_lun(*uuid)).map(show).collect());
+    }
     Ok(state.live_luns().map(show).collect())
 }
 
