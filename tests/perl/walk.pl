@@ -167,7 +167,7 @@ subtest 'attachment' => sub {
     on($two);
     is($class->deactivate_volume($id, $scfg, $disk), 1, 'detached');
     is($class->deactivate_volume($id, $scfg, $disk), 1, 'once more');
-    refused('a snapshot as a disk', qr/not supported/, sub { $class->activate_volume($id, $scfg, $disk, 'before') });
+    refused('a snapshot that is not there', qr/no such snapshot/, sub { $class->activate_volume($id, $scfg, $disk, 'before') });
     refused('a volume that is not there', qr/vm-100-disk-9/, sub { $class->activate_volume($id, $scfg, 'vm-100-disk-9') });
     place('detached');
 };
@@ -190,6 +190,12 @@ subtest 'snapshots' => sub {
     refused('taken twice', qr/before/, sub { $class->volume_snapshot($scfg, $id, $disk, 'before') });
     place('snapshotted');
     $class->volume_snapshot($scfg, $id, $disk, 'vzdump');
+    for my $time ('read', 'once more') {
+        is($class->activate_volume($id, $scfg, $disk, 'before'), 1, $time);
+    }
+    for my $time ('closed', 'once more') {
+        is($class->deactivate_volume($id, $scfg, $disk, 'before'), 1, $time);
+    }
     my $info = $class->volume_snapshot_info($scfg, $id, $disk);
     is_deeply([sort keys $info->%*], ['before', 'vzdump'], 'both are known');
     ok($info->{before}->{id} ne $info->{vzdump}->{id}, 'by their own ids');
@@ -205,7 +211,8 @@ subtest 'snapshots' => sub {
     place('rolled back');
     is($class->volume_snapshot_delete($scfg, $id, $disk, 'before', 1), undef, 'deleted under a running guest');
     is($class->volume_snapshot_delete($scfg, $id, $disk, 'before', 1), undef, 'once more');
-    is($class->volume_snapshot_delete($scfg, $id, $disk, 'vzdump'), undef, 'the other');
+    is($class->activate_volume($id, $scfg, $disk, 'vzdump'), 1, 'as a backup reads it, without an end');
+    is($class->volume_snapshot_delete($scfg, $id, $disk, 'vzdump'), undef, 'the other, and what reads it');
     is_deeply($class->volume_snapshot_info($scfg, $id, $disk), {}, 'none is left');
     $class->deactivate_volume($id, $scfg, $disk);
 };

@@ -12,8 +12,8 @@ use san_core::{
     TransportKind,
 };
 use san_engine::{
-    Cluster, Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, OUTAGE, Outcome, Request, San,
-    SanConfig, Tie,
+    Asker, Cluster, Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, OUTAGE, Outcome, Request,
+    San, SanConfig, Tie,
 };
 use san_host::Guard;
 use san_multipath::{Multipath, MultipathConfig};
@@ -314,6 +314,33 @@ impl SiteNode {
     /// Detaches a disk.
     pub async fn detach(&self, object: &str) -> Result<Outcome> {
         self.call(Request::Detach { object: object.to_owned() }).await
+    }
+
+    /// Attaches a snapshot of a disk; returns where it appears.
+    pub async fn attach_snapshot(&self, object: &str, snapshot: &SnapshotName) -> Result<PathBuf> {
+        self.attach_snapshot_for(object, snapshot, None).await
+    }
+
+    /// The same for a process.
+    pub async fn attach_snapshot_for(
+        &self,
+        object: &str,
+        snapshot: &SnapshotName,
+        asker: Option<Asker>,
+    ) -> Result<PathBuf> {
+        let (object, snapshot) = (object.to_owned(), snapshot.clone());
+        match self.call(Request::AttachSnapshot { object, snapshot, asker }).await? {
+            Outcome::Attached { path, .. } => Ok(path),
+            other => Err(Error::new(ErrorKind::Internal, format!("attach ended with {other:?}"))),
+        }
+    }
+
+    /// Detaches a snapshot of a disk.
+    pub async fn detach_snapshot(&self, object: &str, snapshot: &SnapshotName) -> Result<Outcome> {
+        let (object, snapshot) = (object.to_owned(), snapshot.clone());
+        // Another process than any that a test attaches it for.
+        let asker = Some(Asker { pid: 1, started: None });
+        self.call(Request::DetachSnapshot { object, snapshot, asker }).await
     }
 
     /// Deletes a disk.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_core::{
     ArrayId, ByteSize, Cx, Deadline, Error, ErrorKind, Identity, Marked, NodeName, OperationId, Owner,
-    Result, Volume, VolumeKind, VolumeName, VolumeState,
+    ReaderSpec, Result, Volume, VolumeKind, VolumeName, VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +121,16 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// Notes that `node` has no mapping of the volume any more.
     async fn note_detached(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<()>;
 
+    /// Who reads snapshots of the volume, or may: noted before the reader is handed out, until it is gone, or until the
+    /// snapshot of that name is another one than he reads.
+    async fn readers(&self, cx: &Cx, owner: &Owner) -> Result<Vec<ReaderSpec>>;
+
+    /// Notes such a reader.
+    async fn note_reader(&self, cx: &Cx, owner: &Owner, reader: &ReaderSpec) -> Result<()>;
+
+    /// Forgets one.
+    async fn forget_reader(&self, cx: &Cx, owner: &Owner, reader: &ReaderSpec) -> Result<()>;
+
     /// The node a host object of an array stands for; `None`: not one of this cluster.
     async fn node_of_host(&self, cx: &Cx, array: &str, host: &ArrayId) -> Result<Option<NodeName>>;
 
@@ -177,6 +187,7 @@ pub trait Cluster: fmt::Debug + Send + Sync {
 /// ```text
 /// <folder>/volumes/<space>/<object>/binding    which array object it is
 /// <folder>/volumes/<space>/<object>/on.<node>  the node has it mapped, or is about to
+/// <folder>/volumes/<space>/<object>/reader.<node>@<snapshot>  the node reads that snapshot
 /// <folder>/volumes/<space>/<object>/lease      who changes it, and until when
 /// <folder>/volumes/<space>/<object>/overwrite  which operation is about to overwrite its bytes
 /// <folder>/volumes/<space>/<object>/successor.<operation>  for a moment: who takes that operation's dead lease over
@@ -209,6 +220,13 @@ struct LeaseFile {
 #[derive(Debug, Serialize, Deserialize)]
 struct NodeNote {
     node: NodeName,
+}
+
+/// What the notes about readers begin with: other than the ones about disks, which older versions read.
+const READER: &str = "reader.";
+
+fn reader_file(reader: &ReaderSpec) -> String {
+    format!("{READER}{}@{}", reader.node, reader.snapshot)
 }
 
 impl FolderCluster {
@@ -323,6 +341,22 @@ impl Cluster for FolderCluster {
 
     async fn note_detached(&self, cx: &Cx, owner: &Owner, node: &NodeName) -> Result<()> {
         self.of(owner).remove(cx, &format!("on.{node}")).await.map(|_| ())
+    }
+
+    async fn readers(&self, _cx: &Cx, owner: &Owner) -> Result<Vec<ReaderSpec>> {
+        let reader = |name: &String| {
+            let (node, snapshot) = name.strip_prefix(READER)?.split_once('@')?;
+            Some(node.parse().and_then(|node| Ok(ReaderSpec { node, snapshot: snapshot.parse()? })))
+        };
+        self.of(owner).names().await?.iter().filter_map(reader).collect()
+    }
+
+    async fn note_reader(&self, cx: &Cx, owner: &Owner, reader: &ReaderSpec) -> Result<()> {
+        self.of(owner).write(cx, &reader_file(reader), &NodeNote { node: reader.node.clone() }).await
+    }
+
+    async fn forget_reader(&self, cx: &Cx, owner: &Owner, reader: &ReaderSpec) -> Result<()> {
+        self.of(owner).remove(cx, &reader_file(reader)).await.map(|_| ())
     }
 
     async fn node_of_host(&self, _cx: &Cx, array: &str, host: &ArrayId) -> Result<Option<NodeName>> {

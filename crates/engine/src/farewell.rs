@@ -6,15 +6,15 @@ use crate::san::San;
 use crate::tombstone::is_tombstone;
 
 impl San {
-    /// Ends what a node that is gone for ever has of this storage: its leases, its mappings, the notes of them. Returns how
-    /// many mappings there were. The caller has made sure that nothing runs there. Repeatable.
+    /// Ends what a node that is gone for ever has of this storage: its leases, its mappings, the readers of snapshots it had,
+    /// the notes of them. Returns how many mappings and readers there were. The caller has made sure that nothing runs there. Repeatable.
     pub async fn forget_node(&self, cx: &Cx, node: &NodeName) -> Result<usize> {
         if node == self.node_name() {
             return Err(Error::new(ErrorKind::InvalidInput, "a node cannot end itself").on(node));
         }
         self.cluster().give_back_leftovers(cx, self.realm(), self.space(), node).await?;
         let host = self.array().host(cx, self.realm(), node).await?;
-        let mut ended = 0;
+        let mut ended = self.remove_readers_of(cx, node).await?;
         for owner in self.cluster().bound(cx, self.realm(), self.space()).await? {
             // Of a disk that was deleted under its hands nothing is noted any more.
             let may_have =

@@ -9,13 +9,16 @@
 
 mod clock;
 mod cluster;
+mod disk_view;
 mod farewell;
+mod idle;
 mod intent;
 mod locks;
 mod masks;
 mod node;
 mod outage;
 mod plan;
+mod readers;
 mod reconciled;
 mod record;
 mod recovery;
@@ -29,11 +32,13 @@ mod tombstone;
 mod view;
 
 pub use cluster::{Binding, Cluster, FolderCluster, Guest, Guests, Lease, Tie};
+pub use disk_view::View;
+pub use idle::Asker;
 pub use masks::masks;
 pub use node::{Node, NodeConfig};
 pub use plan::{Naming, Outcome, Request};
 pub use reconciled::{Reconciled, Repair};
-pub use record::{Attachment, AttachmentState};
+pub use record::{Attachment, AttachmentState, Reading};
 pub use registry::Ticket;
 pub use release::{ReleaseAnswer, ReleaseRequest};
 pub use san::{Disk, OUTAGE, San, SanConfig, Status};

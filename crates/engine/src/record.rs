@@ -2,10 +2,12 @@
 
 use san_core::{
     ArrayId, ByteSize, Cx, Expected, Hctl, HostAccess, Identity, KnownLegs, Lun, Owner, Result, Route,
-    TargetPort,
+    SnapshotName, TargetPort,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Binding;
+use crate::disk_view::View;
 use crate::store::Folder;
 
 /// How far an attachment is.
@@ -18,12 +20,25 @@ pub enum AttachmentState {
     Attached,
 }
 
+/// What a reader on this node reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reading {
+    /// The snapshot.
+    pub snapshot: SnapshotName,
+    /// The array's key of the disk.
+    pub disk: ArrayId,
+}
+
 /// One volume on this node: written before the first effect of attach, removed after the last leg is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// Whose.
     pub owner: Owner,
+    /// What it reads; `None`: it is the disk itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Reading>,
     /// The array, as its profile names itself.
     pub array: String,
     /// The array's key of the volume.
@@ -45,6 +60,19 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// What is attached.
+    pub fn view(&self) -> View {
+        View { owner: self.owner.clone(), snapshot: self.reads.as_ref().map(|it| it.snapshot.clone()) }
+    }
+
+    /// Whether it is of the array object that its owner has now.
+    pub(crate) fn is_of(&self, bound: &Binding) -> bool {
+        match &self.reads {
+            Some(reads) => reads.disk == bound.id,
+            None => self.volume == bound.id && self.identity == bound.identity,
+        }
+    }
+
     /// What must be found before the device is handed out; `None` until it is mapped.
     pub fn expected(&self) -> Option<Expected> {
         self.lun.map(|lun| Expected { identity: self.identity.clone(), size: self.size, lun })
@@ -81,16 +109,21 @@ impl Attachments {
         Self(folder)
     }
 
+    /// A disk's.
     pub(crate) async fn get(&self, owner: &Owner) -> Result<Option<Attachment>> {
-        self.0.read(owner.object()).await
+        self.of(&View::disk(owner.clone())).await
+    }
+
+    pub(crate) async fn of(&self, view: &View) -> Result<Option<Attachment>> {
+        self.0.read(&view.file_name()).await
     }
 
     pub(crate) async fn put(&self, cx: &Cx, record: &Attachment) -> Result<()> {
-        self.0.write(cx, record.owner.object(), record).await
+        self.0.write(cx, &record.view().file_name(), record).await
     }
 
-    pub(crate) async fn remove(&self, cx: &Cx, owner: &Owner) -> Result<()> {
-        self.0.remove(cx, owner.object()).await.map(|_| ())
+    pub(crate) async fn remove(&self, cx: &Cx, view: &View) -> Result<()> {
+        self.0.remove(cx, &view.file_name()).await.map(|_| ())
     }
 
     /// All that can be read. One that cannot is reported and left out: it must not stop every other disk.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use san_core::{Cx, Deadline, Error, ErrorKind, OperationId, Owner, Result};
 use tokio::task::JoinSet;
 
+use crate::disk_view::View;
 use crate::intent::{Cursor, Found, Intent};
 use crate::plan::{Direction, Outcome, Work};
 use crate::record::{Attachment, AttachmentState};
@@ -41,6 +42,9 @@ impl San {
     /// Takes up what earlier operations on this volume left open, before another one begins. `Some`: that was the answer.
     pub(crate) async fn settle_open(&self, cx: &Cx, owner: &Owner, work: &Work) -> Result<Option<Outcome>> {
         for mut intent in self.intents().of(owner).await? {
+            if are_unrelated(&intent.work, work) {
+                continue;
+            }
             if self.is_running(intent.id) {
                 return Err(
                     Error::new(ErrorKind::Busy, "another operation on it has not ended").on(owner.object())
@@ -104,7 +108,7 @@ impl San {
         let device = self.devices().revive(cx, &expect, &routes).await?;
         let record = Attachment { state: AttachmentState::Attached, ..record.clone() };
         self.attachments().put(cx, &record).await?;
-        self.publish(cx, &record.owner, &device).await
+        self.publish(cx, &record.view(), &device).await
     }
 
     /// Goes on with an open intent of an earlier process or round. An error: it is still open.
@@ -229,6 +233,20 @@ impl San {
             End::Open(error) => Err(Error::wrap(error, format!("the answer {outcome:?} was not confirmed"))),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a new operation need not wait for the end of an open one of the same disk: a snapshot that is read is another
+/// device than the disk, and lies beside it on the array.
+fn are_unrelated(open: &Work, new: &Work) -> bool {
+    match (open.view(), new.view()) {
+        (Some(open), Some(new)) => open != new,
+        (Some(View { snapshot: Some(read), .. }), None) => match new {
+            Work::Delete(_) | Work::Rename(_) => false,
+            Work::DeleteSnapshot(it) => it.snapshot() != read,
+            _ => true,
+        },
+        _ => false,
     }
 }
 

@@ -105,7 +105,7 @@ impl San {
     async fn run_locked(&self, cx: &Cx, mut work: Work, lock_name: &str, entry: &Entry) -> Result<Outcome> {
         let _lock = self.node().locks.lock(cx, lock_name).await?;
         if let Work::Attach(attach) = &work {
-            self.note_use(attach.owner());
+            self.note_use(cx, attach.view(), attach.asker()).await;
         }
         if let Some(outcome) = self.take_up_own(cx, entry).await? {
             return Ok(outcome);
@@ -154,7 +154,8 @@ impl San {
         let owner = work.owner().filter(|_| work.plan().needs_lease()).cloned();
         let Some(owner) = owner else { return inside(cx, work).await };
         let lease = self.cluster().lease(cx, &owner).await?;
-        if self.cluster().overwriting(cx, &owner).await?.is_some_and(|it| it != cx.operation()) {
+        let reads = work.view().is_some_and(|it| it.snapshot.is_some());
+        if !reads && self.cluster().overwriting(cx, &owner).await?.is_some_and(|it| it != cx.operation()) {
             // An earlier operation may still mean to overwrite the volume. It must not, once this one has begun.
             self.cluster().note_overwriting(cx, &owner, None).await?;
         }

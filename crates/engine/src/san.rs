@@ -12,6 +12,8 @@ use san_core::{
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
+use crate::disk_view::View;
+use crate::idle::Use;
 use crate::intent::Intents;
 use crate::node::{Inner, Node};
 use crate::plan::{Request, is_asked_for};
@@ -50,15 +52,12 @@ pub(crate) struct Shared {
     status: Mutex<LastStatus>,
     /// The disks that have lost every path, and since when.
     outages: Mutex<HashMap<Wwid, Instant>>,
-    /// When each object was last attached, or last seen in use.
-    last_used: Mutex<HashMap<String, Instant>>,
+    /// Who wants what is attached.
+    pub(crate) uses: Mutex<HashMap<View, Use>>,
     /// Volumes that were deleted and could not go when that was tried last.
     resting: Mutex<HashMap<String, Rest>>,
     pub(crate) reconciled: Mutex<Reconciled>,
 }
-
-/// How long a template stays attached after its last use: whoever copies several disks comes back to each of them.
-const TEMPLATE_REST: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Debug, Default)]
 struct LastStatus {
@@ -129,7 +128,7 @@ impl San {
             ports: tokio::sync::Mutex::default(),
             status: Mutex::default(),
             outages: Mutex::default(),
-            last_used: Mutex::default(),
+            uses: Mutex::default(),
             resting: Mutex::default(),
             reconciled: Mutex::default(),
             node,
@@ -182,14 +181,17 @@ impl San {
         &self.0.config.array
     }
 
-    /// The owner of one of its disks.
+    /// The owner of one of its disks. What stands behind an `@` would be a snapshot of it.
     pub fn owner(&self, object: &str) -> Result<Owner> {
+        if object.contains('@') {
+            return Err(Error::new(ErrorKind::InvalidInput, "the name of a disk holds no @"));
+        }
         Owner::new(self.realm(), self.space(), object)
     }
 
-    /// Where an attached disk appears.
-    pub fn device_path(&self, owner: &Owner) -> PathBuf {
-        self.0.node.devices_folder.join(owner.space()).join(owner.object())
+    /// Where an attached disk, or snapshot of one, appears.
+    pub fn device_path(&self, view: &View) -> PathBuf {
+        self.0.node.devices_folder.join(view.owner.space()).join(view.file_name())
     }
 
     /// What matches the volumes of this storage and no other.
@@ -237,7 +239,7 @@ impl San {
         Ok(found)
     }
 
-    /// The disks attached on this node.
+    /// The disks, and the snapshots of disks, attached on this node.
     pub async fn attached(&self) -> Result<Vec<Attachment>> {
         self.0.attachments.all().await
     }
@@ -247,50 +249,17 @@ impl San {
     pub async fn drop_stale_attachments(&self) -> Result<()> {
         for record in self.attached().await? {
             let cx = self.0.node.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
-            let noted = self.cluster().attached_on(&cx, &record.owner).await?;
+            let view = record.view();
+            let is_noted = self.is_noted(&cx, &view).await?;
             let bound = self.cluster().binding(&cx, &record.owner).await?;
-            let is_stale =
-                !noted.contains(&self.0.node.name) || bound.is_none_or(|it| it.id != record.volume);
+            let is_stale = !is_noted || bound.is_none_or(|it| !record.is_of(&it));
             if record.state == AttachmentState::Attached && is_stale {
-                let request = Request::Detach { object: record.owner.object().to_owned() };
-                let ticket = self.submit(cx.operation(), request, cx.deadline());
+                let ticket = self.submit(cx.operation(), Request::detach(&view), cx.deadline());
                 match ticket.wait(cx.deadline()).await {
-                    Ok(_) => self.reconciled(Repair::StaleDetached, record.owner.object()),
+                    Ok(_) => self.reconciled(Repair::StaleDetached, &view.file_name()),
                     Err(error) => {
-                        tracing::debug!(volume = %record.owner, error = %error.chain(), "a stale attachment stays");
+                        tracing::debug!(volume = %view, error = %error.chain(), "a stale attachment stays");
                     }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes templates down that nobody has used here for a while: they are attached to be copied and then forgotten, and as
-    /// long as one node has them no other can delete them. What is in use stays.
-    pub async fn drop_idle_templates(&self) -> Result<()> {
-        let records = self.attached().await?;
-        self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner).retain(|object, _| {
-            // Of what is not here nothing need be remembered.
-            records.iter().any(|it| it.owner.object() == object)
-        });
-        for record in records {
-            let cx = self.0.node.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
-            let bound = self.cluster().binding(&cx, &record.owner).await?;
-            let is_template = bound.is_some_and(|it| it.kind == VolumeKind::Template);
-            if record.state != AttachmentState::Attached || !is_template || !self.has_rested(&record.owner) {
-                continue;
-            }
-            if let Err(error) = self.require_unused(&cx, &record).await {
-                tracing::debug!(volume = %record.owner, error = %error.chain(), "a template stays attached");
-                self.note_use(&record.owner);
-                continue;
-            }
-            let request = Request::Release { object: record.owner.object().to_owned() };
-            let ticket = self.submit(cx.operation(), request, cx.deadline());
-            match ticket.wait(cx.deadline()).await {
-                Ok(_) => self.reconciled(Repair::IdleDetached, record.owner.object()),
-                Err(error) => {
-                    tracing::debug!(volume = %record.owner, error = %error.chain(), "an idle template stays");
                 }
             }
         }
@@ -299,18 +268,6 @@ impl San {
 
     pub(crate) fn with_resting<T>(&self, with: impl FnOnce(&mut HashMap<String, Rest>) -> T) -> T {
         with(&mut self.0.resting.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Somebody wants it, or has it open.
-    pub(crate) fn note_use(&self, owner: &Owner) {
-        let mut last = self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner);
-        last.insert(owner.object().to_owned(), Instant::now());
-    }
-
-    /// Whether nobody has wanted it for a while. What was attached by an earlier process rests from now on.
-    pub(crate) fn has_rested(&self, owner: &Owner) -> bool {
-        let mut last = self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner);
-        last.entry(owner.object().to_owned()).or_insert_with(Instant::now).elapsed() >= TEMPLATE_REST
     }
 
     /// Makes sure that a volume is known by the template it is said to be cloned from. Where that cannot be told, whatever is

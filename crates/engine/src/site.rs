@@ -10,6 +10,7 @@ use san_core::{
 };
 
 use crate::cluster::{Binding, Cluster};
+use crate::disk_view::View;
 use crate::intent::Intents;
 use crate::node::Inner;
 use crate::record::{Attachment, Attachments};
@@ -235,14 +236,14 @@ impl San {
     pub(crate) async fn require_unused(&self, cx: &Cx, record: &Attachment) -> Result<()> {
         let Some(expect) = record.expected() else { return Ok(()) };
         match self.inspect(cx, &expect, &record.ports).await? {
-            Some(device) => self.require_idle(cx, &record.owner, &device).await,
+            Some(device) => self.require_idle(cx, &record.view(), &device).await,
             None => Ok(()),
         }
     }
 
     /// Proves that nobody on this node uses a device. Short visits are waited for: udev opens every new device for a
     /// moment, and QEMU closes its disks some time after it said that it would end.
-    pub(crate) async fn require_idle(&self, cx: &Cx, owner: &Owner, device: &Device) -> Result<()> {
+    pub(crate) async fn require_idle(&self, cx: &Cx, view: &View, device: &Device) -> Result<()> {
         let last = std::sync::Mutex::new(Vec::new());
         let look = || async {
             match self.devices().usage(cx, device).await? {
@@ -266,7 +267,7 @@ impl San {
             _ => {
                 let holders: Vec<String> = last.iter().map(ToString::to_string).collect();
                 let message = format!("it is in use on node {}: {}", self.node_name(), holders.join(", "));
-                Err(Error::new(ErrorKind::InUse, message).on(owner.object()))
+                Err(Error::new(ErrorKind::InUse, message).on(view.file_name()))
             }
         }
     }
@@ -360,8 +361,8 @@ impl San {
     }
 
     /// Puts the device where people look for it.
-    pub(crate) async fn publish(&self, cx: &Cx, owner: &Owner, device: &Device) -> Result<()> {
-        let link = self.device_path(owner);
+    pub(crate) async fn publish(&self, cx: &Cx, view: &View, device: &Device) -> Result<()> {
+        let link = self.device_path(view);
         if self.shared().node.host.read_link(cx, &link).await?.as_ref() == Some(&device.path) {
             return Ok(());
         }
@@ -378,8 +379,8 @@ impl San {
         self.shared().node.masks.remove(cx, &record.identity.wwid).await
     }
 
-    pub(crate) async fn unpublish(&self, cx: &Cx, owner: &Owner) -> Result<()> {
-        self.shared().node.host.remove_link(cx, &self.device_path(owner)).await.map(|_| ())
+    pub(crate) async fn unpublish(&self, cx: &Cx, view: &View) -> Result<()> {
+        self.shared().node.host.remove_link(cx, &self.device_path(view)).await.map(|_| ())
     }
 }
 

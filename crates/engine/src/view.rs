@@ -1,5 +1,6 @@
 //! What can be said of a storage without asking its array: for people who want to know how things stand.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use san_core::{
@@ -8,6 +9,7 @@ use san_core::{
 };
 
 use crate::cluster::Guest;
+use crate::disk_view::View;
 use crate::intent::{Cursor, Found, Intent};
 use crate::record::AttachmentState;
 use crate::san::San;
@@ -55,11 +57,11 @@ pub struct Portal {
     pub is_up: bool,
 }
 
-/// A disk that this node has on record.
+/// A disk, or a snapshot of one, that this node has on record.
 #[derive(Debug, Clone)]
 pub struct Presence {
-    /// Whose.
-    pub owner: Owner,
+    /// What.
+    pub view: View,
     /// The number it has here; `None` until it is mapped.
     pub lun: Option<Lun>,
     /// How far it is.
@@ -113,10 +115,11 @@ impl San {
         Ok(owners)
     }
 
-    /// The names under which disks of this storage appear on this node.
-    pub async fn links(&self, cx: &Cx) -> Result<Vec<String>> {
+    /// Where disks of this storage, and snapshots of them, appear on this node.
+    pub async fn links(&self, cx: &Cx) -> Result<Vec<PathBuf>> {
         let folder = self.node().devices_folder.join(self.space());
-        Ok(self.node().host.list(cx, &folder).await?.unwrap_or_default())
+        let names = self.node().host.list(cx, &folder).await?.unwrap_or_default();
+        Ok(names.into_iter().map(|it| folder.join(it)).collect())
     }
 
     /// What of the array's settings is known to cause trouble; nothing where the array has nothing that looks.
@@ -184,7 +187,7 @@ impl San {
                 lun: record.lun,
                 expected: record.addresses.len(),
                 state: record.state,
-                owner: record.owner,
+                view: record.view(),
                 paths,
             })
             .collect())

@@ -5,6 +5,7 @@ use san_rest::Request;
 
 use crate::array::Ontap;
 use crate::convert::{self, Key, LUN_NAME, inconsistent, mapped};
+use crate::create::once_shown;
 use crate::error::code;
 use crate::release::Feature;
 use crate::wire;
@@ -53,15 +54,20 @@ impl Ontap {
 
     async fn look_up_key(&self, cx: &Cx, key: &Key) -> Result<Option<Volume>> {
         if let Some(uuid) = &key.lun {
-            let Luns { disk, readers } = self.luns_in(cx, Flexvol::Uuid(&key.flexvol)).await?;
-            if let Some(lun) = disk.filter(|it| it.uuid == *uuid) {
+            let in_list = || async {
+                let Luns { disk, readers } = self.luns_in(cx, Flexvol::Uuid(&key.flexvol)).await?;
+                Ok(disk.filter(|it| it.uuid == *uuid).map(|it| (it, readers)))
+            };
+            let found = match in_list().await? {
+                // Lists may lag behind: what is there shows in them after a while.
+                None if self.lun(cx, uuid).await?.is_some() => Some(once_shown(cx, in_list).await?),
+                other => other,
+            };
+            if let Some((lun, readers)) = found {
                 let mut volume = convert::volume_of_lun(key, &lun)?;
                 volume.mapped = Some(mapped(&lun)?);
                 volume.readers = Some(readers);
                 return Ok(Some(volume));
-            }
-            if self.lun(cx, uuid).await?.is_some() {
-                return Err(inconsistent("the array's list of a volume's LUNs lacks one that exists"));
             }
         }
         // The LUN is gone or never was. The volume is absent only when its FlexVol is gone too.

@@ -37,12 +37,17 @@ impl Ontap {
                 // A record that does not tell what it is proves nothing.
                 let is_whole =
                     |it: &&wire::Lun| it.location.volume.uuid.is_some() && it.serial_number.is_some();
-                let made = match done.records.first().filter(is_whole) {
+                let record = done.records.first().filter(is_whole);
+                let made = match record {
                     Some(it) => Some(self.reader_at(&key, &path, it)?),
                     None => self.own_reader(cx, &key, &path).await?,
                 };
-                made.map(Ensured::Created)
-                    .ok_or_else(|| inconsistent("the array does not show the LUN it has just created"))
+                let made =
+                    made.ok_or_else(|| inconsistent("the array does not show the LUN it has just created"))?;
+                if record.is_some_and(|it| claim_of(it.comment.as_deref()) != Some(cx.operation())) {
+                    self.write_note(cx, &made).await?;
+                }
+                Ok(Ensured::Created(made))
             }
             Err(error) if is(&error, code::LUN_EXISTS) || is(&error, code::LUN_EXISTS_OLD) => {
                 self.own_reader(cx, &key, &path).await?.map(Ensured::Already).ok_or(error)
@@ -63,6 +68,14 @@ impl Ontap {
         }
         Err(Error::new(ErrorKind::AlreadyExists, "a reader of a snapshot of this name is there already")
             .with_effect(EffectState::None))
+    }
+
+    /// That a clone takes the comment of its creation, and not its source's, is documented for new LUNs only.
+    async fn write_note(&self, cx: &Cx, reader: &Volume) -> Result<()> {
+        let key = Key::parse(&reader.id)?;
+        let request =
+            Request::patch("/api/storage/luns/{}", &[key.lun()?]).json(&json!({ "comment": note(cx)? }))?;
+        self.api.insist(cx, request).await
     }
 
     /// Nobody sees what was made a moment ago.

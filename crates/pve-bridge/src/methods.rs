@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::admin;
 use crate::names::DiskName;
-use crate::protocol::{Frame, StorageRef, VERSION};
+use crate::protocol::{Caller, Frame, StorageRef, VERSION};
 use crate::secrets::Secrets;
 use crate::server::Service;
 use crate::storage::{Addition, Storage};
@@ -105,7 +105,7 @@ struct List {
 #[serde(deny_unknown_fields)]
 struct Presence {
     name: String,
-    snapshot: Option<String>,
+    snapshot: Option<SnapshotName>,
     /// Where the guest lives is read from its configuration; that there are any says that it starts.
     #[serde(default)]
     hints: BTreeMap<String, Value>,
@@ -334,12 +334,14 @@ fn request(method: &str, frame: &Frame) -> Result<Request> {
         }
         "volume.attach" | "volume.detach" => {
             let Presence { name, snapshot, .. } = params(frame)?;
-            if let Some(snapshot) = snapshot {
-                let message = format!("reading snapshot {snapshot} of {name} as a disk is not supported");
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
             let object = disk(&name)?;
-            if method == "volume.attach" { Request::Attach { object } } else { Request::Detach { object } }
+            let asker = frame.caller.as_ref().and_then(Caller::asker);
+            match (method, snapshot) {
+                ("volume.attach", None) => Request::Attach { object },
+                ("volume.attach", Some(snapshot)) => Request::AttachSnapshot { object, snapshot, asker },
+                (_, None) => Request::Detach { object },
+                (_, Some(snapshot)) => Request::DetachSnapshot { object, snapshot, asker },
+            }
         }
         "volume.grow" => {
             let Grow { name, size_bytes, .. } = params(frame)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use san_core::{Error, ErrorKind, OperationId, Result};
+use san_engine::Asker;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -47,12 +48,25 @@ pub(crate) struct StorageRef {
     pub(crate) options: BTreeMap<String, Value>,
 }
 
-/// Who asks; for the log only.
+/// Who asks: for the log, and to know how long somebody may want what he had attached.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Caller {
     pub(crate) pid: Option<u32>,
     pub(crate) task: Option<String>,
+}
+
+impl Caller {
+    /// The process that asks: PVE's task, which names it in its id (`UPID:<node>:<pid>:<start>:...`, both hexadecimal), or else
+    /// the one that sent the frame.
+    pub(crate) fn asker(&self) -> Option<Asker> {
+        let mut parts = self.task.iter().flat_map(|it| it.split(':')).skip(2);
+        let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
+        match (number(), number()) {
+            (Some(pid), Some(started)) => Some(Asker { pid: pid.try_into().ok()?, started: Some(started) }),
+            _ => self.pid.map(|pid| Asker { pid, started: None }),
+        }
+    }
 }
 
 /// An answer.
@@ -183,6 +197,16 @@ pub(crate) async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), answer: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_asker_is_the_task_or_the_process() {
+        let asker = |pid, task: Option<&str>| Caller { pid, task: task.map(str::to_owned) }.asker();
+        let task = "UPID:node1:000F1A2B:0A1B2C3D:65000000:vzdump:100:root@pam:";
+        assert_eq!(asker(Some(7), Some(task)), Some(Asker { pid: 0xf_1a2b, started: Some(0xa1b_2c3d) }));
+        assert_eq!(asker(Some(7), None), Some(Asker { pid: 7, started: None }));
+        assert_eq!(asker(Some(7), Some("UPID:node1")), Some(Asker { pid: 7, started: None }));
+        assert_eq!(asker(None, None), None);
+    }
 
     #[test]
     fn an_answer_carries_the_id_as_the_client_sent_it() {

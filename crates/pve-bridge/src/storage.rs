@@ -451,8 +451,8 @@ impl Storage {
         if let Err(error) = self.san.drop_stale_attachments().await {
             tracing::debug!(storage = %self.san.space(), error = %error.chain(), "stale attachments are not known");
         }
-        if let Err(error) = self.san.drop_idle_templates().await {
-            tracing::debug!(storage = %self.san.space(), error = %error.chain(), "idle templates are not known");
+        if let Err(error) = self.san.drop_idle().await {
+            tracing::debug!(storage = %self.san.space(), error = %error.chain(), "what is idle is not known");
         }
         if let Err(error) = self.san.finish_deletions().await {
             tracing::debug!(storage = %self.san.space(), error = %error.chain(), "what was deleted is not known");
@@ -477,8 +477,7 @@ impl Storage {
 
     async fn detach_all(&self, cx: &Cx, id: &str) -> Result<()> {
         for record in self.san.attached().await? {
-            let object = record.owner.object().to_owned();
-            let request = san_engine::Request::Detach { object };
+            let request = san_engine::Request::detach(&record.view());
             let ticket = self.san.submit(OperationId::random(), request, cx.deadline());
             let attached = |error| {
                 Error::wrap(error, "a volume of it is attached on this node")

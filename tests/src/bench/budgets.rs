@@ -24,6 +24,12 @@ pub enum Operation {
     GrowOnline,
     /// All disks of a running guest snapshotted.
     Snapshot,
+    /// A snapshot attached to be read beside its disk.
+    ReadSnapshot,
+    /// The same, where it is attached already.
+    ReadSnapshotAgain,
+    /// A snapshot detached.
+    CloseSnapshot,
     /// All disks of a stopped guest rolled back.
     RollBack,
     /// A snapshot of all disks of a guest deleted.
@@ -69,6 +75,9 @@ impl Operation {
             Self::Size => "size",
             Self::GrowOnline => "grow online",
             Self::Snapshot => "snapshot of 4 disks in use",
+            Self::ReadSnapshot => "read a snapshot",
+            Self::ReadSnapshotAgain => "read a snapshot, attached already",
+            Self::CloseSnapshot => "close a snapshot",
             Self::RollBack => "roll back 4 disks",
             Self::DeleteSnapshot => "delete snapshot of 4 disks",
             Self::Detach => "detach",
@@ -82,12 +91,15 @@ impl Operation {
     /// What it may cost.
     pub fn budget(self) -> Budget {
         match self {
-            Self::Path | Self::Size | Self::AttachAgain | Self::DetachAbsent => Budget::of(0),
+            Self::Path | Self::Size | Self::AttachAgain | Self::ReadSnapshotAgain | Self::DetachAbsent => {
+                Budget::of(0)
+            }
             Self::Ask | Self::Detach => Budget::of(1),
             Self::Create | Self::CreateNumbered | Self::AttachFirst | Self::LinkedClone | Self::Delete => {
                 Budget::of(2)
             }
-            Self::DeleteAttached => Budget::of(3),
+            Self::CloseSnapshot => Budget::of(2),
+            Self::DeleteAttached | Self::ReadSnapshot => Budget::of(3),
             Self::Snapshot | Self::RollBack | Self::DeleteSnapshot => Budget::of(DISKS),
             Self::GrowOnline => Budget { requests: None, processes: Some(0) },
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use san_core::{
     ByteSize, Deadline, Error, ErrorKind, Mark, NameCodec, OperationId, Owner, Result, SnapshotName,
 };
-use san_engine::{Naming, Request, Tie};
+use san_engine::{Naming, Request, Tie, View};
 use san_sim::host::OpenHandle;
 use san_sim::ontap::{Fault, Rule, Times, When};
 use tokio::time::Instant;
@@ -152,7 +152,7 @@ impl Bench {
         let told = self
             .note(Operation::Path, async |site| {
                 let san = site.node(0).san();
-                Ok(san.device_path(&san.owner(DISK)?))
+                Ok(san.device_path(&View::disk(san.owner(DISK)?)))
             })
             .await?;
         if told != path {
@@ -191,6 +191,7 @@ impl Bench {
         })
         .await?;
         drop(guest);
+        self.one_reader(&disks[0], &snapshot).await?;
         for disk in &disks {
             self.site.node(0).detach(disk).await?;
         }
@@ -208,6 +209,16 @@ impl Bench {
             Ok(())
         })
         .await
+    }
+
+    /// A backup reads a snapshot beside the disk.
+    async fn one_reader(&mut self, disk: &str, snapshot: &SnapshotName) -> Result<()> {
+        let read = async |site: &Site| site.node(0).attach_snapshot(disk, snapshot).await;
+        self.note(Operation::ReadSnapshot, read).await?;
+        self.note(Operation::ReadSnapshotAgain, read).await?;
+        self.note(Operation::CloseSnapshot, async |site| site.node(0).detach_snapshot(disk, snapshot).await)
+            .await
+            .map(drop)
     }
 
     async fn one_clone(&mut self) -> Result<()> {

@@ -277,18 +277,18 @@ async fn an_idle_template_is_detached_everywhere_so_that_it_can_be_deleted() {
     let refused = one.delete(TEMPLATE).await.unwrap_err();
     assert!(refused.kind() == ErrorKind::InUse && refused.to_string().contains("node2"), "{refused:?}");
     minutes(20).await;
-    two.san().drop_idle_templates().await.unwrap();
+    two.san().drop_idle().await.unwrap();
     assert_eq!(two.read(&path, 0, 1).await.unwrap(), [0], "it is in use");
     drop(reader);
     minutes(14).await;
-    two.san().drop_idle_templates().await.unwrap();
+    two.san().drop_idle().await.unwrap();
     assert_eq!(two.read(&path, 0, 1).await.unwrap(), [0], "it was in use a moment ago");
     two.attach(TEMPLATE).await.unwrap();
     minutes(14).await;
-    two.san().drop_idle_templates().await.unwrap();
+    two.san().drop_idle().await.unwrap();
     assert_eq!(two.read(&path, 0, 1).await.unwrap(), [0], "somebody has asked for it since");
     minutes(2).await;
-    two.san().drop_idle_templates().await.unwrap();
+    two.san().drop_idle().await.unwrap();
     one.delete(TEMPLATE).await.unwrap();
     assert_unchanged(&site, &before);
 }
@@ -302,7 +302,7 @@ async fn an_idle_disk_stays() {
     let path = node.attach(DISK).await.unwrap();
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_secs(3600)).await;
-        node.san().drop_idle_templates().await.unwrap();
+        node.san().drop_idle().await.unwrap();
     }
     assert_eq!(node.read(&path, 0, 1).await.unwrap(), [0]);
 }

@@ -42,6 +42,9 @@ enum Op {
     Rename,
     Split,
     Undelete,
+    AttachSnapshot,
+    DetachSnapshot,
+    DeleteSnapshotRead,
 }
 
 #[async_trait]
@@ -64,6 +67,9 @@ impl Scenario for Op {
             Self::Rename => "rename",
             Self::Split => "split",
             Self::Undelete => "undelete",
+            Self::AttachSnapshot => "attach snapshot",
+            Self::DetachSnapshot => "detach snapshot",
+            Self::DeleteSnapshotRead => "delete snapshot that is read",
         }
     }
 
@@ -94,9 +100,12 @@ impl Scenario for Op {
         }
         let path = node.attach(DISK).await?;
         node.write(&path, 0, SNAPSHOTTED).await?;
-        if matches!(self, Self::DeleteSnapshot | Self::Rollback) {
+        if self.is_overwritten() {
             node.snapshot(DISK, &snapshot()).await?;
             node.write(&path, 0, OVERWRITTEN).await?;
+        }
+        if matches!(self, Self::DetachSnapshot | Self::DeleteSnapshotRead) {
+            node.attach_snapshot(DISK, &snapshot()).await?;
         }
         if !matches!(self, Self::Detach | Self::DeleteAttached | Self::Grow) {
             node.detach(DISK).await?;
@@ -120,7 +129,11 @@ impl Scenario for Op {
             Self::DeleteHeld => Request::Delete { object: TEMPLATE.to_owned() },
             Self::Grow => Request::Grow { object, size: GROWN },
             Self::Snapshot => Request::Snapshot { object, snapshot: snapshot() },
-            Self::DeleteSnapshot => Request::DeleteSnapshot { object, snapshot: snapshot() },
+            Self::DeleteSnapshot | Self::DeleteSnapshotRead => {
+                Request::DeleteSnapshot { object, snapshot: snapshot() }
+            }
+            Self::AttachSnapshot => Request::AttachSnapshot { object, snapshot: snapshot(), asker: None },
+            Self::DetachSnapshot => Request::DetachSnapshot { object, snapshot: snapshot(), asker: None },
             Self::Rollback => Request::Rollback { object, snapshot: snapshot() },
             Self::Clone => {
                 Request::Clone { source: TEMPLATE.to_owned(), snapshot: None, naming: Naming::Exact(object) }
@@ -142,7 +155,7 @@ impl Scenario for Op {
                 | Self::Rename
                 | Self::Split
                 | Self::Undelete
-        )
+        ) || self.reads()
     }
 
     async fn verify(&self, site: &Site) -> Result<()> {
@@ -210,6 +223,16 @@ impl Op {
         }
     }
 
+    /// Whether it is about a snapshot that is read.
+    fn reads(self) -> bool {
+        matches!(self, Self::AttachSnapshot | Self::DetachSnapshot | Self::DeleteSnapshotRead)
+    }
+
+    /// Whether the disk has other bytes than its snapshot.
+    fn is_overwritten(self) -> bool {
+        matches!(self, Self::DeleteSnapshot | Self::Rollback) || self.reads()
+    }
+
     /// Whether something was written to the disk before.
     fn is_written(self) -> bool {
         !matches!(self, Self::Create | Self::CreateNumbered | Self::Delete | Self::Snapshot)
@@ -238,6 +261,16 @@ impl Op {
         match self {
             _ if !self.is_written() => assert_eq!(bytes, [0; SNAPSHOTTED.len()]),
             Self::DeleteSnapshot => assert_eq!(bytes, OVERWRITTEN),
+            _ if self.reads() => {
+                assert_eq!(bytes, OVERWRITTEN);
+                match node.attach_snapshot(DISK, &snapshot()).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound && self == Self::DeleteSnapshotRead => {
+                    }
+                    attached => {
+                        assert_eq!(node.read(&attached?, 0, SNAPSHOTTED.len()).await?, SNAPSHOTTED);
+                    }
+                }
+            }
             Self::Rollback => {
                 assert!(bytes == SNAPSHOTTED || bytes == OVERWRITTEN, "{bytes:?}");
                 node.roll_back(DISK, &snapshot()).await?;
@@ -347,6 +380,9 @@ matrix! {
     rename: Rename,
     split: Split,
     undelete: Undelete,
+    attach_snapshot: AttachSnapshot,
+    detach_snapshot: DetachSnapshot,
+    delete_snapshot_read: DeleteSnapshotRead,
 }
 
 /// Those that touch the kernel's devices, with the power gone instead of the process.
@@ -365,6 +401,16 @@ mod power {
     #[tokio::test(start_paused = true)]
     async fn lost_in_detach() {
         lost_everywhere(Op::Detach).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_in_attach_of_a_snapshot() {
+        lost_everywhere(Op::AttachSnapshot).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_in_detach_of_a_snapshot() {
+        lost_everywhere(Op::DetachSnapshot).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,6 +27,7 @@ mod outage;
 mod paths;
 mod perl;
 mod prefetch;
+mod readers;
 mod release;
 mod storages;
 mod support;

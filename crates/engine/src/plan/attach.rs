@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{
-    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Owner, Result, TargetPort, Volume, VolumeKind,
-    VolumeState,
+    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Result, SnapshotName, TargetPort, Volume,
+    VolumeKey, VolumeKind, VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
 use super::detach::TakeDown;
 use super::{Direction, Flow, Outcome, Plan};
 use crate::cluster::Binding;
-use crate::record::{Attachment, AttachmentState, addresses};
+use crate::disk_view::View;
+use crate::idle::Asker;
+use crate::readers::LeftOver;
+use crate::record::{Attachment, AttachmentState, Reading, addresses};
 use crate::san::San;
 
 const REPLACE: usize = 0;
@@ -28,7 +31,17 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Attach {
-    owner: Owner,
+    #[serde(flatten)]
+    view: View,
+    /// For whom.
+    #[serde(skip)]
+    asker: Option<Asker>,
+    /// The disk, where a snapshot of it is attached.
+    #[serde(default)]
+    disk: Option<Binding>,
+    /// What is in the way of the reader that is made: it may read an older snapshot of that name.
+    #[serde(default)]
+    left_over: Option<LeftOver>,
     /// What is being attached, as far as the steps have come.
     record: Option<Attachment>,
     /// The attachment that was here before and stays if this fails.
@@ -48,9 +61,12 @@ pub(crate) struct Attach {
 }
 
 impl Attach {
-    pub(crate) fn new(owner: Owner) -> Self {
+    pub(crate) fn new(view: View, asker: Option<Asker>) -> Self {
         Self {
-            owner,
+            view,
+            asker,
+            disk: None,
+            left_over: None,
             record: None,
             before: None,
             replaced: TakeDown::default(),
@@ -65,8 +81,12 @@ impl Attach {
     /// The step that builds the device, and whose undo retires it.
     pub(crate) const DEVICE: usize = DEVICE;
 
-    pub(crate) fn owner(&self) -> &Owner {
-        &self.owner
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(crate) fn asker(&self) -> Option<Asker> {
+        self.asker
     }
 
     /// The attachment that is being undone, while the array still has its mapping.
@@ -88,11 +108,11 @@ impl Attach {
     /// Whether other nodes must lose their mappings: only where the guest lives here. On the target of a migration the
     /// guest still lives elsewhere, and both nodes have the volume for a while. A template is read by whoever copies it.
     async fn is_home(&self, cx: &Cx, san: &San) -> Result<bool> {
-        let bound = san.cluster().binding(cx, &self.owner).await?;
+        let bound = san.cluster().binding(cx, &self.view.owner).await?;
         if bound.is_some_and(|it| it.kind == VolumeKind::Template) {
             return Ok(false);
         }
-        let guests = san.cluster().guests_using(cx, &self.owner).await?;
+        let guests = san.cluster().guests_using(cx, &self.view.owner).await?;
         Ok(guests.iter().any(|it| it.node == *san.node_name()))
     }
 
@@ -104,12 +124,6 @@ impl Attach {
         volume: Volume,
         here: Option<Attachment>,
     ) -> Result<()> {
-        if let VolumeState::Offline(why) = &volume.state {
-            let message = format!("the array does not serve it: {why}");
-            return Err(Error::new(ErrorKind::Unavailable, message)
-                .on(self.owner.object())
-                .with_retries_spent());
-        }
         let identity = volume.identity()?.clone();
         let same =
             |it: &Attachment| it.volume == volume.id && it.identity == identity && it.size == volume.size;
@@ -124,7 +138,7 @@ impl Attach {
             None => None,
         };
         let (_, others) = san.split_mappings(cx, &volume).await?;
-        let mut noted = san.attached_elsewhere(cx, &self.owner).await?;
+        let mut noted = san.attached_elsewhere(cx, &self.view.owner).await?;
         if (!others.is_empty() || !noted.is_empty()) && self.is_home(cx, san).await? {
             let mut unexplained = Vec::new();
             for (host, node) in others {
@@ -139,30 +153,110 @@ impl Attach {
             if let (Some(host), Some(node)) = (unexplained.first(), noted.first()) {
                 let message =
                     format!("it is mapped to {host}, which may be node {node} as far as anybody knows");
-                return Err(Error::new(ErrorKind::Conflict, message).on(self.owner.object()).with_remedy(
-                    "start sanbridge on that node, or unmap the volume from that host on the array",
-                ));
+                return Err(Error::new(ErrorKind::Conflict, message)
+                    .on(self.view.owner.object())
+                    .with_remedy(
+                        "start sanbridge on that node, or unmap the volume from that host on the array",
+                    ));
             }
             self.warnings.extend(unexplained.into_iter().map(|host| {
                 format!("host object {host} is mapped to it and belongs to no node of this cluster: it may write to it")
             }));
             self.fenced.extend(noted.into_iter().map(|node| (node, None)));
         }
-        self.record = Some(before.clone().unwrap_or_else(|| Attachment {
-            owner: self.owner.clone(),
+        self.record = Some(match &before {
+            Some(record) => record.clone(),
+            None => self.new_record(san, &volume, None)?,
+        });
+        self.before = before;
+        self.seen = Some(volume);
+        Ok(())
+    }
+
+    /// The same for a snapshot. What is there and is not on record as read here now may read an older snapshot of that name: it
+    /// is made anew.
+    async fn plan_reader(
+        &mut self,
+        cx: &Cx,
+        san: &San,
+        volume: &Volume,
+        snapshot: &SnapshotName,
+        here: Option<Attachment>,
+    ) -> Result<()> {
+        volume.identity()?;
+        let disk = san.bound(cx, &self.view.owner).await?;
+        let name = san.reader(snapshot).name();
+        let there = volume.readers()?.iter().find(|it| it.name == name).map(|it| it.volume.clone());
+        let is_noted = san.is_noted(cx, &self.view).await?;
+        match (here, there) {
+            (Some(record), Some(reader)) if is_noted && record.volume == reader.id && record.is_of(&disk) => {
+                self.record = Some(record.clone());
+                self.before = Some(record);
+                self.seen = Some(reader);
+            }
+            (here, there) => {
+                let replaced = here.as_ref().map(|it| it.volume.clone());
+                if let Some(record) = here {
+                    san.require_unused(cx, &record).await?;
+                    self.replaced = TakeDown::of(record);
+                }
+                if let Some(reader) = there.filter(|it| replaced.as_ref() != Some(&it.id)) {
+                    self.left_over = Some(LeftOver::of(cx, san, &reader).await?);
+                }
+            }
+        }
+        self.disk = Some(disk);
+        Ok(())
+    }
+
+    /// Makes the reader of a snapshot.
+    async fn make_reader(&mut self, cx: &Cx, san: &San, snapshot: &SnapshotName) -> Result<()> {
+        if self.before.is_some() {
+            return Ok(());
+        }
+        if let Some(left_over) = &self.left_over {
+            left_over.remove(cx, san).await?;
+        }
+        let disk = self.disk()?;
+        let reader =
+            san.array().ensure_reader(cx, &disk.to_volume(), &san.reader(snapshot)).await?.into_inner();
+        let reads = Reading { snapshot: snapshot.clone(), disk: disk.id.clone() };
+        self.record = Some(self.new_record(san, &reader, Some(reads))?);
+        self.seen = Some(reader);
+        Ok(())
+    }
+
+    /// Removes the reader that was made, found by its name: its key may never have been told.
+    async fn unmake_reader(&self, cx: &Cx, san: &San, snapshot: &SnapshotName) -> Result<()> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let Some(volume) = san.array().volume(cx, &VolumeKey::Id(disk.id.clone())).await? else {
+            return Ok(());
+        };
+        let name = san.reader(snapshot).name();
+        match volume.readers()?.iter().find(|it| it.name == name) {
+            Some(reader) => LeftOver::of(cx, san, &reader.volume).await?.remove(cx, san).await,
+            None => Ok(()),
+        }
+    }
+
+    fn disk(&self) -> Result<&Binding> {
+        self.disk.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "the disk was not looked up"))
+    }
+
+    fn new_record(&self, san: &San, volume: &Volume, reads: Option<Reading>) -> Result<Attachment> {
+        Ok(Attachment {
+            owner: self.view.owner.clone(),
+            reads,
             array: san.array().profile().serial.clone(),
             volume: volume.id.clone(),
-            identity,
+            identity: volume.identity()?.clone(),
             size: volume.size,
             host: None,
             lun: None,
             ports: Vec::new(),
             addresses: Vec::new(),
             state: AttachmentState::Attaching,
-        }));
-        self.before = before;
-        self.seen = Some(volume);
-        Ok(())
+        })
     }
 
     /// Plans from the record alone, while the array cannot be asked: it is mapped here and nowhere else.
@@ -175,16 +269,17 @@ impl Attach {
         why: Error,
     ) -> Result<()> {
         let (Some(bound), Some(record)) = (bound, here) else { return Err(why) };
-        if record.volume != bound.id || record.identity != bound.identity || !is_mapped(&record) {
+        if !record.is_of(bound) || !is_mapped(&record) || !san.is_noted(cx, &self.view).await? {
             return Err(why);
         }
-        if let Some(node) = san.attached_elsewhere(cx, &self.owner).await?.first()
+        if self.view.snapshot.is_none()
+            && let Some(node) = san.attached_elsewhere(cx, &self.view.owner).await?.first()
             && self.is_home(cx, san).await?
         {
             let message = format!(
                 "node {node} may still write to it, and the array that could stop it does not answer"
             );
-            return Err(Error::wrap(why, message).on(self.owner.object()));
+            return Err(Error::wrap(why, message).on(self.view.owner.object()));
         }
         self.warnings
             .push(format!("the array does not answer ({}): attached from this node's record", why.chain()));
@@ -290,7 +385,7 @@ impl Attach {
 
     fn attached(&self, san: &San, record: &Attachment) -> Outcome {
         Outcome::Attached {
-            path: san.device_path(&self.owner),
+            path: san.device_path(&self.view),
             size: record.size,
             warnings: self.warnings.clone(),
         }
@@ -307,7 +402,7 @@ impl Attach {
         let Some(mut expect) = record.expected() else { return Ok(None) };
         let routes = san.routes(cx, &record.ports).await?;
         let Some(mut device) = san.devices().inspect(cx, &expect, &routes).await? else { return Ok(None) };
-        let grown = bound.size.filter(|it| *it > record.size);
+        let grown = bound.size.filter(|it| record.reads.is_none() && *it > record.size);
         // A port without a session is a path that was never made, or was lost with its session.
         let is_led_to = |port: &TargetPort| routes.iter().any(|it| it.port() == port);
         if !device.missing.is_empty() || !record.ports.iter().all(is_led_to) {
@@ -327,9 +422,30 @@ impl Attach {
             record.size = size;
             san.attachments().put(cx, &record).await?;
         }
-        san.publish(cx, &self.owner, &device).await?;
+        san.publish(cx, &self.view, &device).await?;
         Ok(Some(self.attached(san, &record)))
     }
+}
+
+const STEPS: [&str; 7] = [
+    "take down the previous device",
+    "end other nodes' mappings",
+    "write the attachment record",
+    "connect to the array's ports",
+    "map it on the array",
+    "build the device",
+    "publish the device",
+];
+const READER_STEPS: [&str; 7] = {
+    let mut steps = STEPS;
+    steps[FENCE] = "make the snapshot readable on the array";
+    steps
+};
+
+fn require_serving(volume: &Volume) -> Result<()> {
+    let VolumeState::Offline(why) = &volume.state else { return Ok(()) };
+    let message = format!("the array does not serve it: {why}");
+    Err(Error::new(ErrorKind::Unavailable, message).on(&volume.name).with_retries_spent())
 }
 
 /// Whether a record says that the volume is mapped to this node.
@@ -340,15 +456,7 @@ fn is_mapped(record: &Attachment) -> bool {
 #[async_trait]
 impl Plan for Attach {
     fn steps(&self) -> &'static [&'static str] {
-        &[
-            "take down the previous device",
-            "end other nodes' mappings",
-            "write the attachment record",
-            "connect to the array's ports",
-            "map it on the array",
-            "build the device",
-            "publish the device",
-        ]
+        if self.view.snapshot.is_some() { &READER_STEPS } else { &STEPS }
     }
 
     fn direction(&self) -> Direction {
@@ -364,28 +472,27 @@ impl Plan for Attach {
     }
 
     async fn shortcut(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
-        let Some(record) = san.attachments().get(&self.owner).await? else { return Ok(None) };
-        let Some(bound) = san.cluster().binding(cx, &self.owner).await? else { return Ok(None) };
+        let Some(record) = san.attachments().of(&self.view).await? else { return Ok(None) };
+        let Some(bound) = san.cluster().binding(cx, &self.view.owner).await? else { return Ok(None) };
         let same = record.state == AttachmentState::Attached
             && record.array == san.array().profile().serial
-            && record.volume == bound.id
-            && record.identity == bound.identity
-            && bound.size.is_some_and(|it| it >= record.size);
-        if !same {
+            && record.is_of(&bound)
+            && (record.reads.is_some() || bound.size.is_some_and(|it| it >= record.size));
+        // Without a note another node has ended our mapping, or the snapshot of this name is another one by now, whatever
+        // this node's devices look like.
+        if !same || !san.is_noted(cx, &self.view).await? {
             return Ok(None);
         }
-        let noted = san.cluster().attached_on(cx, &self.owner).await?;
-        if !noted.contains(san.node_name()) {
-            // Another node has ended our mapping, whatever this node's devices look like.
-            return Ok(None);
-        }
-        if noted.len() > 1 && self.is_home(cx, san).await? {
+        if self.view.snapshot.is_none()
+            && !san.attached_elsewhere(cx, &self.view.owner).await?.is_empty()
+            && self.is_home(cx, san).await?
+        {
             return Ok(None);
         }
         match self.refresh(cx, san, record, &bound).await {
             Err(error) if error.kind() != ErrorKind::InUse => {
-                tracing::warn!(volume = %self.owner, error = %error.chain(), "what is attached is not whole; the array is asked");
-                *self = Self::new(self.owner.clone());
+                tracing::warn!(volume = %self.view.owner, error = %error.chain(), "what is attached is not whole; the array is asked");
+                *self = Self::new(self.view.clone(), self.asker);
                 Ok(None)
             }
             other => other,
@@ -393,13 +500,19 @@ impl Plan for Attach {
     }
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
-        let here = san.attachments().get(&self.owner).await?;
-        let bound = san.cluster().binding(cx, &self.owner).await?;
+        let here = san.attachments().of(&self.view).await?;
+        let bound = san.cluster().binding(cx, &self.view.owner).await?;
         // Where this node's record would do without the array, its silence must not use up the caller's time.
         let look = if here.as_ref().is_some_and(is_mapped) { &cx.at_most(SILENCE) } else { cx };
-        match san.find(look, &self.owner, bound.as_ref()).await {
-            Ok(Some(volume)) => self.plan_from(cx, san, volume, here).await?,
-            Ok(None) => return Err(san.no_such(&self.owner)),
+        match san.find(look, &self.view.owner, bound.as_ref()).await {
+            Ok(Some(volume)) => {
+                require_serving(&volume)?;
+                match self.view.snapshot.clone() {
+                    None => self.plan_from(cx, san, volume, here).await?,
+                    Some(snapshot) => self.plan_reader(cx, san, &volume, &snapshot, here).await?,
+                }
+            }
+            Ok(None) => return Err(san.no_such(&self.view.owner)),
             Err(error) if error.is_passing() => {
                 self.plan_offline(cx, san, bound.as_ref(), here, error).await?;
             }
@@ -411,18 +524,21 @@ impl Plan for Attach {
     async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
         match step {
             REPLACE => self.replaced.all(cx, san).await?,
+            FENCE if let Some(snapshot) = self.view.snapshot.clone() => {
+                self.make_reader(cx, san, &snapshot).await?;
+            }
             FENCE => {
                 let volume = self.record_mut()?.volume.clone();
                 for (node, host) in &self.fenced {
                     if let Some(host) = host {
-                        tracing::warn!(volume = %self.owner, %node, "ending the mapping of another node: the guest is here");
+                        tracing::warn!(volume = %self.view.owner, %node, "ending the mapping of another node: the guest is here");
                         san.array().ensure_unmapped(cx, &volume, host).await?;
                     }
-                    san.cluster().note_detached(cx, &self.owner, node).await?;
+                    san.cluster().note_detached(cx, &self.view.owner, node).await?;
                 }
             }
             RECORD => {
-                san.cluster().note_attached(cx, &self.owner, san.node_name()).await?;
+                san.note_here(cx, &self.view).await?;
                 san.attachments().put(cx, self.record_mut()?).await?;
                 san.mask(cx, self.record_mut()?).await?;
             }
@@ -431,7 +547,7 @@ impl Plan for Attach {
             DEVICE => {
                 let device = self.attach_device(cx, san).await?;
                 self.warn_of(&device);
-                san.publish(cx, &self.owner, &device).await?;
+                san.publish(cx, &self.view, &device).await?;
             }
             PUBLISH => {
                 let record = self.record_mut()?;
@@ -476,6 +592,10 @@ impl Plan for Attach {
                 self.down = self.record.clone().map(TakeDown::of).unwrap_or_default();
                 self.down.forget(cx, san).await
             }
+            FENCE => match &self.view.snapshot {
+                Some(snapshot) => self.unmake_reader(cx, san, snapshot).await,
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }

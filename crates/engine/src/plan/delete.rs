@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::detach::TakeDown;
 use super::{Direction, Flow, Outcome, Plan};
 use crate::cluster::{Binding, Guest, Tie};
+use crate::readers::LocalReaders;
 use crate::release::Held;
 use crate::san::San;
 use crate::site::{refuse_mapped_elsewhere, require_ours};
@@ -35,6 +36,9 @@ pub(crate) struct Delete {
     /// Why it cannot be removed yet, and is only marked as deleted.
     #[serde(default)]
     later: Option<String>,
+    /// What reads snapshots of it here.
+    #[serde(default)]
+    readers: LocalReaders,
 }
 
 impl Delete {
@@ -48,6 +52,7 @@ impl Delete {
             down: TakeDown::default(),
             strays: Vec::new(),
             later: None,
+            readers: LocalReaders::default(),
         }
     }
 
@@ -72,7 +77,8 @@ impl Delete {
         for host in &ours {
             san.array().ensure_unmapped(cx, &volume.id, &host.id).await?;
         }
-        Ok(Some(Volume { mapped: Some(Vec::new()), ..volume }))
+        san.readers_here(cx, &self.owner, Some(&volume)).await?.unmap(cx, san).await?;
+        Ok(Some(unseen(volume)))
     }
 }
 
@@ -100,7 +106,7 @@ impl Delete {
         for node in san.attached_elsewhere(cx, &self.owner).await? {
             san.cluster().note_detached(cx, &self.owner, &node).await?;
         }
-        Ok(())
+        san.forget_readers(cx, &self.owner, None).await
     }
 
     async fn remove(&mut self, cx: &Cx, san: &San) -> Result<Flow> {
@@ -152,17 +158,23 @@ impl Plan for Delete {
             if let Some(bound) = &bound {
                 san.cluster().unbind(cx, &self.owner, &bound.id).await?;
             }
-            let Some(record) = san.attachments().get(&self.owner).await? else {
+            // It may have been deleted elsewhere while this node still had it.
+            self.readers = san.readers_here(cx, &self.owner, None).await?;
+            let record = san.attachments().get(&self.owner).await?;
+            if record.is_none() && self.readers.is_empty() {
+                san.forget_readers(cx, &self.owner, None).await?;
                 return Ok(Some(Outcome::Deleted));
-            };
-            // It was deleted elsewhere while this node still had it.
-            san.require_unused(cx, &record).await?;
-            self.down = TakeDown::of(record);
+            }
+            if let Some(record) = record {
+                san.require_unused(cx, &record).await?;
+                self.down = TakeDown::of(record);
+            }
             return Ok(None);
         };
         // The look brought it up to date, or made it.
         self.bound = san.cluster().binding(cx, &self.owner).await?;
         let (ours, others) = san.split_mappings(cx, &volume).await?;
+        self.readers = san.readers_here(cx, &self.owner, Some(&volume)).await?;
         let record = san.attachments().get(&self.owner).await?;
         if record.as_ref().is_none_or(|it| it.volume != volume.id) {
             self.strays = ours;
@@ -193,13 +205,14 @@ impl Plan for Delete {
         });
         self.id = Some(volume.id.clone());
         // Others have none, and ours are gone before it is removed.
-        self.seen = Some(Volume { mapped: Some(Vec::new()), ..volume });
+        self.seen = Some(unseen(volume));
         Ok(None)
     }
 
     async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
         match step {
             UNMAP => {
+                self.readers.forward(step, cx, san).await?;
                 self.down.forward(step, cx, san).await?;
                 for stray in &self.strays {
                     if let Some(volume) = &self.seen {
@@ -222,7 +235,10 @@ impl Plan for Delete {
                 }
             }
             ENTOMB => {}
-            _ => self.down.forward(step, cx, san).await?,
+            _ => {
+                self.readers.forward(step, cx, san).await?;
+                self.down.forward(step, cx, san).await?;
+            }
         }
         Ok(Flow::Next)
     }
@@ -233,4 +249,9 @@ impl Plan for Delete {
             None => Outcome::Deleted,
         }
     }
+}
+
+/// The volume once nobody sees it any more.
+fn unseen(volume: Volume) -> Volume {
+    Volume { mapped: Some(Vec::new()), readers: Some(Vec::new()), ..volume }
 }

@@ -1,10 +1,12 @@
 //! Detach, in the order that alone beats both known races: map gone, legs offline, array's mapping gone, legs deleted.
 
 use async_trait::async_trait;
-use san_core::{Cx, Error, ErrorKind, Owner, Result, Retired};
+use san_core::{Cx, Error, ErrorKind, Result, Retired};
 use serde::{Deserialize, Serialize};
 
 use super::{Direction, Flow, Outcome, Plan};
+use crate::disk_view::View;
+use crate::idle::Asker;
 use crate::record::Attachment;
 use crate::san::San;
 
@@ -35,10 +37,10 @@ impl TakeDown {
             None => None,
         };
         if let Some(device) = &device {
-            san.require_idle(cx, &record.owner, device).await?;
+            san.require_idle(cx, &record.view(), device).await?;
         }
         // Nobody may find it any more before it goes.
-        san.unpublish(cx, &record.owner).await?;
+        san.unpublish(cx, &record.view()).await?;
         match san.devices().retire(cx, &known).await {
             Ok(retired) => {
                 self.retired = Some(retired);
@@ -47,21 +49,23 @@ impl TakeDown {
             Err(error) => {
                 // It is still a whole device, as far as anybody knows: it stays where people look for it.
                 if let Some(device) = &device {
-                    san.publish(cx, &record.owner, device).await?;
+                    san.publish(cx, &record.view(), device).await?;
                 }
                 Err(error)
             }
         }
     }
 
-    /// Takes the array's mapping away.
+    /// Takes the array's mapping away, and what was made only to be read here.
     pub(crate) async fn unmap(&self, cx: &Cx, san: &San) -> Result<()> {
-        match self.record.as_ref().and_then(|it| it.host.as_ref().map(|host| (it, host))) {
-            Some((record, host)) => {
-                san.array().ensure_unmapped(cx, &record.volume, &host.id).await.map(|_| ())
-            }
-            None => Ok(()),
+        let Some(record) = &self.record else { return Ok(()) };
+        if let Some(host) = &record.host {
+            san.array().ensure_unmapped(cx, &record.volume, &host.id).await?;
         }
+        if record.reads.is_some() {
+            san.array().ensure_no_reader(cx, &record.volume).await?;
+        }
+        Ok(())
     }
 
     /// Deletes the legs and proves them gone.
@@ -76,8 +80,8 @@ impl TakeDown {
     pub(crate) async fn forget(&self, cx: &Cx, san: &San) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         san.unmask(cx, record).await?;
-        san.cluster().note_detached(cx, &record.owner, san.node_name()).await?;
-        san.attachments().remove(cx, &record.owner).await
+        san.note_gone(cx, &record.view()).await?;
+        san.attachments().remove(cx, &record.view()).await
     }
 
     /// One of the four steps. Repeatable.
@@ -107,6 +111,9 @@ impl TakeDown {
     /// How many steps it has.
     pub(crate) const STEPS: usize = 4;
 
+    /// The one that takes the array's mapping away.
+    pub(crate) const UNMAP: usize = UNMAP;
+
     /// Whether it has begun and not ended when `step` is to be done.
     pub(crate) fn is_committed(step: usize) -> bool {
         step > RETIRE && step < Self::STEPS
@@ -120,9 +127,13 @@ const FORGET: usize = 3;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Detach {
-    owner: Owner,
+    #[serde(flatten)]
+    view: View,
     #[serde(default)]
     on: Condition,
+    /// Who needs it no longer.
+    #[serde(skip)]
+    asker: Option<Asker>,
     down: TakeDown,
 }
 
@@ -133,6 +144,8 @@ pub(crate) enum Condition {
     /// In any case.
     #[default]
     Always,
+    /// Unless somebody else for whom it was attached lives.
+    Unwanted,
     /// Unless somebody has asked for it lately.
     Rested,
     /// Unless somebody may need it here, whom the refusal names.
@@ -140,19 +153,25 @@ pub(crate) enum Condition {
 }
 
 impl Detach {
-    pub(crate) fn new(owner: Owner, on: Condition) -> Self {
-        Self { owner, on, down: TakeDown::default() }
+    pub(crate) fn new(view: View, on: Condition) -> Self {
+        Self { view, on, asker: None, down: TakeDown::default() }
     }
 
-    pub(crate) fn owner(&self) -> &Owner {
-        &self.owner
+    /// By one for whom it was attached, perhaps among others.
+    pub(crate) fn by(view: View, asker: Option<Asker>) -> Self {
+        let on = if asker.is_some() { Condition::Unwanted } else { Condition::Always };
+        Self { asker, ..Self::new(view, on) }
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
     }
 
     /// Whoever attached it a moment ago may not have opened it yet. Asked under the volume's lock, so that nobody is handed
     /// the device between the question and its end.
     async fn require_unneeded(&self, cx: &Cx, san: &San) -> Result<()> {
-        match san.cluster().guest_activity(cx, &self.owner).await? {
-            Some(activity) => Err(Error::new(ErrorKind::InUse, activity).on(self.owner.object())),
+        match san.cluster().guest_activity(cx, &self.view.owner).await? {
+            Some(activity) => Err(Error::new(ErrorKind::InUse, activity).on(self.view.owner.object())),
             None => Ok(()),
         }
     }
@@ -187,15 +206,20 @@ impl Plan for Detach {
     }
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
-        if self.on == Condition::Rested && !san.has_rested(&self.owner) {
+        let stays = match self.on {
+            Condition::Always | Condition::Unneeded => false,
+            Condition::Unwanted => san.is_wanted(cx, &self.view, self.asker).await,
+            Condition::Rested => !san.has_rested(cx, &self.view).await?,
+        };
+        if stays {
             return Ok(Some(Outcome::Detached { pending: None }));
         }
-        let record = san.attachments().get(&self.owner).await?;
+        let record = san.attachments().of(&self.view).await?;
         if self.on == Condition::Unneeded {
             match &record {
                 Some(_) => self.require_unneeded(cx, san).await?,
                 // A note of an attachment that this node has no record of is of an earlier life.
-                None => san.cluster().note_detached(cx, &self.owner, san.node_name()).await?,
+                None => san.cluster().note_detached(cx, &self.view.owner, san.node_name()).await?,
             }
         }
         match record {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use attach::Attach;
 pub(crate) use create::Create;
 pub(crate) use delete::Delete;
-pub(crate) use detach::{Condition, Detach};
+pub(crate) use detach::{Condition, Detach, TakeDown};
 pub(crate) use grow::Grow;
 pub use naming::Naming;
 pub(crate) use rename::{Rename, is_asked_for};
@@ -30,6 +30,8 @@ pub(crate) use snapshot::{DeleteSnapshot, TakeSnapshot};
 pub(crate) use split::Split;
 pub(crate) use undelete::Undelete;
 
+use crate::disk_view::View;
+use crate::idle::Asker;
 use crate::san::San;
 use crate::tombstone::is_tombstone;
 
@@ -81,10 +83,30 @@ pub enum Request {
         /// Which.
         object: String,
     },
-    /// The same, unless somebody has asked for it on this node lately.
-    Release {
-        /// Which.
+    /// A snapshot of a disk made a device of this node, to be read beside the disk.
+    AttachSnapshot {
+        /// Of which disk.
         object: String,
+        /// Which.
+        snapshot: SnapshotName,
+        /// For whom: as long as he lives, it is not taken for idle.
+        asker: Option<Asker>,
+    },
+    /// Such a snapshot taken from this node, unless somebody else asked for it who lives.
+    DetachSnapshot {
+        /// Of which disk.
+        object: String,
+        /// Which.
+        snapshot: SnapshotName,
+        /// Who needs it no longer; `None`: whoever may want it.
+        asker: Option<Asker>,
+    },
+    /// A disk or a snapshot of one taken from this node, unless somebody has asked for it here lately.
+    Release {
+        /// Which disk.
+        object: String,
+        /// Which state of it; `None`: the disk itself.
+        snapshot: Option<SnapshotName>,
     },
     /// The same, because another node needs it to be nowhere: unless somebody uses it here or is about to.
     Yield {
@@ -131,6 +153,17 @@ pub enum Request {
         /// Which.
         object: String,
     },
+}
+
+impl Request {
+    /// Takes what is attached from this node.
+    pub fn detach(view: &View) -> Self {
+        let object = view.owner.object().to_owned();
+        match view.snapshot.clone() {
+            Some(snapshot) => Self::DetachSnapshot { object, snapshot, asker: None },
+            None => Self::Detach { object },
+        }
+    }
 }
 
 /// What an operation ended with.
@@ -285,7 +318,7 @@ pub(crate) enum Work {
     Detach(Box<Detach>),
     Grow(Grow),
     Snapshot(TakeSnapshot),
-    DeleteSnapshot(DeleteSnapshot),
+    DeleteSnapshot(Box<DeleteSnapshot>),
     Rollback(Box<Rollback>),
     Split(Split),
     Undelete(Box<Undelete>),
@@ -315,22 +348,35 @@ impl Work {
                 Self::Rename(Box::new(Rename::new(san, known(san, &object)?, naming, becomes)?))
             }
             Request::Delete { object } => Self::Delete(Box::new(Delete::new(san.owner(&object)?))),
-            Request::Attach { object } => Self::Attach(Box::new(Attach::new(known(san, &object)?))),
-            Request::Detach { object } => {
-                Self::Detach(Box::new(Detach::new(known(san, &object)?, Condition::Always)))
+            Request::Attach { object } => {
+                Self::Attach(Box::new(Attach::new(View::disk(known(san, &object)?), None)))
             }
-            Request::Release { object } => {
-                Self::Detach(Box::new(Detach::new(known(san, &object)?, Condition::Rested)))
+            Request::AttachSnapshot { object, snapshot, asker } => {
+                let view = View::snapshot(known(san, &object)?, snapshot);
+                Self::Attach(Box::new(Attach::new(view, asker)))
+            }
+            Request::Detach { object } => {
+                let view = View::disk(known(san, &object)?);
+                Self::Detach(Box::new(Detach::new(view, Condition::Always)))
+            }
+            Request::DetachSnapshot { object, snapshot, asker } => {
+                let view = View::snapshot(known(san, &object)?, snapshot);
+                Self::Detach(Box::new(Detach::by(view, asker)))
+            }
+            Request::Release { object, snapshot } => {
+                let view = View { owner: known(san, &object)?, snapshot };
+                Self::Detach(Box::new(Detach::new(view, Condition::Rested)))
             }
             Request::Yield { object } => {
-                Self::Detach(Box::new(Detach::new(known(san, &object)?, Condition::Unneeded)))
+                let view = View::disk(known(san, &object)?);
+                Self::Detach(Box::new(Detach::new(view, Condition::Unneeded)))
             }
             Request::Grow { object, size } => Self::Grow(Grow::new(known(san, &object)?, size)),
             Request::Snapshot { object, snapshot } => {
                 Self::Snapshot(TakeSnapshot::new(known(san, &object)?, snapshot))
             }
             Request::DeleteSnapshot { object, snapshot } => {
-                Self::DeleteSnapshot(DeleteSnapshot::new(known(san, &object)?, snapshot))
+                Self::DeleteSnapshot(Box::new(DeleteSnapshot::new(known(san, &object)?, snapshot)))
             }
             Request::Rollback { object, snapshot } => {
                 Self::Rollback(Box::new(Rollback::new(known(san, &object)?, snapshot)))
@@ -351,7 +397,7 @@ impl Work {
             Self::Detach(it) => it.as_ref(),
             Self::Grow(it) => it,
             Self::Snapshot(it) => it,
-            Self::DeleteSnapshot(it) => it,
+            Self::DeleteSnapshot(it) => it.as_ref(),
             Self::Rollback(it) => it.as_ref(),
             Self::Split(it) => it,
             Self::Undelete(it) => it.as_ref(),
@@ -367,7 +413,7 @@ impl Work {
             Self::Detach(it) => it.as_mut(),
             Self::Grow(it) => it,
             Self::Snapshot(it) => it,
-            Self::DeleteSnapshot(it) => it,
+            Self::DeleteSnapshot(it) => it.as_mut(),
             Self::Rollback(it) => it.as_mut(),
             Self::Split(it) => it,
             Self::Undelete(it) => it.as_mut(),
@@ -380,14 +426,23 @@ impl Work {
             Self::Create(it) => it.owner(),
             Self::Rename(it) => Some(it.owner()),
             Self::Delete(it) => Some(it.owner()),
-            Self::Attach(it) => Some(it.owner()),
-            Self::Detach(it) => Some(it.owner()),
+            Self::Attach(it) => Some(&it.view().owner),
+            Self::Detach(it) => Some(&it.view().owner),
             Self::Grow(it) => Some(it.owner()),
             Self::Snapshot(it) => Some(it.owner()),
             Self::DeleteSnapshot(it) => Some(it.owner()),
             Self::Rollback(it) => Some(it.owner()),
             Self::Split(it) => Some(it.owner()),
             Self::Undelete(it) => Some(it.owner()),
+        }
+    }
+
+    /// What it makes a device here or takes from here.
+    pub(crate) fn view(&self) -> Option<&View> {
+        match self {
+            Self::Attach(it) => Some(it.view()),
+            Self::Detach(it) => Some(it.view()),
+            _ => None,
         }
     }
 
@@ -414,7 +469,9 @@ impl Work {
             Self::Create(it) => it.verb(),
             Self::Rename(it) => it.verb(),
             Self::Delete(_) => "delete",
+            Self::Attach(it) if it.view().snapshot.is_some() => "attach snapshot of",
             Self::Attach(_) => "attach",
+            Self::Detach(it) if it.view().snapshot.is_some() => "detach snapshot of",
             Self::Detach(_) => "detach",
             Self::Grow(_) => "grow",
             Self::Snapshot(_) => "snapshot",

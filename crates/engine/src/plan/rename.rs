@@ -12,6 +12,7 @@ use super::detach::TakeDown;
 use super::naming::taken;
 use super::{Direction, Flow, Naming, Outcome, Plan};
 use crate::cluster::{Binding, Tie};
+use crate::readers::LocalReaders;
 use crate::san::San;
 use crate::site::require_ours;
 
@@ -45,6 +46,9 @@ pub(crate) struct Rename {
     bound: Option<Binding>,
     mark: Option<Mark>,
     down: TakeDown,
+    /// What reads snapshots of it here.
+    #[serde(default)]
+    readers: LocalReaders,
     /// The name it is trying.
     to: Option<Owner>,
     /// Names that were taken.
@@ -60,8 +64,18 @@ impl Rename {
         if naming == Naming::Exact(owner.object().to_owned()) {
             return Err(Error::new(ErrorKind::InvalidInput, "it has that name already").on(owner.object()));
         }
-        let (bound, mark, down) = (None, None, TakeDown::default());
-        Ok(Self { owner, naming, becomes, bound, mark, down, to: None, taken: Vec::new(), kept: None })
+        Ok(Self {
+            owner,
+            naming,
+            becomes,
+            bound: None,
+            mark: None,
+            down: TakeDown::default(),
+            readers: LocalReaders::default(),
+            to: None,
+            taken: Vec::new(),
+            kept: None,
+        })
     }
 
     pub(crate) fn owner(&self) -> &Owner {
@@ -139,6 +153,7 @@ impl Rename {
         for node in san.cluster().attached_on(cx, &self.owner).await? {
             san.cluster().note_detached(cx, &self.owner, &node).await?;
         }
+        san.forget_readers(cx, &self.owner, None).await?;
         san.cluster().note_overwriting(cx, &self.owner, None).await?;
         san.cluster().unbind(cx, &self.owner, &self.known()?.0.id).await
     }
@@ -235,6 +250,7 @@ impl Plan for Rename {
         let Marked::Ours(mark) = volume.mark.clone() else { return Err(san.no_such(&self.owner)) };
         self.require_fit(cx, san, &volume, &mark).await?;
         let (_, others) = san.split_mappings(cx, &volume).await?;
+        self.readers = san.readers_here(cx, &self.owner, Some(&volume)).await?;
         self.require_free(cx, san).await?;
         if let Some(record) = san.attachments().get(&self.owner).await? {
             san.require_unused(cx, &record).await?;
@@ -252,7 +268,10 @@ impl Plan for Rename {
 
     async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
         match step {
-            TAKE_DOWN => self.down.all(cx, san).await?,
+            TAKE_DOWN => {
+                self.readers.all(cx, san).await?;
+                self.down.all(cx, san).await?;
+            }
             NAME => self.to = Some(self.naming.choose(cx, san, &self.taken).await?),
             KEEP_STATE if self.is_made_template() => self.keep_state(cx, san).await?,
             RENAME => match self.rename(cx, san).await {
@@ -287,7 +306,12 @@ impl Plan for Rename {
         }
         match step {
             // Nobody uses it: what has been begun of its detaching is ended.
-            TAKE_DOWN if self.down.has_begun() => self.down.all(cx, san).await,
+            TAKE_DOWN => {
+                if self.readers.have_begun() {
+                    self.readers.all(cx, san).await?;
+                }
+                if self.down.has_begun() { self.down.all(cx, san).await } else { Ok(()) }
+            }
             KEEP_STATE if self.is_made_template() => self.forget_state(cx, san).await,
             RENAME => self.rename_back(cx, san).await,
             BIND => match &self.to {

@@ -4,8 +4,10 @@ use async_trait::async_trait;
 use san_core::{Cx, Error, ErrorKind, Owner, Result, SnapshotName, SnapshotSet, Usage};
 use serde::{Deserialize, Serialize};
 
+use super::detach::TakeDown;
 use super::{Direction, Flow, Outcome, Plan};
 use crate::cluster::Binding;
+use crate::disk_view::View;
 use crate::san::San;
 
 const FLUSH: usize = 0;
@@ -80,6 +82,8 @@ impl Plan for TakeSnapshot {
                 let volume = self.bound.as_ref().ok_or_else(missing)?.to_volume();
                 let set = SnapshotSet { volumes: vec![volume], name: self.snapshot.clone() };
                 san.array().snapshot(cx, &set).await?;
+                // Who still reads an older one of that name must not be found to read this one.
+                san.forget_readers(cx, &self.owner, Some(&self.snapshot)).await?;
             }
             _ => {}
         }
@@ -108,35 +112,50 @@ impl Plan for TakeSnapshot {
     }
 }
 
+const DELETE: usize = TakeDown::STEPS;
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct DeleteSnapshot {
     owner: Owner,
     snapshot: SnapshotName,
     bound: Option<Binding>,
+    /// What reads it on this node. On other nodes it stays: it does not need the snapshot, and goes when it is idle.
+    #[serde(default)]
+    down: TakeDown,
 }
 
 impl DeleteSnapshot {
     pub(crate) fn new(owner: Owner, snapshot: SnapshotName) -> Self {
-        Self { owner, snapshot, bound: None }
+        Self { owner, snapshot, bound: None, down: TakeDown::default() }
     }
 
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    pub(crate) fn snapshot(&self) -> &SnapshotName {
+        &self.snapshot
     }
 }
 
 #[async_trait]
 impl Plan for DeleteSnapshot {
     fn steps(&self) -> &'static [&'static str] {
-        &["delete the snapshot"]
+        &[
+            "retire the device that reads it",
+            "remove its reader on the array",
+            "delete the legs of that",
+            "forget that it is read",
+            "delete the snapshot",
+        ]
     }
 
     fn direction(&self) -> Direction {
         Direction::Forward
     }
 
-    fn is_committed(&self, _step: usize) -> bool {
-        false
+    fn is_committed(&self, step: usize) -> bool {
+        TakeDown::is_committed(step)
     }
 
     fn needs_lease(&self) -> bool {
@@ -150,12 +169,22 @@ impl Plan for DeleteSnapshot {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(Outcome::SnapshotDeleted)),
             Err(error) => return Err(error),
         }
+        let view = View::snapshot(self.owner.clone(), self.snapshot.clone());
+        if let Some(record) = san.attachments().of(&view).await? {
+            san.require_unused(cx, &record).await?;
+            self.down = TakeDown::of(record);
+        }
         Ok(None)
     }
 
-    async fn forward(&mut self, _step: usize, cx: &Cx, san: &San) -> Result<Flow> {
+    async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
+        if step < DELETE {
+            self.down.forward(step, cx, san).await?;
+            return Ok(Flow::Next);
+        }
         let volume = self.bound.as_ref().ok_or_else(missing)?.to_volume();
         san.array().ensure_no_snapshot(cx, &volume, &self.snapshot).await?;
+        san.forget_readers(cx, &self.owner, Some(&self.snapshot)).await?;
         Ok(Flow::Next)
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use san_contract::array::ArrayFixture as _;
 use san_core::{
-    Array, ByteSize, DeleteMode, EffectState, Error, ErrorKind, HostSpec, Initiator, SnapshotName,
-    SnapshotSet, Volume, VolumeKey, VolumeQuery,
+    Array, ByteSize, DeleteMode, EffectState, Error, ErrorKind, HostSpec, Initiator, ReaderSpec,
+    SnapshotName, SnapshotSet, Volume, VolumeKey, VolumeQuery,
 };
 use san_sim::ontap::{EmptyQuery, Fault, MappedDelete, Rule, Times, When};
 use tokio::time::Instant;
@@ -83,6 +83,12 @@ async fn life_on(it: &Fixture, fault: &Fault) {
     it.write(&volume, b"first").await;
     assert_eq!(array.snapshot(&cx(), &set(&volume)).await.unwrap().len(), 1);
     it.write(&volume, b"after").await;
+    it.inject("POST", LUNS, fault.clone());
+    let of = ReaderSpec { node: "node1".parse().unwrap(), snapshot: name() };
+    let reader = array.ensure_reader(&cx(), &volume, &of).await.unwrap().into_inner();
+    assert_eq!(it.read(&reader, 5).await, b"first");
+    it.inject("DELETE", LUNS, fault.clone());
+    assert!(array.ensure_no_reader(&cx(), &reader.id).await.unwrap());
     assert!(array.ensure_unmapped(&cx(), &volume.id, &host.id).await.unwrap());
     it.inject("PATCH", LUNS, fault.clone());
     array.rollback(&cx(), &volume, &name()).await.unwrap();

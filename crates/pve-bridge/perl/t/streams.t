@@ -41,7 +41,8 @@ my (@asked, %sizes, $granule, $refusal);
             $ok = { name => $name, size_bytes => $sizes{$name} };
         } elsif ($method eq 'volume.attach') {
             die "$refusal\n" if defined($refusal);
-            $ok = { path => "$dir/$params->{name}", size_bytes => $sizes{ $params->{name} } };
+            my $name = $params->{name} . (defined($params->{snapshot}) ? "\@$params->{snapshot}" : '');
+            $ok = { path => "$dir/$name", size_bytes => $sizes{$name} };
         } elsif ($method eq 'volume.delete') {
             unlink("$dir/$params->{name}");
             delete $sizes{ $params->{name} };
@@ -51,7 +52,9 @@ my (@asked, %sizes, $granule, $refusal);
         }
         return $request{answer}->($ok, 'id');
     };
-    *PVE::Storage::Custom::SanbridgePlugin::path = sub { return "$dir/" . ($_[0]->parse_volname($_[2]))[1] };
+    *PVE::Storage::Custom::SanbridgePlugin::path = sub {
+        return "$dir/" . ($_[0]->parse_volname($_[2]))[1] . (defined($_[4]) ? "\@$_[4]" : '');
+    };
     *PVE::Storage::Sanbridge::Stream::is_device = sub { return 1 };
 }
 sub reset_all {
@@ -194,15 +197,32 @@ subtest 'an interrupted import leaves nothing' => sub {
 subtest 'formats' => sub {
     for my $method (qw(volume_export_formats volume_import_formats)) {
         is_deeply([$class->$method($scfg, 's1', 'vm-100-disk-0', undef, undef, 0)], ['raw+size'], $method);
-        is_deeply([$class->$method($scfg, 's1', 'vm-100-disk-0', 'snap', undef, 0)], [], "$method of a snapshot");
+        is_deeply([$class->$method($scfg, 's1', 'vm-100-disk-0', 'snap', 'older', 0)], [], "$method of a difference");
         is_deeply([$class->$method($scfg, 's1', 'vm-100-disk-0', undef, undef, 1)], [], "$method with snapshots");
     }
+    my $of_snapshot = [$scfg, 's1', 'vm-100-disk-0', 'snap', undef, 0];
+    is_deeply([$class->volume_export_formats($of_snapshot->@*)], ['raw+size'], 'a snapshot goes out');
+    is_deeply([$class->volume_import_formats($of_snapshot->@*)], [], 'none comes in');
     refused('qcow2', qr/only as raw\+size/, sub {
         $class->volume_export($scfg, 's1', \*STDOUT, 'vm-100-disk-0', 'qcow2+size');
     });
     refused('snapshots', qr/cannot be streamed/, sub {
         $class->volume_import($scfg, 's1', \*STDIN, 'vm-100-disk-0', 'raw+size', undef, undef, 1);
     });
+};
+
+subtest 'a snapshot goes out' => sub {
+    reset_all();
+    my $name = "vm-100-disk-0\@before";
+    ($sizes{'vm-100-disk-0'}, $sizes{$name}) = (2 * $MIB, $MIB);
+    open(my $disk, '>', "$dir/$name") or die $!;
+    print $disk 'x' x $MIB;
+    close($disk) or die $!;
+    my $file = File::Temp->new();
+    $class->volume_export($scfg, 's1', $file, 'vm-100-disk-0', 'raw+size', 'before', undef, 0);
+    is(-s $file->filename, 8 + $MIB, 'as large as it was then');
+    is_deeply(\@asked, ['volume.attach vm-100-disk-0'], 'it is attached');
+    unlink("$dir/$name");
 };
 
 done_testing();

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use san_core::{Cx, Error, ErrorKind, Marked, Owner, Result, Volume, VolumeKind};
-use san_engine::{AttachmentState, Request, San, Tie};
+use san_engine::{AttachmentState, Request, San, Tie, View};
 use serde::{Deserialize, Serialize};
 
 use super::{Problem, Ready, side_by_side};
@@ -97,8 +97,14 @@ pub(crate) async fn removal(cx: &Cx, storage: &Storage, name: &str) -> Result<Re
             .on(name)
             .with_remedy(first.plan.join("; ")));
     };
-    let object = name.to_owned();
-    Ok(if orphan.kind == Kind::Record { Request::Detach { object } } else { Request::Delete { object } })
+    if orphan.kind != Kind::Record {
+        return Ok(Request::Delete { object: name.to_owned() });
+    }
+    let san = &storage.san;
+    Ok(Request::detach(&match name.split_once('@') {
+        Some((object, snapshot)) => View::snapshot(san.owner(object)?, snapshot.parse()?),
+        None => View::disk(san.owner(name)?),
+    }))
 }
 
 async fn of_storage(cx: &Cx, san: &San) -> Result<Vec<Orphan>> {
@@ -214,26 +220,25 @@ async fn on_node(cx: &Cx, san: &San, busy: &BTreeSet<String>) -> Result<Vec<Orph
     let mut found = Vec::new();
     let presences = san.presences(cx).await?;
     let bare = |it: &&san_engine::Presence| {
-        it.state == AttachmentState::Attached && it.paths.is_none() && !busy.contains(it.owner.object())
+        it.state == AttachmentState::Attached && it.paths.is_none() && !busy.contains(it.view.owner.object())
     };
     for it in presences.iter().filter(bare) {
         found.push(Orphan {
             storage: san.space().to_owned(),
             kind: Kind::Record,
-            name: it.owner.object().to_owned(),
+            name: it.view.file_name(),
             what: "it is on record on this node and has no device".to_owned(),
             why: "the node was started anew; other nodes cannot delete it while this one has it".to_owned(),
             removable: true,
             plan: vec!["detach it here: unmap it on the array and forget the record".to_owned()],
         });
     }
-    for link in san.links(cx).await? {
-        if presences.iter().all(|it| it.owner.object() != link) {
-            let path = san.device_path(&san.owner(&link)?);
+    for path in san.links(cx).await? {
+        if presences.iter().all(|it| san.device_path(&it.view) != path) {
             found.push(Orphan {
                 storage: san.space().to_owned(),
                 kind: Kind::Link,
-                name: link.clone(),
+                name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 what: format!("{} leads to a disk that is not on record here", path.display()),
                 why: "somebody made it, or removed the record by hand".to_owned(),
                 removable: false,

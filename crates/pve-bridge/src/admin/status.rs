@@ -186,7 +186,7 @@ fn portal(of: Portal) -> Option<PortalStatus> {
 
 fn disk(of: &Presence) -> DiskStatus {
     DiskStatus {
-        name: of.owner.object().to_owned(),
+        name: of.view.file_name(),
         lun: of.lun.map(Lun::number),
         attached: of.state == AttachmentState::Attached,
         paths_usable: of.paths.map(|it| it.usable),

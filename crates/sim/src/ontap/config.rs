@@ -211,7 +211,7 @@ pub struct Unverified {
     pub delete_volume_with_maps: MappedDelete,
     /// How long a LUN clone keeps its source snapshot busy.
     pub lun_clone_pins_snapshot: Duration,
-    /// The comment of a FlexClone whose creation says one.
+    /// The comment of a FlexClone, or of a LUN clone, whose creation says one.
     pub clone_comment: CloneComment,
 }
 
@@ -242,7 +242,7 @@ pub enum EmptyQuery {
     NotFound,
 }
 
-/// The comment of a FlexClone whose creation says one.
+/// The comment of a FlexClone, or of a LUN clone, whose creation says one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloneComment {
     /// The one it was sent.

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::answer::Reply;
 use super::body::Body;
 use super::call::Call;
+use super::config::CloneComment;
 use super::error::{
     ApiError, Code, LUN_CLONE_ELSEWHERE, LUN_DUPLICATE, LUN_NOT_WITH_CLONE, LUN_REQUIRED, LUN_VOLUME_OFFLINE,
 };
@@ -107,7 +108,13 @@ fn cloned(
         unit.file = Some(state.store.copy(file).map_err(|error| ApiError::data(&error))?);
     }
     state.pin(source.volume, source.snapshot);
-    options(unit, body)
+    let comment = unit.comment.clone();
+    let unit = options(unit, body)?;
+    Ok(match state.unverified.clone_comment {
+        CloneComment::AsSent => unit,
+        CloneComment::OfParent => Unit { comment, ..unit },
+        CloneComment::Empty => Unit { comment: String::new(), ..unit },
+    })
 }
 
 fn options(unit: Unit, body: &Body) -> Result<Unit, ApiError> {

@@ -218,7 +218,7 @@ async fn disks(cx: &Cx, storage: &Storage) -> Result<Vec<Finding>> {
 }
 
 fn disk(of: &Presence) -> Option<Finding> {
-    let name = of.owner.object();
+    let name = &of.view.file_name();
     let words = |what: String, why, fix: &str| Words { what, why, fix: fix.to_owned(), undo: None };
     let Some(paths) = of.paths else {
         let words = words(

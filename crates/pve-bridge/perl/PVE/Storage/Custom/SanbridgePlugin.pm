@@ -449,12 +449,13 @@ sub listed {
     };
 }
 
-sub activate_volume {
-    my ($class, $storeid, $scfg, $volname, $snapname, $cache, $hints) = @_;
+# Attaches a volume or a snapshot of one; returns its size.
+my $attach = sub {
+    my ($class, $storeid, $scfg, $volname, $snapname, $hints) = @_;
     my $path = $class->path($scfg, $volname, $storeid, $snapname);
     $hints //= {};
     my $told = { map { $_ => "$hints->{$_}" } grep { defined($hints->{$_}) } keys $hints->%* };
-    $ask->(
+    return $ask->(
         $storeid,
         $scfg,
         'volume.attach',
@@ -463,10 +464,14 @@ sub activate_volume {
         sub {
             my ($ok) = @_;
             die "another path than '$path'\n" if ($ok->{path} // '') ne $path;
-            $integer->($ok, 'size_bytes');
-            return undef;
+            return $integer->($ok, 'size_bytes');
         },
     );
+};
+
+sub activate_volume {
+    my ($class, $storeid, $scfg, $volname, $snapname, $cache, $hints) = @_;
+    $attach->($class, $storeid, $scfg, $volname, $snapname, $hints);
     return 1;
 }
 
@@ -595,10 +600,10 @@ sub volume_qemu_snapshot_method { return 'storage' }
 # sparseinit: a new volume is thin and reads as zeroes.
 my $FEATURES = {
     snapshot => { current => 1, snap => 1 },
-    clone => { base => 1 },
+    clone => { base => 1, snap => 1 },
     template => { current => 1 },
     rename => { current => 1 },
-    copy => { base => 1, current => 1 },
+    copy => { base => 1, current => 1, snap => 1 },
     sparseinit => { base => 1, current => 1 },
 };
 
@@ -621,11 +626,12 @@ sub update_volume_attribute {
 
 sub prune_backups { die "a sanbridge storage holds no backups\n" }
 
-# Streams: the size in eight bytes, then the bytes of the volume as it is now. Copied here, without another program.
+# Streams: the size in eight bytes, then the bytes of the volume as it is now, or as it was at a snapshot. Copied here,
+# without another program.
 
 sub volume_export_formats {
-    my ($class, $scfg, $storeid, $volname, $snapshot, $base_snapshot, $with_snapshots) = @_;
-    return defined($snapshot) || defined($base_snapshot) || $with_snapshots ? () : ('raw+size');
+    my ($class, $scfg, $storeid, $volname, $snap, $base_snapshot, $with_snapshots) = @_;
+    return defined($base_snapshot) || $with_snapshots ? () : ('raw+size');
 }
 
 sub volume_import_formats {
@@ -634,18 +640,23 @@ sub volume_import_formats {
 }
 
 my $plain_stream = sub {
-    my ($format, $snapshot, $base_snapshot, $with_snapshots) = @_;
+    my ($format, $base_snapshot, $with_snapshots) = @_;
     die "a sanbridge volume cannot be streamed as '$format', only as raw+size\n" if $format ne 'raw+size';
-    die "snapshots of a sanbridge volume cannot be streamed\n"
-        if defined($snapshot) || defined($base_snapshot) || $with_snapshots;
+    die "a sanbridge volume cannot be streamed together with its snapshots\n"
+        if defined($base_snapshot) || $with_snapshots;
 };
 
 sub volume_export {
-    my ($class, $scfg, $storeid, $out, $volname, $format, $snapshot, $base_snapshot, $with_snapshots) = @_;
-    $plain_stream->($format, $snapshot, $base_snapshot, $with_snapshots);
-    my $size = $class->volume_size_info($scfg, $storeid, $volname, 10);
+    my ($class, $scfg, $storeid, $out, $volname, $format, $snap, $base_snapshot, $with_snapshots) = @_;
+    $plain_stream->($format, $base_snapshot, $with_snapshots);
+    # A snapshot may be smaller than the volume is now, and PVE may have activated the volume only.
+    my $size =
+        defined($snap)
+        ? $attach->($class, $storeid, $scfg, $volname, $snap)
+        : $class->volume_size_info($scfg, $storeid, $volname, 10);
     require PVE::Storage::Sanbridge::Stream;
-    PVE::Storage::Sanbridge::Stream::copy_out(scalar($class->path($scfg, $volname, $storeid)), $out, $size);
+    my $path = scalar($class->path($scfg, $volname, $storeid, $snap));
+    PVE::Storage::Sanbridge::Stream::copy_out($path, $out, $size);
     return undef;
 }
 
@@ -654,7 +665,8 @@ sub volume_import {
         $class, $scfg, $storeid, $in, $volname, $format, $snapshot, $base_snapshot, $with_snapshots,
         $allow_rename,
     ) = @_;
-    $plain_stream->($format, $snapshot, $base_snapshot, $with_snapshots);
+    die "a stream holds no snapshot of a sanbridge volume\n" if defined($snapshot);
+    $plain_stream->($format, $base_snapshot, $with_snapshots);
     my ($name, $vmid) = ($class->parse_volname($volname))[1, 2];
     require PVE::Storage::Sanbridge::Stream;
     my $size = PVE::Storage::Sanbridge::Stream::read_size($in);
