@@ -9,6 +9,7 @@ const USAGE: &str = "\
 cargo xtask demo [--json]   the main job, on simulated arrays and nodes
 cargo xtask test            everything that has to hold; installs what it needs on Debian when root
 cargo xtask bench [--json]  requests, programs and waits per operation, against the budgets
+cargo xtask crash [--json]  every operation killed at every boundary of every effect, ended, and audited; see --help
 cargo xtask lab ...         a machine with a real kernel, real tools and kernel targets: up, run, shell, down; see --help
 ";
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let result = match command.to_str() {
         Some("demo") => program("sanbridge-tests", "demo", rest),
         Some("bench") => program("sanbridge-tests", "bench", rest),
+        Some("crash") => program("sanbridge-tests", "crash", rest),
         Some("lab") => program("sanbridge-lab", "lab", rest),
         Some("test") if rest.is_empty() => test(),
         Some("--help" | "-h" | "help") => {

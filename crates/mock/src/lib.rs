@@ -6,9 +6,9 @@ use mockall::mock;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, Device, DeviceManager,
     Ensured, Expected, HostAccess, HostSpec, Identity, Initiator, KnownLegs, Lun, LunChoice, Mapping, Mark,
-    NodeName, PathWatch, Paths, PortState, ReaderSpec, Result, Retired, Route, Snapshot, SnapshotName, SnapshotSet,
-    TargetPort, Transport, TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery,
-    VolumeSpec,
+    NodeName, PathWatch, Paths, PortState, ReaderSpec, Result, Retired, Route, Snapshot, SnapshotName,
+    SnapshotSet, TargetPort, Transport, TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeName,
+    VolumeQuery, VolumeSpec,
 };
 
 mock! {

@@ -7,7 +7,6 @@ mod operations;
 mod parallel;
 mod report;
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use san_core::{Error, ErrorKind, Result};
@@ -17,6 +16,7 @@ pub use budgets::Operation;
 pub use operations::{Cell, Sample};
 pub use report::{Part, Report, Row};
 
+use crate::parallel::{paused, real};
 use crate::site::Site;
 
 /// The two latencies between which a round trip shows.
@@ -77,22 +77,6 @@ fn side_by_side<T: Send>(work: impl Fn(Duration) -> Result<T> + Sync) -> [Result
         });
         running.map(|it| it.join().unwrap_or_else(died))
     })
-}
-
-/// Runs on a clock that jumps over every wait, so that latencies cost nothing.
-fn paused<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    runtime(tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true))?.block_on(work)
-}
-
-/// Runs on the real clock.
-fn real<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    runtime(tokio::runtime::Builder::new_multi_thread().enable_all())?.block_on(work)
-}
-
-fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime> {
-    builder
-        .build()
-        .map_err(|error| Error::new(ErrorKind::Internal, "cannot start the runtime").caused_by(error))
 }
 
 /// Programs started on all nodes so far.

@@ -1,0 +1,70 @@
+//! `cargo xtask crash [--json] [--full]`: every operation disturbed at every boundary of every effect, and what came of it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use sanbridge_tests::crash::{self, Boundary, Kind, Reach, Selection};
+use sanbridge_tests::matrix::Progress;
+use sanbridge_tests::operation::Operation;
+
+/// Kills, abandons and loses every operation at every boundary of every effect, lets the next run end it, and audits.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Print one JSON document and nothing else on standard output
+    #[arg(long)]
+    json: bool,
+    /// Try every second stop inside every recovery, not only some
+    #[arg(long)]
+    full: bool,
+    /// Only this operation (may be given several times)
+    #[arg(long = "operation")]
+    operations: Vec<Operation>,
+    /// Only this kind (may be given several times)
+    #[arg(long = "kind")]
+    kinds: Vec<Kind>,
+    /// Only this boundary: before:N or after:N
+    #[arg(long)]
+    at: Option<Boundary>,
+    /// Only this boundary of the recovery
+    #[arg(long)]
+    again: Option<Boundary>,
+}
+
+fn main() -> ExitCode {
+    let Arguments { json, full, operations, kinds, at, again } = Arguments::parse();
+    let selection = Selection {
+        operations: if operations.is_empty() { Operation::all().to_vec() } else { operations },
+        kinds: if kinds.is_empty() { Kind::all().to_vec() } else { kinds },
+        reach: if full { Reach::Full } else { Reach::Usual },
+        at,
+        again,
+    };
+    let progress = Progress::on_stderr();
+    let matrix = crash::run(&selection, &progress);
+    progress.finish();
+    match matrix {
+        Err(error) => {
+            let error = format!("the matrix could not be run: {error:?}");
+            if json {
+                say(&serde_json::json!({ "format": 1, "ok": false, "error": error }).to_string());
+            } else {
+                complain(&error);
+            }
+            ExitCode::FAILURE
+        }
+        Ok(matrix) => {
+            say(&if json { format!("{:#}", matrix.to_json()) } else { matrix.to_text() });
+            if matrix.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}
