@@ -1,6 +1,6 @@
 //! `sanbridge` for people: subcommands that ask the daemon of this node, and what they print.
 //!
-//! Every subcommand is a struct of clap's with a [`Verb`] in a file of its own. It asks the daemon through its [`Session`],
+//! Every subcommand is a struct of clap's with a `Verb` in a file of its own. It asks the daemon through its `Session`,
 //! prints the answer's table or, with `--json`, the answer itself, and ends with an [`Exit`].
 
 mod check;
