@@ -598,9 +598,11 @@ sub volume_qemu_snapshot_method { return 'storage' }
 # What PVE may ask for
 
 # sparseinit: a new volume is thin and reads as zeroes.
+# clone, of a snapshot: the daemon can, but a clone that was deleted holds its snapshot as long as the array's recovery queue
+# keeps it, and PVE would lock the guest whose snapshot cannot be deleted. A full clone of a snapshot needs no such thing.
 my $FEATURES = {
     snapshot => { current => 1, snap => 1 },
-    clone => { base => 1, snap => 1 },
+    clone => { base => 1 },
     template => { current => 1 },
     rename => { current => 1 },
     copy => { base => 1, current => 1, snap => 1 },
