@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_contract::audit::{Audit, Ledger};
 use san_core::{
-    ByteSize, Cx, Deadline, Effects, Error, ErrorKind, NodeName, OperationId, Owner, Result, SnapshotName,
-    TransportKind,
+    ByteSize, Cx, Deadline, DeleteMode, Effects, Error, ErrorKind, NodeName, OperationId, Owner, Result,
+    SnapshotName, TransportKind,
 };
 use san_engine::{
     Asker, Cluster, Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, OUTAGE, Outcome, Request,
@@ -188,11 +188,7 @@ impl Site {
     pub async fn connect(&self, effects: Effects) -> Result<Ontap> {
         let credentials = Credentials { username: "admin".to_owned(), password: PASSWORD.into() };
         let client = san_ontap::client(Arc::new(self.array.clone()) as Arc<dyn Wire>, Arc::new(credentials));
-        let config = OntapConfig {
-            svm: SVM.to_owned(),
-            aggregate: "aggr1".to_owned(),
-            transport: TransportKind::Iscsi,
-        };
+        let config = OntapConfig::new(SVM, "aggr1", TransportKind::Iscsi);
         Ontap::connect(&Cx::new(Deadline::after(PATIENCE), OperationId::random(), effects), client, config)
             .await
     }
@@ -230,6 +226,7 @@ impl Site {
             transport: TransportKind::Iscsi,
             cluster,
             outage: OUTAGE,
+            deletion: DeleteMode::Recoverable,
         };
         let san = San::new(&node, config)?;
         Ok((node, san))

@@ -171,7 +171,13 @@ fn codec(array: &dyn Array) -> NameCodec {
 
 fn spec(array: &dyn Array, object: &str, size: ByteSize) -> VolumeSpec {
     let owner = Owner::new(REALM, SPACE, object).unwrap();
-    VolumeSpec { name: codec(array).encode(&owner).unwrap(), owner, claim: OperationId::random(), size }
+    VolumeSpec {
+        name: codec(array).encode(&owner).unwrap(),
+        owner,
+        claim: OperationId::random(),
+        size,
+        apart_from: Vec::new(),
+    }
 }
 
 async fn made(array: &dyn Array, object: &str) -> Volume {

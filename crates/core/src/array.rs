@@ -115,6 +115,10 @@ pub struct VolumeSpec {
     pub claim: OperationId,
     /// Its size, a multiple of the granule.
     pub size: ByteSize,
+    /// Where volumes are that should not fail or slow down together with it ([`Volume::place`]), once for each of them.
+    /// A wish: room counts more.
+    #[serde(default)]
+    pub apart_from: Vec<String>,
 }
 
 impl VolumeSpec {
@@ -192,6 +196,8 @@ pub struct Volume {
     /// Who reads snapshots of it, where the answer carried it (single look-ups always do, with their mappings; lists
     /// without).
     pub readers: Option<Vec<Reader>>,
+    /// The array's word for the part of it that holds the volume (for ONTAP: the aggregate), where the answer carried it.
+    pub place: Option<String>,
 }
 
 impl Volume {
@@ -302,6 +308,11 @@ pub trait Array: fmt::Debug + Send + Sync {
 
     /// Whether volumes are mapped per node or for all.
     fn visibility(&self) -> Visibility;
+
+    /// Comparing volumes with the settings they are to have, where the array has such settings.
+    fn policies(&self) -> Option<&dyn Policies> {
+        None
+    }
 
     /// Room for volumes.
     async fn capacity(&self, cx: &Cx) -> Result<Capacity>;
@@ -433,4 +444,30 @@ pub trait Array: fmt::Debug + Send + Sync {
     fn splits(&self) -> Option<&dyn Splits> {
         None
     }
+}
+
+/// A setting of a volume that is not as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deviation {
+    /// The word for it in configurations, e.g. `snapshot-reserve`.
+    pub setting: String,
+    /// The array's own word for it.
+    pub field: String,
+    /// What it is.
+    pub is: String,
+    /// What it is to be.
+    pub wanted: String,
+}
+
+/// Settings of volumes that were configured after the volumes had been made. The caller has checked whose they are.
+#[async_trait]
+pub trait Policies: fmt::Debug + Send + Sync {
+    /// What of a volume is not as configured. Changes nothing.
+    async fn review(&self, cx: &Cx, volume: &Volume) -> Result<Vec<Deviation>>;
+
+    /// Sets it as configured; returns what differed before. Repeatable.
+    ///
+    /// # Errors
+    /// `OutOfSpace` where the array has no room for what is to be kept for it.
+    async fn apply(&self, cx: &Cx, volume: &Volume) -> Result<Vec<Deviation>>;
 }

@@ -18,9 +18,9 @@ mod transport;
 mod wwid;
 
 pub use array::{
-    Array, ArrayProfile, Capacity, CloneSpec, DeleteMode, Ensured, HostAccess, HostSpec, Limits, LunChoice,
-    MappedHost, Mapping, Marked, Snapshot, SnapshotSet, Visibility, Volume, VolumeKey, VolumeQuery,
-    VolumeSpec, VolumeState,
+    Array, ArrayProfile, Capacity, CloneSpec, DeleteMode, Deviation, Ensured, HostAccess, HostSpec, Limits,
+    LunChoice, MappedHost, Mapping, Marked, Policies, Snapshot, SnapshotSet, Visibility, Volume, VolumeKey,
+    VolumeQuery, VolumeSpec, VolumeState,
 };
 pub use cx::{Cx, Deadline, Effect, EffectKind, EffectObserver, Effects};
 pub use device::{

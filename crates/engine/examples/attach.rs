@@ -47,8 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let deadline = Deadline::after(Duration::from_secs(60));
     let credentials = Credentials { username: "admin".into(), password: "netapp1!".into() };
     let client = san_ontap::client(Arc::new(array), Arc::new(credentials));
-    let config =
-        OntapConfig { svm: "svm1".into(), aggregate: "aggr1".into(), transport: TransportKind::Iscsi };
+    let config = OntapConfig::new("svm1", "aggr1", TransportKind::Iscsi);
     let cx = Cx::new(deadline, OperationId::random(), Effects::unobserved());
     let array = Ontap::connect(&cx, client, config).await?;
 
@@ -74,6 +73,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             transport: TransportKind::Iscsi,
             cluster: Arc::new(cluster),
             outage: OUTAGE,
+            deletion: san_core::DeleteMode::Recoverable,
         },
     )?;
     san.start().await?;

@@ -35,6 +35,9 @@ pub struct Binding {
     /// The template it was cloned from.
     #[serde(default)]
     pub template: Option<String>,
+    /// Which part of the array held it when it was made ([`Volume::place`]).
+    #[serde(default)]
+    pub place: Option<String>,
 }
 
 impl Binding {
@@ -51,6 +54,7 @@ impl Binding {
             state: VolumeState::Online,
             mapped: None,
             readers: None,
+            place: self.place.clone(),
         }
     }
 }
@@ -572,6 +576,7 @@ mod tests {
             size: Some(ByteSize::from_mib(1)),
             kind: VolumeKind::Disk,
             template: None,
+            place: None,
         };
         cluster.bind(&cx(5), &binding).await.unwrap();
         cluster.unbind(&cx(5), &owner(), &"c:d".parse().unwrap()).await.unwrap();

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use san_core::{
-    Array, ByteSize, Capacity, Cx, Deadline, Error, ErrorKind, HostAccess, Marked, NameCodec, OperationId,
-    Owner, Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery, Wwid,
+    Array, ByteSize, Capacity, Cx, Deadline, DeleteMode, Error, ErrorKind, HostAccess, Marked, NameCodec,
+    OperationId, Owner, Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery, Wwid,
 };
 use tokio::time::Instant;
 
@@ -35,6 +35,8 @@ pub struct SanConfig {
     pub cluster: Arc<dyn Cluster>,
     /// How long input and output of a disk that has lost every path waits before it fails; [`OUTAGE`] if in doubt.
     pub outage: Duration,
+    /// How disks that are deleted go.
+    pub deletion: DeleteMode,
 }
 
 /// Longer than an array takes to hand its work to the other controller, shorter than people take to pull the plug.
@@ -179,6 +181,11 @@ impl San {
     /// The array.
     pub fn array(&self) -> &Arc<dyn Array> {
         &self.0.config.array
+    }
+
+    /// How disks that are deleted go.
+    pub(crate) fn deletion(&self) -> DeleteMode {
+        self.0.config.deletion
     }
 
     /// The owner of one of its disks. What stands behind an `@` would be a snapshot of it.

@@ -166,6 +166,8 @@ impl San {
             size: Some(volume.size),
             kind,
             template,
+            // A look by the array's key does not show it.
+            place: volume.place.clone().or_else(|| bound.and_then(|it| it.place.clone())),
         };
         if bound == Some(&binding) { Ok(()) } else { self.cluster().bind(cx, &binding).await }
     }

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
-    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, ReaderSpec,
+    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, Policies, ReaderSpec,
     RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort, TransportKind,
     Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 
+use crate::aggregates::Room;
 use crate::client::Api;
 use crate::config::OntapConfig;
 use crate::convert::{inconsistent, is_uuid};
@@ -34,6 +35,8 @@ pub struct Ontap {
     pub(crate) ports: Mutex<Option<Arc<Ports>>>,
     // The node each LUN was on when it was last looked at, for the attach that follows the look.
     lun_nodes: Mutex<HashMap<String, String>>,
+    // What room the aggregates had when they were last asked.
+    pub(crate) rooms: Mutex<Vec<Room>>,
 }
 
 impl Ontap {
@@ -49,6 +52,7 @@ impl Ontap {
         let array = Self::assemble(api, config, found.profile)?;
         let _ = array.proved.set(found.release);
         array.keep_ports(found.ports);
+        array.keep_rooms(found.rooms);
         Ok(array)
     }
 
@@ -80,6 +84,7 @@ impl Ontap {
             proved: OnceLock::new(),
             ports: Mutex::default(),
             lun_nodes: Mutex::default(),
+            rooms: Mutex::default(),
         })
     }
 
@@ -102,6 +107,12 @@ impl Ontap {
     /// Whether the array has `feature`, by the release it said last.
     pub(crate) fn has(&self, feature: Feature) -> bool {
         self.proved.get().copied().unwrap_or(self.known).has(feature)
+    }
+
+    /// The answer of this array and no other. A proof that fails has changed nothing.
+    pub(crate) async fn proved<T>(&self, cx: &Cx, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.prove(cx).await.map_err(|error| error.with_effect(EffectState::None))?;
+        call.await
     }
 
     /// Asks whether our SVM is there. Nothing counts as absent without it: another array at the same address, or an
@@ -148,12 +159,8 @@ impl Ontap {
 /// What a verb was doing when it failed. The identity is proved first.
 macro_rules! verb {
     ($self:ident, $cx:ident, $message:literal, $subject:expr, $call:expr) => {{
-        let outcome = async {
-            // A proof that fails has changed nothing.
-            $self.prove($cx).await.map_err(|error| error.with_effect(EffectState::None))?;
-            $call.await
-        };
-        outcome.await.map_err(|error| Error::wrap(error, $message).on($subject))
+        let outcome = $self.proved($cx, $call).await;
+        outcome.map_err(|error| Error::wrap(error, $message).on($subject))
     }};
 }
 
@@ -167,14 +174,13 @@ impl Array for Ontap {
         Visibility::PerNode
     }
 
+    fn policies(&self) -> Option<&dyn Policies> {
+        Some(self)
+    }
+
     async fn capacity(&self, cx: &Cx) -> Result<Capacity> {
-        verb!(
-            self,
-            cx,
-            "cannot read the room in the aggregate",
-            &self.config.aggregate,
-            self.read_capacity(cx)
-        )
+        let names = self.config.aggregates.join(", ");
+        verb!(self, cx, "cannot read the room in the aggregates", names, self.read_capacity(cx))
     }
 
     async fn volumes(&self, cx: &Cx, of: &VolumeQuery) -> Result<Vec<Volume>> {

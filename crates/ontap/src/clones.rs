@@ -14,7 +14,8 @@ use crate::snapshots::array_name;
 use crate::wire;
 
 impl Ontap {
-    /// Two requests: the clone, and a look at the LUN that came with it, whose serial number is new.
+    /// Two requests: the clone, and a look at the LUN that came with it, whose serial number is new. More where the parent
+    /// was made under other settings, or the array does not hand them down.
     pub(crate) async fn clone_of(&self, cx: &Cx, spec: &CloneSpec) -> Result<Ensured<Volume>> {
         check_name(&self.profile.limits, &spec.name)?;
         let source = Key::parse(&spec.source.id)?;
@@ -23,7 +24,7 @@ impl Ontap {
             "svm": { "uuid": self.svm },
             "name": spec.name,
             "comment": comment(&spec.mark)?,
-            // Guarantee, autosize and snapshot policy come with the parent.
+            // What settings come with the parent is compared afterwards.
             "clone": {
                 "is_flexclone": true,
                 "parent_volume": { "uuid": source.flexvol },
@@ -38,6 +39,7 @@ impl Ontap {
             other => other?,
         };
         self.make_sure_of_mark(cx, &flexvol.it, &spec.mark).await?;
+        self.require_encrypted(cx, &flexvol.it).await?;
         let shown = || async {
             let Luns { disk, readers } = self.luns_of(cx, &spec.name).await?;
             Ok(disk.map(|it| (it, readers)))
@@ -50,6 +52,7 @@ impl Ontap {
         for reader in &readers {
             self.remove_reader(cx, &reader.volume.id).await?;
         }
+        self.adapt_clone(cx, &flexvol.it, &lun).await?;
         let mut volume = convert::volume(&flexvol.it, Some(&lun))?;
         volume.readers = Some(Vec::new());
         volume.mark = Marked::Ours(spec.mark.clone());

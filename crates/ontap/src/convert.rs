@@ -108,6 +108,7 @@ pub(crate) fn volume(flexvol: &wire::Volume, lun: Option<&wire::Lun>) -> Result<
         state: state(flexvol.state.as_deref()),
         mapped: None,
         readers: None,
+        place: flexvol.aggregates.first().and_then(|it| it.name.clone()),
     };
     if let Some(lun) = lun {
         describe(&mut it, lun)?;
@@ -129,6 +130,7 @@ pub(crate) fn volume_of_lun(key: &Key, lun: &wire::Lun) -> Result<Volume> {
         state: VolumeState::Online,
         mapped: None,
         readers: None,
+        place: None,
     };
     describe(&mut it, lun)?;
     Ok(it)

@@ -1,4 +1,4 @@
-//! Creating a volume: a thin FlexVol that carries the mark, then its LUN. Two requests, repeatable at any point.
+//! Creating a volume: a FlexVol that carries the mark, then its LUN. Two requests, repeatable at any point.
 //!
 //! From 9.16.1 on one request could do both: a LUN with `provisioning_options.auto` brings its FlexVol along. It is not used.
 //! That request says nothing of the FlexVol but its name, in the LUN's path: not the comment, so that a FlexVol whose
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use san_core::{
-    ArrayProfile, ByteSize, Cx, EffectState, Ensured, Error, ErrorKind, Limits, Mark, Result, Volume,
-    VolumeName, VolumeSpec,
+    ByteSize, Cx, EffectState, Ensured, Error, ErrorKind, Limits, Mark, Result, Volume, VolumeName,
+    VolumeSpec,
 };
 use san_rest::Request;
 use serde_json::json;
@@ -20,15 +20,10 @@ use crate::array::Ontap;
 use crate::client::patiently;
 use crate::convert::{self, inconsistent, lun_path};
 use crate::error::{code, code_of, is};
-use crate::release::{Feature, Personality, Release};
+use crate::layout::Layout;
+use crate::release::Feature;
 use crate::wire;
 
-/// Smallest FlexVol.
-const FLEXVOL_MIN: ByteSize = ByteSize::from_mib(20);
-/// Room in the FlexVol besides the LUN: a tenth for its metadata and this.
-const OVERHEAD: ByteSize = ByteSize::from_mib(64);
-/// Thin, so a generous bound costs nothing; snapshots live in it.
-const MAXIMUM_FACTOR: u64 = 10;
 /// Older releases round a LUN up to a whole cylinder of its geometry, at most.
 pub(crate) const ROUNDING: ByteSize = ByteSize::from_mib(16);
 /// How often a list may lack what was just created before that is an error.
@@ -58,7 +53,7 @@ impl Ontap {
     pub(crate) async fn create(&self, cx: &Cx, spec: &VolumeSpec) -> Result<Ensured<Volume>> {
         check_spec(&self.profile.limits, spec)?;
         let wanted = Wanted { name: &spec.name, mark: spec.mark() };
-        let flexvol = self.create_flexvol(cx, &wanted, &self.flexvol_body(spec)?).await?;
+        let flexvol = self.create_placed(cx, &wanted, spec).await?;
         let lun = self.create_lun(cx, spec, &flexvol.it).await?;
         let mut volume = convert::volume(&flexvol.it, Some(&lun.it))?;
         // The mark is the one this claim was checked against, or the one just written.
@@ -69,6 +64,37 @@ impl Ontap {
             volume.readers = Some(Vec::new());
         }
         Ok(if flexvol.now || lun.now { Ensured::Created(volume) } else { Ensured::Already(volume) })
+    }
+
+    /// On the best aggregate that has room. One that is fuller than was known refuses, and the next is tried.
+    async fn create_placed(
+        &self,
+        cx: &Cx,
+        wanted: &Wanted<'_>,
+        spec: &VolumeSpec,
+    ) -> Result<Made<wire::Volume>> {
+        let layout = self.layout(spec.size)?;
+        let needed = if self.is_thick() { layout.size.bytes() } else { 0 };
+        let mut full = None;
+        for aggregate in self.places(cx, needed, &spec.apart_from).await? {
+            let body = self.flexvol_body(spec, &aggregate, layout)?;
+            match self.create_flexvol(cx, wanted, &body).await {
+                Err(error)
+                    if error.kind() == ErrorKind::OutOfSpace && error.effect() == EffectState::None =>
+                {
+                    self.note_taken(&aggregate, u64::MAX);
+                    full.get_or_insert(error);
+                }
+                Ok(made) => {
+                    self.note_taken(&aggregate, needed);
+                    self.require_encrypted(cx, &made.it).await?;
+                    self.complete_settings(cx, &made.it, layout).await?;
+                    return Ok(made);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(full.unwrap_or_else(|| Error::new(ErrorKind::Internal, "the storage has no aggregate")))
     }
 
     pub(crate) async fn create_flexvol(
@@ -149,7 +175,7 @@ impl Ontap {
             "svm": { "uuid": self.svm },
             "name": lun_path(&spec.name),
             "os_type": "linux",
-            "space": { "size": spec.size.bytes(), "guarantee": { "requested": false } },
+            "space": { "size": spec.size.bytes(), "guarantee": { "requested": self.is_thick() } },
         });
         if self.has(Feature::UnmapSwitch) {
             // The default differs by release; without it hosts are not told that they may UNMAP.
@@ -205,21 +231,17 @@ impl Ontap {
         Ok(lun)
     }
 
-    fn flexvol_body(&self, spec: &VolumeSpec) -> Result<serde_json::Value> {
+    fn flexvol_body(&self, spec: &VolumeSpec, aggregate: &str, layout: Layout) -> Result<serde_json::Value> {
         let comment = comment(&spec.mark())?;
         let mut body = json!({
             "svm": { "uuid": self.svm },
             "name": spec.name,
             "comment": comment,
-            "aggregates": [{ "name": self.config.aggregate }],
-            "size": flexvol_size(&self.profile, spec.size).bytes(),
-            "guarantee": { "type": "none" },
-            "space": { "snapshot": { "reserve_percent": 0 } },
-            "snapshot_policy": { "name": "none" },
-            "autosize": { "mode": "grow", "maximum": flexvol_maximum(&self.profile, spec.size).bytes() },
+            "aggregates": [{ "name": aggregate }],
         });
-        if self.has(Feature::FractionalReserve) {
-            body["space"]["fractional_reserve"] = 0.into();
+        self.put_settings(layout, &mut body);
+        if self.needs_own_encryption(aggregate) {
+            body["encryption"] = json!({ "enabled": true });
         }
         Ok(body)
     }
@@ -273,22 +295,6 @@ async fn pause(cx: &Cx, pauses: &mut impl Iterator<Item = Duration>) -> Result<(
     }
     tokio::time::sleep(pause).await;
     Ok(())
-}
-
-/// Largest FlexVol of a release.
-fn flexvol_limit(profile: &ArrayProfile) -> ByteSize {
-    let release = profile.version.parse().unwrap_or(Release::OLDEST);
-    release.largest(Personality::of_word(&profile.personality)).1
-}
-
-fn flexvol_size(profile: &ArrayProfile, size: ByteSize) -> ByteSize {
-    let metadata = ByteSize::from_bytes(size.bytes() / 10);
-    size.plus(metadata).plus(OVERHEAD).max(FLEXVOL_MIN).min(flexvol_limit(profile))
-}
-
-/// How far the FlexVol of a LUN of `size` may grow by itself.
-pub(crate) fn flexvol_maximum(profile: &ArrayProfile, size: ByteSize) -> ByteSize {
-    flexvol_size(profile, size).times(MAXIMUM_FACTOR).min(flexvol_limit(profile))
 }
 
 fn check_spec(limits: &Limits, spec: &VolumeSpec) -> Result<()> {

@@ -26,6 +26,7 @@ pub(crate) mod code {
     pub(crate) const NO_ISCSI_SERVICE: &[u64] = &[NO_ENTRY, 5_374_078];
     pub(crate) const UNEXPECTED_ARGUMENT: u64 = 262_179;
     pub(crate) const INVALID_FIELD: u64 = 262_197;
+    pub(crate) const ABOVE_AUTOSIZE: u64 = 918_521;
     pub(crate) const VOLUME_EXISTS: u64 = 917_526;
     pub(crate) const HAS_CLONES: u64 = 524_615;
     pub(crate) const NO_PARENT_SNAPSHOT: u64 = 1_638_600;
@@ -235,6 +236,8 @@ fn kind_of_code(code: u64) -> Option<ErrorKind> {
         917_534 | 917_886 | 917_887 | 917_888 | 917_597 | 787_140 | 787_141 | 918_242 | 13_107_307 => {
             InvalidInput
         }
+        8_454_243 => NotFound,
+        787_144 | 918_183 | 5_375_059 => InvalidInput,
         917_829 | 917_831 | 917_835 | 918_521 | 918_524 => InvalidInput,
         918_701 | 918_703 => Unsupported,
         // Snapshots.
@@ -339,6 +342,9 @@ mod tests {
             (409, 524_615, K::Busy),
             (404, 917_927, K::NotFound),
             (404, 917_508, K::NotFound),
+            (404, 8_454_243, K::NotFound),
+            (400, 787_144, K::InvalidInput),
+            (400, 918_521, K::InvalidInput),
             (400, 917_534, K::InvalidInput),
             (400, 917_888, K::InvalidInput),
             (400, 918_701, K::Unsupported),

@@ -1,10 +1,11 @@
 //! The [`Array`](san_core::Array) of NetApp ONTAP over its REST API: FAS, AFF and ASA (not ASA r2) from 9.8 on, one
-//! FlexVol with one thin LUN per volume, on one aggregate of one SVM, with a cluster-scoped account. What differs by
-//! release is in one table (`release.rs`).
+//! FlexVol with one LUN per volume, on aggregates of one SVM, with a cluster-scoped account. What differs by release is in
+//! one table (`release.rs`).
 //!
 //! The FlexVol carries the name and, in its comment, the ownership mark; the LUN carries the identity. Every answer is
 //! checked to be about the SVM and the object that was asked for.
 
+mod aggregates;
 mod array;
 mod checkup;
 mod client;
@@ -15,8 +16,10 @@ mod create;
 mod error;
 mod hosts;
 mod jobs;
+mod layout;
 mod look;
 mod mappings;
+mod policy;
 mod ports;
 mod probe;
 mod readers;
@@ -29,5 +32,5 @@ mod wire;
 
 pub use array::Ontap;
 pub use client::client;
-pub use config::OntapConfig;
+pub use config::{Autodelete, Encryption, OntapConfig, Provisioning, Tiering, VolumeSettings};
 pub use error::OntapError;

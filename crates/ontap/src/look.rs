@@ -11,16 +11,17 @@ use crate::release::Feature;
 use crate::wire;
 
 /// What is read of a FlexVol.
-pub(crate) const VOLUME_FIELDS: &str = "uuid,name,svm.uuid,comment,state,create_time";
+pub(crate) const VOLUME_FIELDS: &str = "uuid,name,svm.uuid,comment,state,create_time,aggregates.name";
 /// What is read of a LUN in a list.
 pub(crate) const LUN_FIELDS: &str =
     "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,location.volume,create_time";
 /// What is read of the LUNs of one FlexVol: who may see them as well. Those fields are costly and only returned when named.
-const LUN_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,status.mapped,\
-                            location.volume,create_time,comment,lun_maps";
+const LUN_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,space.guarantee.requested,\
+                            status.state,status.mapped,location.volume,create_time,comment,lun_maps";
 /// The same with the node it is on.
-const LUN_NODE_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,status.state,status.mapped,\
-                                 location.volume,location.node.name,create_time,comment,lun_maps";
+const LUN_NODE_AND_MAPS: &str = "uuid,name,svm.uuid,serial_number,space.size,space.used,space.guarantee.requested,\
+                                 status.state,status.mapped,location.volume,location.node.name,create_time,comment,\
+                                 lun_maps";
 
 /// Our LUNs in one FlexVol.
 #[derive(Debug, Default)]

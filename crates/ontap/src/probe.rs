@@ -3,25 +3,28 @@
 use san_core::{ArrayProfile, ByteSize, Cx, EffectState, Error, ErrorKind, Limits, Lun, NameRules, Result};
 use san_rest::Request;
 
+use crate::aggregates::{self, Room};
 use crate::client::Api;
 use crate::config::OntapConfig;
+use crate::policy;
 use crate::ports::{Ports, iscsi_service, read_ports};
 use crate::release::{Feature, Personality, Release};
-use crate::wire::{Aggregate, Cluster, Svm};
+use crate::wire::{Cluster, Svm};
 
 /// What the probe learned.
 pub(crate) struct Found {
     pub(crate) profile: ArrayProfile,
     pub(crate) release: Release,
     pub(crate) ports: Ports,
+    pub(crate) rooms: Vec<Room>,
 }
 
 /// Everything that is wrong, in the order in which it was found.
 #[derive(Default)]
-struct Problems(Vec<Error>);
+pub(crate) struct Problems(Vec<Error>);
 
 impl Problems {
-    fn add(
+    pub(crate) fn add(
         &mut self,
         kind: ErrorKind,
         message: impl Into<std::borrow::Cow<'static, str>>,
@@ -31,7 +34,7 @@ impl Problems {
     }
 
     /// Keeps what can be named beside other problems; a failure of the connection ends the probe.
-    fn keep(&mut self, error: Error, what: String) -> Result<()> {
+    pub(crate) fn keep(&mut self, error: Error, what: String) -> Result<()> {
         match error.kind() {
             ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::Unsupported => {
                 self.0.push(Error::wrap(error, what));
@@ -65,7 +68,8 @@ pub(crate) async fn probe(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Fo
     refuse_unserved(&cluster)?;
     let mut problems = Problems::default();
     let svm = check_svm(cx, api, config, &mut problems).await?;
-    check_aggregate(cx, api, config, &mut problems).await?;
+    let rooms = aggregates::check(cx, api, config, &mut problems).await?;
+    policy::check(cx, api, config, cluster.version, &mut problems).await?;
     let ports = match &svm {
         Some(svm) => check_iscsi(cx, api, svm, &mut problems).await?,
         None => None,
@@ -75,7 +79,7 @@ pub(crate) async fn probe(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Fo
     }
     match (svm, ports) {
         (Some(svm), Some(ports)) => {
-            Ok(Found { profile: profile(&cluster, &svm), release: cluster.version, ports })
+            Ok(Found { profile: profile(&cluster, &svm), release: cluster.version, ports, rooms })
         }
         _ => Err(Error::new(ErrorKind::Internal, "the probe lost what it had found")),
     }
@@ -133,28 +137,6 @@ async fn check_svm(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Prob
             Ok(Some(svm))
         }
     }
-}
-
-async fn check_aggregate(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Problems) -> Result<()> {
-    let name = &config.aggregate;
-    let request =
-        Request::get("/api/storage/aggregates", &[]).query("name", name).query("fields", "name,state");
-    match api.find_one::<Aggregate>(cx, request).await {
-        Err(error) => problems.keep(error, format!("cannot look up the aggregate {name}"))?,
-        Ok(None) => problems.add(
-            ErrorKind::NotFound,
-            format!("there is no aggregate {name}"),
-            "name an existing aggregate (on the array: storage aggregate show)",
-        ),
-        Ok(Some(it)) => {
-            let state = it.state.as_deref().unwrap_or("unknown");
-            if state != "online" {
-                let message = format!("the aggregate {name} is {state}");
-                problems.add(ErrorKind::Unavailable, message, "bring it online");
-            }
-        }
-    }
-    Ok(())
 }
 
 async fn check_iscsi(cx: &Cx, api: &Api, svm: &Svm, problems: &mut Problems) -> Result<Option<Ports>> {

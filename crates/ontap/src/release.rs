@@ -83,6 +83,8 @@ pub(crate) enum Feature {
     /// Deletion may bypass the recovery queue. Before, an immediate deletion is a recoverable one: its name is free at once,
     /// its room and what its clones hang on 12 hours later.
     ForcedDelete,
+    /// Autodelete of snapshots has an order and exceptions.
+    AutodeleteOrder,
     /// The larger limits of [`Release::largest`].
     LargeLuns,
     /// ASA r2 and AFX exist, and the cluster says whether it is one.
@@ -90,12 +92,12 @@ pub(crate) enum Feature {
 }
 
 impl Feature {
-    const fn since(self) -> Release {
+    pub(crate) const fn since(self) -> Release {
         match self {
             Self::IgroupComment => Release::new(9, 1),
             Self::LunNode | Self::UnmapSwitch => Release::new(10, 1),
             Self::ExactSizes | Self::FractionalReserve | Self::ForcedDelete => Release::new(12, 1),
-            Self::LargeLuns => Release::new(13, 1),
+            Self::AutodeleteOrder | Self::LargeLuns => Release::new(13, 1),
             Self::TellsDisaggregated => Release::new(16, 1),
         }
     }

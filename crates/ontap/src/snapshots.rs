@@ -17,7 +17,7 @@ use crate::convert::{Key, LUN_NAME, inconsistent, time};
 use crate::error::{code, is, is_one_of};
 use crate::wire;
 
-const PREFIX: &str = "sb_";
+pub(crate) const PREFIX: &str = "sb_";
 const FIELDS: &str = "uuid,name,comment,create_time,owners";
 const COLLECTION: &str = "/api/storage/volumes/{}/snapshots";
 /// Version of the note this build writes.

@@ -1,15 +1,15 @@
-//! Listing, deleting and growing volumes; the room for them.
+//! Listing, deleting and growing volumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use san_core::{ByteSize, Capacity, Cx, DeleteMode, Error, ErrorKind, Result, Volume, VolumeKey};
+use san_core::{ByteSize, Cx, DeleteMode, Error, ErrorKind, Result, Volume, VolumeKey};
 use san_rest::Request;
 use serde_json::json;
 
 use crate::array::Ontap;
 use crate::client::patiently;
 use crate::convert::{self, Key, LUN_NAME, inconsistent};
-use crate::create::{ROUNDING, check_size, flexvol_maximum};
+use crate::create::{ROUNDING, check_size};
 use crate::error::{code, is, is_one_of};
 use crate::look::{LUN_FIELDS, Luns, VOLUME_FIELDS, both};
 use crate::release::Feature;
@@ -134,8 +134,8 @@ impl Ontap {
         }
     }
 
-    /// Two requests: first the FlexVol may grow further, then the LUN is larger. A success status is proof of the size,
-    /// except where the release rounds: there it is read back.
+    /// Two requests: first the FlexVol holds it or may grow further, then the LUN is larger. A success status is proof of
+    /// the size, except where the release rounds: there it is read back.
     pub(crate) async fn grow(&self, cx: &Cx, volume: &Volume, size: ByteSize) -> Result<ByteSize> {
         let key = Key::parse(&volume.id)?;
         let lun = key.lun()?;
@@ -148,10 +148,7 @@ impl Ontap {
             let message = format!("it has {} and cannot shrink to {size}", volume.size);
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let maximum = flexvol_maximum(&self.profile, size);
-        let roomier = Request::patch("/api/storage/volumes/{}", &[&key.flexvol])
-            .json(&json!({ "autosize": { "mode": "grow", "maximum": maximum.bytes() } }))?;
-        self.api.insist(cx, patiently(cx, roomier)).await?;
+        self.make_roomier(cx, &key.flexvol, size).await?;
         let larger = Request::patch("/api/storage/luns/{}", &[lun])
             .json(&json!({ "space": { "size": size.bytes() } }))?;
         match self.api.insist(cx, larger).await {
@@ -172,21 +169,6 @@ impl Ontap {
             return Err(inconsistent(format!("the LUN was grown to {size} and shows {now}")));
         }
         Ok(now)
-    }
-
-    pub(crate) async fn read_capacity(&self, cx: &Cx) -> Result<Capacity> {
-        let request = Request::get("/api/storage/aggregates", &[])
-            .query("name", &self.config.aggregate)
-            .query("fields", "name,state,space.block_storage.size,space.block_storage.available");
-        let found: Option<wire::Aggregate> = self.api.find_one(cx, request).await?;
-        let aggregate = found.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such aggregate"))?;
-        let space = aggregate.space.filter(|_| aggregate.name == self.config.aggregate);
-        let space =
-            space.ok_or_else(|| inconsistent("the array does not tell the aggregate's room"))?.block_storage;
-        Ok(Capacity {
-            total: ByteSize::from_bytes(space.size),
-            available: ByteSize::from_bytes(space.available),
-        })
     }
 }
 

@@ -60,6 +60,24 @@ pub(crate) struct Aggregate {
     pub(crate) name: String,
     pub(crate) state: Option<String>,
     pub(crate) space: Option<AggregateSpace>,
+    #[serde(default)]
+    pub(crate) node: Reference,
+    #[serde(default)]
+    pub(crate) data_encryption: DataEncryption,
+    #[serde(default)]
+    pub(crate) cloud_storage: CloudStorage,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct DataEncryption {
+    pub(crate) software_encryption_enabled: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CloudStorage {
+    pub(crate) stores: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +91,14 @@ pub(crate) struct BlockStorage {
     pub(crate) available: u64,
 }
 
+/// `/storage/snapshot-policies` and `/storage/qos/policies`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Policy {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) svm: Reference,
+}
+
 /// `/storage/volumes`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Volume {
@@ -83,6 +109,17 @@ pub(crate) struct Volume {
     pub(crate) comment: Option<String>,
     pub(crate) state: Option<String>,
     pub(crate) create_time: Option<String>,
+    #[serde(default)]
+    pub(crate) aggregates: Vec<Reference>,
+    /// Whatever else it was asked for: its settings.
+    #[serde(flatten)]
+    pub(crate) fields: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `/storage/volumes` with `fields=uuid,size`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SizeOf {
+    pub(crate) size: u64,
 }
 
 /// `/storage/luns`.
@@ -108,6 +145,12 @@ pub(crate) struct Lun {
 pub(crate) struct LunSpace {
     pub(crate) size: Option<u64>,
     pub(crate) used: Option<u64>,
+    pub(crate) guarantee: Option<LunGuarantee>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct LunGuarantee {
+    pub(crate) requested: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -221,6 +221,7 @@ impl Storages {
                 transport: TransportKind::Iscsi,
                 cluster: Arc::clone(&self.cluster),
                 outage: options.outage,
+                deletion: options.ontap.deletion,
             },
         )?;
         san.start().await?;

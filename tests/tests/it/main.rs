@@ -23,6 +23,7 @@ mod life;
 mod masks;
 mod model;
 mod network;
+mod options;
 mod outage;
 mod paths;
 mod perl;

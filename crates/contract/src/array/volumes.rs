@@ -175,7 +175,10 @@ pub async fn lists_are_complete_over_pages(fixture: &impl ArrayFixture) {
     let beside = Owner::new(REALM, &format!("{SPACE}-b"), "vm-100-disk-0").unwrap();
     let name = codec(array).encode(&beside).unwrap();
     let claim = OperationId::random();
-    array.ensure_volume(&cx(), &VolumeSpec { name, owner: beside, claim, size: SIZE }).await.unwrap();
+    array
+        .ensure_volume(&cx(), &VolumeSpec { name, owner: beside, claim, size: SIZE, apart_from: Vec::new() })
+        .await
+        .unwrap();
     let foreign = spec(array, "vm-100-disk-9", SIZE).name;
     fixture.add_foreign_volume(foreign.as_str()).await;
     for page in [1000, 3, 1] {

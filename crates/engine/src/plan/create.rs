@@ -97,7 +97,8 @@ impl Create {
         let owner = self.claimed()?.clone();
         let name = san.encode(&owner)?;
         let Some(origin) = &self.origin else {
-            let spec = VolumeSpec { name, owner, claim: cx.operation(), size: self.size };
+            let apart_from = places_of_siblings(cx, san, &owner).await;
+            let spec = VolumeSpec { name, owner, claim: cx.operation(), size: self.size, apart_from };
             return Ok(san.array().ensure_volume(cx, &spec).await?.into_inner());
         };
         let bound = origin.bound.as_ref();
@@ -126,6 +127,32 @@ impl Create {
 
 pub(super) fn is_claimed_by(volume: &Volume, claim: OperationId) -> bool {
     matches!(&volume.mark, Marked::Ours(mark) if mark.claim == claim)
+}
+
+/// Where the other disks of the same set are: those whose names differ in the number at the end only. As far as the cluster
+/// knows it, for this is a wish.
+async fn places_of_siblings(cx: &Cx, san: &San, owner: &Owner) -> Vec<String> {
+    let stem = owner.object().trim_end_matches(|it: char| it.is_ascii_digit());
+    if stem.len() == owner.object().len() {
+        return Vec::new();
+    }
+    let is_sibling = |it: &Owner| {
+        let number = it.object().strip_prefix(stem);
+        number.is_some_and(|it| !it.is_empty() && it.bytes().all(|it| it.is_ascii_digit()))
+    };
+    let found = async {
+        let mut places = Vec::new();
+        for sibling in
+            san.cluster().bound(cx, san.realm(), san.space()).await?.iter().filter(|it| is_sibling(it))
+        {
+            places.extend(san.cluster().binding(cx, sibling).await?.and_then(|it| it.place));
+        }
+        Ok::<_, Error>(places)
+    };
+    found.await.unwrap_or_else(|error| {
+        tracing::debug!(volume = %owner, error = %error.chain(), "where its siblings are is not known");
+        Vec::new()
+    })
 }
 
 #[async_trait]
@@ -186,6 +213,7 @@ impl Plan for Create {
                 self.made = Some(Binding {
                     identity: volume.identity()?.clone(),
                     owner,
+                    place: volume.place,
                     id: volume.id,
                     name: volume.name,
                     size: Some(volume.size),

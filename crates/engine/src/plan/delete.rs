@@ -2,7 +2,7 @@
 //! reason that passes by itself, is given a name and a mark that say so, and goes later.
 
 use async_trait::async_trait;
-use san_core::{ArrayId, Cx, DeleteMode, Error, ErrorKind, MappedHost, Owner, Result, Volume, VolumeKey};
+use san_core::{ArrayId, Cx, Error, ErrorKind, MappedHost, Owner, Result, Volume, VolumeKey};
 use serde::{Deserialize, Serialize};
 
 use super::detach::TakeDown;
@@ -111,7 +111,7 @@ impl Delete {
 
     async fn remove(&mut self, cx: &Cx, san: &San) -> Result<Flow> {
         let Some(volume) = self.look(cx, san).await? else { return Ok(Flow::Next) };
-        match san.array().ensure_no_volume(cx, &volume, DeleteMode::Recoverable).await {
+        match san.array().ensure_no_volume(cx, &volume, san.deletion()).await {
             // It passes by itself, but perhaps not today: deleted clones stay recoverable for hours.
             Err(error)
                 if error.kind() == ErrorKind::Busy

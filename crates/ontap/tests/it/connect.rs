@@ -45,7 +45,7 @@ async fn all_problems_are_named_at_once() {
         it.svms[0].iscsi = IscsiConfig::Disabled;
         it.svms[0].portals.clear();
     });
-    let config = OntapConfig { aggregate: "nowhere".into(), ..ontap_config() };
+    let config = OntapConfig { aggregates: vec!["nowhere".into()], ..ontap_config() };
     sim.set_svm_running("svm1", Running::No).unwrap();
     let error = refused(&sim, config).await;
     let text = error.chain().to_string();

@@ -115,7 +115,7 @@ fn credentials(password: &str) -> Credentials {
 }
 
 pub(crate) fn ontap_config() -> OntapConfig {
-    OntapConfig { svm: SVM.into(), aggregate: "aggr1".into(), transport: TransportKind::Iscsi }
+    OntapConfig::new(SVM, "aggr1", TransportKind::Iscsi)
 }
 
 pub(crate) fn cx() -> Cx {
@@ -129,7 +129,13 @@ pub(crate) fn cx_for(span: Duration) -> Cx {
 pub(crate) fn spec(object: &str) -> VolumeSpec {
     let owner = Owner::new("pve", "san1", object).unwrap();
     let codec = NameCodec::new(san_core::NameRules { max: 203 }).unwrap();
-    VolumeSpec { name: codec.encode(&owner).unwrap(), owner, claim: OperationId::random(), size: SIZE }
+    VolumeSpec {
+        name: codec.encode(&owner).unwrap(),
+        owner,
+        claim: OperationId::random(),
+        size: SIZE,
+        apart_from: Vec::new(),
+    }
 }
 
 pub(crate) fn host_spec() -> HostSpec {

@@ -62,6 +62,9 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
+    use san_core::DeleteMode;
+    use san_ontap::{Autodelete, Encryption, Provisioning, Tiering, VolumeSettings};
+
     use super::parser::PREFIX;
     use super::*;
 
@@ -94,6 +97,64 @@ mod tests {
             given.insert("sanbridge-outage-wait".to_owned(), text.into());
             let parsed = Options::parse(&given).ok().map(|it| it.outage.as_secs());
             assert_eq!(parsed, seconds, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_volumes_are_like_is_read() {
+        let usual = Options::parse(&options(&GOOD)).unwrap().ontap;
+        assert_eq!((usual.volumes, usual.deletion), (VolumeSettings::default(), DeleteMode::Recoverable));
+        let mut given = options(&GOOD);
+        given.extend(options(&[
+            ("sanbridge-aggregate", "aggr1, aggr2"),
+            ("sanbridge-provisioning", "thick"),
+            ("sanbridge-snapshot-reserve", "20"),
+            ("sanbridge-autosize-limit", "150"),
+            ("sanbridge-snapshot-autodelete", "oldest-first"),
+            ("sanbridge-snapshot-policy", "default"),
+            ("sanbridge-qos-policy", "gold"),
+            ("sanbridge-tiering", "snapshot-only"),
+            ("sanbridge-encryption", "required"),
+            ("sanbridge-delete", "immediate"),
+        ]));
+        let ontap = Options::parse(&given).unwrap().ontap;
+        assert_eq!(ontap.aggregates, ["aggr1", "aggr2"]);
+        assert_eq!(ontap.deletion, DeleteMode::Immediate);
+        let volumes = VolumeSettings {
+            provisioning: Provisioning::Thick,
+            snapshot_reserve: 20,
+            autosize_limit: 150,
+            autodelete: Autodelete::OldestFirst,
+            snapshot_policy: "default".to_owned(),
+            qos_policy: Some("gold".to_owned()),
+            tiering: Some(Tiering::SnapshotOnly),
+            encryption: Encryption::Required,
+        };
+        assert_eq!(ontap.volumes, volumes);
+    }
+
+    #[test]
+    fn what_volumes_cannot_be_like_is_refused() {
+        for (name, text) in [
+            ("aggregate", "aggr1,"),
+            ("aggregate", "aggr1,aggr1"),
+            ("aggregate", "aggr1|aggr2"),
+            ("provisioning", "thickish"),
+            ("snapshot-reserve", "91"),
+            ("snapshot-reserve", "-1"),
+            ("autosize-limit", "99"),
+            ("autosize-limit", "2001"),
+            ("snapshot-autodelete", "on"),
+            ("snapshot-policy", "a b"),
+            ("qos-policy", "*"),
+            ("tiering", "snapshot_only"),
+            ("encryption", "yes"),
+            ("delete", "now"),
+        ] {
+            let mut given = options(&GOOD);
+            given.insert(format!("sanbridge-{name}"), text.into());
+            let error = Options::parse(&given).unwrap_err().to_string();
+            assert!(error.contains(&format!("sanbridge-{name} ")), "{name}={text}: {error}");
         }
     }
 

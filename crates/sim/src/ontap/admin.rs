@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::lun_create;
 use super::luns::{hex, split_path};
-use super::model::{Autosize, Igroup, Initiator, Lun, State, Unit, Volume};
+use super::model::{Autodelete, Autosize, Igroup, Initiator, Lun, State, Unit, Volume};
 use super::overrides::Identity;
 use super::sim::OntapSim;
 use super::snapshots;
@@ -41,6 +41,33 @@ pub struct VolumeInfo {
     pub parent: Option<Uuid>,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<SnapshotInfo>,
+    /// What its creator or an admin set.
+    pub settings: VolumeSettings,
+}
+
+/// The settings of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VolumeSettings {
+    /// `guarantee.type`.
+    pub guarantee: &'static str,
+    /// `space.snapshot.reserve_percent`.
+    pub snapshot_reserve: u8,
+    /// `space.fractional_reserve`.
+    pub fractional_reserve: u8,
+    /// `autosize.mode`.
+    pub autosize: &'static str,
+    /// `autosize.maximum`.
+    pub autosize_maximum: u64,
+    /// `snapshot_policy.name`.
+    pub snapshot_policy: String,
+    /// `qos.policy.name`.
+    pub qos_policy: Option<String>,
+    /// `tiering.policy`.
+    pub tiering: &'static str,
+    /// `encryption.enabled`.
+    pub encryption: bool,
+    /// `space.snapshot.autodelete.delete_order`, while that is on.
+    pub autodelete: Option<&'static str>,
 }
 
 /// A snapshot.
@@ -69,6 +96,8 @@ pub struct LunInfo {
     pub naa: String,
     /// Bytes.
     pub size: u64,
+    /// Whether room for all of it is reserved in its volume.
+    pub reserved: bool,
     /// Its comment.
     pub comment: String,
     /// Its bytes, once anything needed them.
@@ -125,6 +154,7 @@ impl OntapSim {
             serial: lun.serial.clone(),
             naa: hex(&naa(lun.serial.as_bytes())),
             size: lun.unit.size,
+            reserved: lun.unit.reserved,
             comment: lun.unit.comment.clone(),
             file: lun.unit.file.clone(),
         };
@@ -405,9 +435,10 @@ fn thin_volume(state: &mut State, svm: usize, name: &str, size: u64, comment: &s
         thick: false,
         online: true,
         comment: comment.to_owned(),
-        snapshot_policy: "none",
+        snapshot_policy: "none".to_owned(),
+        qos_policy: None,
         reserve_percent: 0,
-        autodelete: false,
+        autodelete: Autodelete::default(),
         fractional_reserve: 0,
         tiering: "none",
         encrypted: false,
@@ -465,5 +496,17 @@ fn volume_info(state: &State, volume: &Volume) -> VolumeInfo {
         deleted: volume.deleted.is_some(),
         parent: volume.clone.map(|clone| clone.volume),
         snapshots: volume.snapshots.iter().map(snapshot).collect(),
+        settings: VolumeSettings {
+            guarantee: if volume.thick { "volume" } else { "none" },
+            snapshot_reserve: volume.reserve_percent,
+            fractional_reserve: volume.fractional_reserve,
+            autosize: volume.autosize.mode.word(),
+            autosize_maximum: volume.autosize_maximum(),
+            snapshot_policy: volume.snapshot_policy.clone(),
+            qos_policy: volume.qos_policy.clone(),
+            tiering: volume.tiering,
+            encryption: volume.encrypted,
+            autodelete: volume.autodelete.enabled.then_some(volume.autodelete.order),
+        },
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use super::config::{IscsiConfig, OntapConfig};
+use super::config::{AggregateEncryption, IscsiConfig, OntapConfig};
 use super::disk::Store;
 use super::ids::Ids;
 use super::jobs::Jobs;
@@ -26,6 +26,8 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
             node: it.node,
             size: it.size,
             ballast: 0,
+            encrypts: it.encryption == AggregateEncryption::On,
+            object_stores: it.object_stores.clone(),
         })
         .collect();
     let svms: Vec<Svm> = config
@@ -56,6 +58,8 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         nodes,
         aggregates,
         svms,
+        snapshot_policies: config.snapshot_policies.clone(),
+        qos_policies: config.qos_policies.clone(),
         interfaces,
         volumes: BTreeMap::new(),
         names: BTreeMap::new(),

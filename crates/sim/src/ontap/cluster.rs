@@ -139,6 +139,14 @@ fn aggregate(state: &State, at: usize) -> Row {
             },
             "storage_type": "ssd",
         },
+        "data_encryption": { "software_encryption_enabled": aggregate.encrypts },
+        "cloud_storage": {
+            "stores": aggregate
+                .object_stores
+                .iter()
+                .map(|name| json!({ "cloud_store": { "name": name } }))
+                .collect::<Vec<_>>(),
+        },
         "volume-count": volumes,
         "space": {
             "block_storage": {
@@ -156,4 +164,41 @@ fn aggregate(state: &State, at: usize) -> Row {
         },
     });
     Row::new("/storage/aggregates", vec![aggregate.uuid.to_string()], value)
+}
+
+/// GET /storage/snapshot-policies: those of the cluster.
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
+pub(crate) fn snapshot_policies(state: &State, _: &Call) -> Result<Vec<Row>, ApiError> {
+    let row = |name: &String| {
+        let uuid = policy_uuid(state, name);
+        let value = json!({ "uuid": uuid, "name": name, "enabled": true });
+        Row::new("/storage/snapshot-policies", vec![uuid], value)
+    };
+    Ok(state.snapshot_policies.iter().map(row).collect())
+}
+
+/// GET /storage/qos/policies: those of every SVM.
+#[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
+pub(crate) fn qos_policies(state: &State, _: &Call) -> Result<Vec<Row>, ApiError> {
+    let mut rows = Vec::new();
+    for svm in &state.svms {
+        for name in &state.qos_policies {
+            let uuid = policy_uuid(state, &format!("{}/{name}", svm.name));
+            let count = state.live_volumes().filter(|it| it.qos_policy.as_ref() == Some(name)).count();
+            let svm = json!({ "name": svm.name, "uuid": svm.uuid });
+            let value = json!({ "uuid": uuid, "name": name, "svm": svm, "object_count": count });
+            rows.push(Row::new("/storage/qos/policies", vec![uuid], value));
+        }
+    }
+    Ok(rows)
+}
+
+/// Policies are few and never change: their uuids follow from the cluster's and their names.
+fn policy_uuid(state: &State, name: &str) -> String {
+    let mut bytes = *state.cluster.uuid.as_bytes();
+    for (at, byte) in name.bytes().enumerate() {
+        let place = &mut bytes[at % 16];
+        *place = place.wrapping_mul(31).wrapping_add(byte);
+    }
+    uuid::Uuid::from_bytes(bytes).to_string()
 }

@@ -30,6 +30,10 @@ pub struct OntapConfig {
     pub aggregates: Vec<AggregateConfig>,
     /// Storage virtual machines.
     pub svms: Vec<SvmConfig>,
+    /// Snapshot policies of the cluster.
+    pub snapshot_policies: Vec<String>,
+    /// QoS policies that every SVM has, fixed or adaptive.
+    pub qos_policies: Vec<String>,
     /// The one account, cluster-scoped.
     pub user: String,
     /// Its password.
@@ -57,10 +61,12 @@ impl OntapConfig {
             cluster: "cluster1".to_owned(),
             nodes: vec!["cluster1-01".to_owned(), "cluster1-02".to_owned()],
             aggregates: vec![
-                AggregateConfig { name: "aggr1".to_owned(), node: 0, size: 10 * TIB },
-                AggregateConfig { name: "aggr2".to_owned(), node: 1, size: 10 * TIB },
+                AggregateConfig::new("aggr1", 0, 10 * TIB),
+                AggregateConfig::new("aggr2", 1, 10 * TIB),
             ],
             svms: vec![SvmConfig::new("svm1", [10, 0, 0])],
+            snapshot_policies: ["none", "default", "default-1weekly"].map(str::to_owned).into(),
+            qos_policies: ["gold", "silver"].map(str::to_owned).into(),
             user: "admin".to_owned(),
             password: SecretString::from("netapp1!"),
             data_dir: data_dir.into(),
@@ -81,6 +87,27 @@ pub struct AggregateConfig {
     pub node: usize,
     /// Usable bytes.
     pub size: u64,
+    /// Whether all that is in it is encrypted (NAE).
+    pub encryption: AggregateEncryption,
+    /// Object stores attached to it (FabricPool).
+    pub object_stores: Vec<String>,
+}
+
+impl AggregateConfig {
+    /// A plain one.
+    pub fn new(name: impl Into<String>, node: usize, size: u64) -> Self {
+        let encryption = AggregateEncryption::Off;
+        Self { name: name.into(), node, size, encryption, object_stores: Vec::new() }
+    }
+}
+
+/// Encryption of a whole aggregate (NAE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AggregateEncryption {
+    /// Off.
+    Off,
+    /// On.
+    On,
 }
 
 /// One storage virtual machine.
@@ -213,6 +240,12 @@ pub struct Unverified {
     pub lun_clone_pins_snapshot: Duration,
     /// The comment of a FlexClone, or of a LUN clone, whose creation says one.
     pub clone_comment: CloneComment,
+    /// Reserve, autosize, autodelete, tiering and snapshot policy of a FlexClone.
+    pub clone_settings: CloneSettings,
+    /// Whether a FlexClone has the QoS policy of its parent.
+    pub clone_qos: CloneSettings,
+    /// Whether encryption of a single volume (NVE) works: it needs a key manager.
+    pub volume_encryption: VolumeEncryption,
 }
 
 impl Default for Unverified {
@@ -229,6 +262,9 @@ impl Default for Unverified {
             delete_volume_with_maps: MappedDelete::Allowed,
             lun_clone_pins_snapshot: Duration::ZERO,
             clone_comment: CloneComment::AsSent,
+            clone_settings: CloneSettings::OfParent,
+            clone_qos: CloneSettings::OfNewVolume,
+            volume_encryption: VolumeEncryption::Works,
         }
     }
 }
@@ -251,6 +287,26 @@ pub enum CloneComment {
     OfParent,
     /// None.
     Empty,
+}
+
+/// The settings of a FlexClone that its creation does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloneSettings {
+    /// Its parent's.
+    OfParent,
+    /// Those of any new volume.
+    OfNewVolume,
+}
+
+/// What asking for an encrypted volume comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeEncryption {
+    /// It is encrypted.
+    Works,
+    /// It is made, and is not encrypted.
+    Ignored,
+    /// It is refused: there is no key manager.
+    Refused,
 }
 
 /// Deleting a volume that holds mapped LUNs.

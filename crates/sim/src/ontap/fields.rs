@@ -119,6 +119,8 @@ pub(crate) const AGGREGATE: &[Field] = &[
     row("space.block_storage.physical_used_percent", V9_10, "g"),
     row("space.block_storage.used_percent", V9_13, "g"),
     row("space.cloud_storage.used", BASE, "g"),
+    row("cloud_storage.stores.cloud_store.name", BASE, "g"),
+    row("data_encryption.software_encryption_enabled", BASE, "g"),
     row("space.footprint", BASE, "e"),
     row("space.efficiency.logical_used", BASE, "e"),
     row("space.efficiency.ratio", BASE, "e"),
@@ -159,8 +161,10 @@ pub(crate) const VOLUME: &[Field] = &[
     row("space.snapshot.autodelete_enabled", BASE, "gcu"),
     row("space.snapshot.autodelete.enabled", V9_13, "gu"),
     row("space.snapshot.autodelete.trigger", V9_13, "xg"),
-    row("space.snapshot.autodelete.delete_order", V9_13, "xg"),
-    row("space.snapshot.autodelete.commitment", V9_13, "xg"),
+    row("space.snapshot.autodelete.delete_order", V9_13, "gu"),
+    row("space.snapshot.autodelete.commitment", V9_13, "gu"),
+    row("space.snapshot.autodelete.defer_delete", V9_13, "gu"),
+    row("space.snapshot.autodelete.prefix", V9_13, "gu"),
     row("clone.is_flexclone", BASE, "gc"),
     row("clone.parent_svm.uuid", BASE, "g"),
     row("clone.parent_svm.name", BASE, "gc"),
@@ -183,7 +187,7 @@ pub(crate) const VOLUME: &[Field] = &[
     row("restore_to.snapshot.uuid", BASE, "u"),
     row("movement.state", BASE, "x"),
     row("movement.destination_aggregate.name", BASE, "x"),
-    row("qos.policy.name", BASE, "x"),
+    row("qos.policy.name", BASE, "gcu"),
     row("qos.policy.uuid", BASE, "x"),
     row("efficiency.compression", BASE, "x"),
     row("efficiency.dedupe", BASE, "x"),
@@ -191,6 +195,22 @@ pub(crate) const VOLUME: &[Field] = &[
     row("snapshot_locking_enabled", V9_12, "x"),
     row("_tags", V9_13, "x"),
     row("validate_only", V9_14, "x"),
+];
+
+pub(crate) const SNAPSHOT_POLICY: &[Field] = &[
+    row("uuid", BASE, "kg"),
+    row("name", BASE, "kg"),
+    row("svm.uuid", BASE, "g"),
+    row("svm.name", BASE, "g"),
+    row("enabled", BASE, "g"),
+];
+
+pub(crate) const QOS_POLICY: &[Field] = &[
+    row("uuid", BASE, "kg"),
+    row("name", BASE, "kg"),
+    row("svm.uuid", BASE, "g"),
+    row("svm.name", BASE, "g"),
+    row("object_count", BASE, "g"),
 ];
 
 pub(crate) const SNAPSHOT: &[Field] = &[

@@ -150,6 +150,10 @@ pub(crate) fn modify(state: &mut State, call: &Call) -> Result<Reply, ApiError> 
     unit.auto_delete = body.flag("auto_delete")?.unwrap_or(unit.auto_delete);
     unit.reserved = body.flag("space.guarantee.requested")?.unwrap_or(unit.reserved);
     unit.unmap = body.flag("space.scsi_thin_provisioning_support_enabled")?.unwrap_or(unit.unmap);
+    if unit.reserved && !lun.unit.reserved {
+        let (of, more) = (volume.uuid, unit.size.saturating_sub(State::unit_used(&lun.unit)));
+        state.make_room(of, more)?;
+    }
     if let Some(source) = source {
         overwrite(state, uuid, unit, &source)?;
     } else {

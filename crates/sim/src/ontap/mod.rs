@@ -42,10 +42,10 @@ mod volume_create;
 mod volumes;
 mod wire;
 
-pub use admin::{IgroupInfo, LunInfo, MapInfo, Online, Running, SnapshotInfo, VolumeInfo};
+pub use admin::{IgroupInfo, LunInfo, MapInfo, Online, Running, SnapshotInfo, VolumeInfo, VolumeSettings};
 pub use config::{
-    AggregateConfig, CloneComment, EmptyQuery, IscsiConfig, Limits, MappedDelete, OntapConfig, Pace,
-    PortalConfig, SvmConfig, Unverified,
+    AggregateConfig, AggregateEncryption, CloneComment, CloneSettings, EmptyQuery, IscsiConfig, Limits,
+    MappedDelete, OntapConfig, Pace, PortalConfig, SvmConfig, Unverified, VolumeEncryption,
 };
 pub use faults::{Fault, Rule, RuleId, Times, When};
 pub use log::{Counts, Entry, Mark, Outcome};

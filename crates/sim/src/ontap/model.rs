@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) nodes: Vec<Node>,
     pub(crate) aggregates: Vec<Aggregate>,
     pub(crate) svms: Vec<Svm>,
+    pub(crate) snapshot_policies: Vec<String>,
+    pub(crate) qos_policies: Vec<String>,
     pub(crate) interfaces: Vec<Interface>,
     /// Change through [`State::put_volume`] and [`State::take_volume`] only: they keep the index of names.
     pub(crate) volumes: BTreeMap<Uuid, Volume>,
@@ -72,6 +74,8 @@ pub(crate) struct Aggregate {
     pub(crate) size: u64,
     /// Bytes used by others than the volumes we know.
     pub(crate) ballast: u64,
+    pub(crate) encrypts: bool,
+    pub(crate) object_stores: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -111,9 +115,10 @@ pub(crate) struct Volume {
     pub(crate) thick: bool,
     pub(crate) online: bool,
     pub(crate) comment: String,
-    pub(crate) snapshot_policy: &'static str,
+    pub(crate) snapshot_policy: String,
+    pub(crate) qos_policy: Option<String>,
     pub(crate) reserve_percent: u8,
-    pub(crate) autodelete: bool,
+    pub(crate) autodelete: Autodelete,
     pub(crate) fractional_reserve: u8,
     pub(crate) tiering: &'static str,
     pub(crate) encrypted: bool,
@@ -139,6 +144,28 @@ pub(crate) struct Autosize {
     pub(crate) minimum: Option<u64>,
     pub(crate) grow_threshold: Option<u8>,
     pub(crate) shrink_threshold: Option<u8>,
+}
+
+/// Whether and in which order the array deletes snapshots of a volume that is nearly full. Only reported.
+#[derive(Debug, Clone)]
+pub(crate) struct Autodelete {
+    pub(crate) enabled: bool,
+    pub(crate) order: &'static str,
+    pub(crate) commitment: &'static str,
+    pub(crate) defer: &'static str,
+    pub(crate) prefix: String,
+}
+
+impl Default for Autodelete {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            order: "oldest_first",
+            commitment: "try",
+            defer: "user_created",
+            prefix: String::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -83,6 +83,8 @@ static ROUTES: &[Route] = &[
     item("/svm/svms/{uuid}", Resource::Svm, cluster::svms),
     collection("/storage/aggregates", Resource::Aggregate, cluster::aggregates),
     item("/storage/aggregates/{uuid}", Resource::Aggregate, cluster::aggregates),
+    collection("/storage/snapshot-policies", Resource::SnapshotPolicy, cluster::snapshot_policies),
+    collection("/storage/qos/policies", Resource::QosPolicy, cluster::qos_policies),
     Route {
         shape: Shape::Collection(Some("/storage/volumes/{uuid}")),
         post: Some(volumes::create),

@@ -45,7 +45,7 @@ impl State {
     }
 
     /// Bytes a volume takes from its aggregate.
-    fn footprint(&self, volume: &Volume) -> u64 {
+    pub(crate) fn footprint(&self, volume: &Volume) -> u64 {
         if !volume.written {
             return if volume.thick { volume.size } else { self.limits.volume_metadata };
         }
@@ -105,8 +105,11 @@ impl State {
                 let used = self.volume_used(volume) + self.snapshots_used(volume);
                 let threshold = u64::from(volume.grow_threshold().max(1));
                 (used > volume.size / 100 * threshold).then(|| {
-                    let wanted = used / threshold * 100 + 100;
-                    (volume.uuid, wanted.min(volume.autosize_maximum()).max(volume.size))
+                    let wanted = (used / threshold * 100 + 100).min(volume.autosize_maximum());
+                    let aggregate = volume.aggregate;
+                    let free = self.aggregates[aggregate].size - self.aggregate_used(aggregate);
+                    let most = if volume.thick { volume.size + free } else { u64::MAX };
+                    (volume.uuid, wanted.min(most).max(volume.size))
                 })
             })
             .collect();

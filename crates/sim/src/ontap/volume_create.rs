@@ -7,14 +7,14 @@ use uuid::Uuid;
 use super::answer::Reply;
 use super::body::Body;
 use super::call::Call;
-use super::config::{CloneComment, MIB};
+use super::config::{CloneComment, CloneSettings, MIB, VolumeEncryption};
 use super::error::{
     AGGREGATE_COUNT, AGGREGATE_DISAGREES, AGGREGATE_MISSING, AGGREGATE_NOT_GIVEN, ApiError,
-    CLONE_PARENT_MISSING, Code, PARENT_SNAPSHOT_DISAGREES, SNAPSHOT_MISSING, SVM_DISAGREES, SVM_NOT_GIVEN,
-    VOLUME_IN_CREATION,
+    CLONE_PARENT_MISSING, Code, NO_KEY_MANAGER, PARENT_SNAPSHOT_DISAGREES, SNAPSHOT_MISSING, SVM_DISAGREES,
+    SVM_NOT_GIVEN, VOLUME_IN_CREATION,
 };
 use super::jobs::accepted;
-use super::model::{Autosize, CloneOf, Lun, State, Volume};
+use super::model::{Autodelete, Autosize, CloneOf, Lun, State, Volume};
 use super::snapshots;
 use super::version::Version;
 use super::volumes::{check_name, check_size, settings, size};
@@ -94,12 +94,13 @@ fn plan(state: &mut State, call: &Call, svm: usize) -> Result<(Volume, Option<Pa
         thick,
         online: true,
         comment: String::new(),
-        snapshot_policy: "default",
+        snapshot_policy: "default".to_owned(),
+        qos_policy: None,
         reserve_percent: state.unverified.snapshot_reserve,
-        autodelete: false,
+        autodelete: Autodelete::default(),
         fractional_reserve: if thick { 100 } else { 0 },
         tiering: "none",
-        encrypted: body.flag("encryption.enabled")?.unwrap_or(false),
+        encrypted: encrypted(state, aggregate, body)?,
         autosize: Autosize::default(),
         clone: None,
         splitting: None,
@@ -109,8 +110,41 @@ fn plan(state: &mut State, call: &Call, svm: usize) -> Result<(Volume, Option<Pa
         deleted: None,
         written: false,
     };
+    if let Some(parent) = &parent {
+        inherit(state, &mut volume, parent.volume);
+    }
     settings(state, &mut volume, body)?;
     Ok((volume, parent))
+}
+
+/// By the aggregate, or because the request says so.
+fn encrypted(state: &State, aggregate: usize, body: &Body) -> Result<bool, ApiError> {
+    let is_asked_for = body.flag("encryption.enabled")?.unwrap_or(false);
+    if state.aggregates[aggregate].encrypts || !is_asked_for {
+        return Ok(state.aggregates[aggregate].encrypts);
+    }
+    match state.unverified.volume_encryption {
+        VolumeEncryption::Works => Ok(true),
+        VolumeEncryption::Ignored => Ok(false),
+        VolumeEncryption::Refused => Err(NO_KEY_MANAGER.error("no key manager is configured for the SVM")),
+    }
+}
+
+/// What a FlexClone has of its parent.
+fn inherit(state: &State, volume: &mut Volume, parent: Uuid) {
+    let Some(parent) = state.live_volume(parent) else { return };
+    volume.encrypted = parent.encrypted;
+    if state.unverified.clone_settings == CloneSettings::OfParent {
+        volume.snapshot_policy.clone_from(&parent.snapshot_policy);
+        volume.reserve_percent = parent.reserve_percent;
+        volume.autodelete = parent.autodelete.clone();
+        volume.fractional_reserve = parent.fractional_reserve;
+        volume.tiering = parent.tiering;
+        volume.autosize = parent.autosize.clone();
+    }
+    if state.unverified.clone_qos == CloneSettings::OfParent {
+        volume.qos_policy.clone_from(&parent.qos_policy);
+    }
 }
 
 /// Exactly one aggregate, by name, by uuid or by both.

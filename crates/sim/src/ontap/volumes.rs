@@ -16,18 +16,17 @@ use super::disk;
 use super::draft::{Draft, Wants};
 use super::error::{
     AUTOSIZE_ABOVE_SIZE, AUTOSIZE_BELOW_SIZE, AUTOSIZE_BOUNDS, AUTOSIZE_THRESHOLDS, ApiError, FIELDS_EXCLUDE,
-    NOT_SUPPORTED, RESERVE_TOO_LARGE, SNAPSHOT_POLICY_MISSING, VOLUME_BUSY, VOLUME_DUPLICATE,
-    VOLUME_HAS_CLONES, VOLUME_NAME_CHAR, VOLUME_NAME_FIRST, VOLUME_NAME_LONG, VOLUME_TOO_SMALL,
+    NO_CLOUD_TIER, NOT_SUPPORTED, QOS_POLICY_MISSING, RESERVE_TOO_LARGE, SNAPSHOT_POLICY_MISSING,
+    VOLUME_BUSY, VOLUME_DUPLICATE, VOLUME_HAS_CLONES, VOLUME_NAME_CHAR, VOLUME_NAME_FIRST, VOLUME_NAME_LONG,
+    VOLUME_TOO_SMALL,
 };
 use super::jobs::{JobFate, accepted};
-use super::model::{Autosize, AutosizeMode, State, Volume};
+use super::model::{Autodelete, Autosize, AutosizeMode, State, Volume};
 
 /// Longest name of a volume.
 const NAME_MAX: usize = 203;
 /// Longest comment of a volume.
 pub(crate) const COMMENT_MAX: usize = 1023;
-/// The snapshot policies every array has.
-const POLICIES: &[&str] = &["none", "default", "default-1weekly"];
 
 /// GET /storage/volumes[/{uuid}]. Volumes in the recovery queue are not shown.
 #[expect(clippy::unnecessary_wraps, reason = "one signature for all collections")]
@@ -67,6 +66,7 @@ fn row(state: &State, volume: &Volume, parents: &BTreeSet<Uuid>, wants: &Wants) 
         .set("size", || volume.size)
         .set("guarantee", || json!({ "type": if volume.thick { "volume" } else { "none" }, "honored": true }))
         .set("snapshot_policy", || json!({ "name": volume.snapshot_policy }))
+        .set("qos", || volume.qos_policy.as_ref().map(|name| json!({ "policy": { "name": name } })))
         .set("autosize", || autosize_object(volume))
         .set("space", || space(state, volume))
         .set("clone", || clone(state, volume, &svm(), parents))
@@ -103,12 +103,14 @@ fn space(state: &State, volume: &Volume) -> Value {
         "snapshot": {
             "used": state.snapshots_used(volume),
             "reserve_percent": volume.reserve_percent,
-            "autodelete_enabled": volume.autodelete,
+            "autodelete_enabled": volume.autodelete.enabled,
             "autodelete": {
-                "enabled": volume.autodelete,
+                "enabled": volume.autodelete.enabled,
                 "trigger": "volume",
-                "delete_order": "oldest_first",
-                "commitment": "try",
+                "delete_order": volume.autodelete.order,
+                "commitment": volume.autodelete.commitment,
+                "defer_delete": volume.autodelete.defer,
+                "prefix": volume.autodelete.prefix,
             },
         },
     })
@@ -211,6 +213,11 @@ fn apply(state: &State, volume: &mut Volume, body: &Body) -> Result<(), ApiError
         None => {}
     }
     if let Some(kind) = body.word("guarantee.type", &["volume", "none"])? {
+        let is_new = !volume.thick && kind == "volume";
+        if is_new {
+            let more = volume.size.saturating_sub(state.footprint(volume));
+            state.check_room(volume.aggregate, more)?;
+        }
         volume.thick = kind == "volume";
     }
     if body.flag("clone.split_initiated")? == Some(true) {
@@ -228,9 +235,19 @@ pub(crate) fn settings(state: &State, volume: &mut Volume, body: &Body) -> Resul
         volume.comment = comment;
     }
     if let Some(policy) = body.text("snapshot_policy.name")? {
-        let known = POLICIES.iter().find(|known| **known == policy);
-        let message = format!("snapshot policy \"{policy}\" does not exist");
-        volume.snapshot_policy = known.ok_or_else(|| SNAPSHOT_POLICY_MISSING.error(message))?;
+        if !state.snapshot_policies.contains(&policy) {
+            let message = format!("snapshot policy \"{policy}\" does not exist");
+            return Err(SNAPSHOT_POLICY_MISSING.error(message));
+        }
+        volume.snapshot_policy = policy;
+    }
+    if let Some(policy) = body.text("qos.policy.name")? {
+        let is_none = policy.is_empty() || policy == "none";
+        if !is_none && !state.qos_policies.contains(&policy) {
+            let message = format!("QoS policy \"{policy}\" does not exist");
+            return Err(QOS_POLICY_MISSING.error(message).target("qos.policy.name"));
+        }
+        volume.qos_policy = (!is_none).then_some(policy);
     }
     if let Some(percent) = body.size("space.snapshot.reserve_percent")? {
         let fits = u8::try_from(percent).ok().filter(|percent| *percent <= 90);
@@ -238,17 +255,38 @@ pub(crate) fn settings(state: &State, volume: &mut Volume, body: &Body) -> Resul
         volume.reserve_percent = fits.ok_or_else(error)?;
     }
     for field in ["space.snapshot.autodelete_enabled", "space.snapshot.autodelete.enabled"] {
-        volume.autodelete = body.flag(field)?.unwrap_or(volume.autodelete);
+        volume.autodelete.enabled = body.flag(field)?.unwrap_or(volume.autodelete.enabled);
     }
+    autodelete(&mut volume.autodelete, body)?;
     if let Some(percent) = body.small("space.fractional_reserve", 100)? {
         volume.fractional_reserve = percent;
     }
     if let Some(policy) = body.word("tiering.policy", &["none", "snapshot_only", "auto", "all"])? {
+        if policy != "none" && state.aggregates[volume.aggregate].object_stores.is_empty() {
+            let aggregate = &state.aggregates[volume.aggregate].name;
+            return Err(
+                NO_CLOUD_TIER.error(format!("aggregate \"{aggregate}\" has no object store attached"))
+            );
+        }
         volume.tiering = policy;
     }
     let given = body.has("autosize");
     autosize(&mut volume.autosize, body)?;
     check_autosize(state, volume, given)
+}
+
+fn autodelete(autodelete: &mut Autodelete, body: &Body) -> Result<(), ApiError> {
+    const BELOW: &str = "space.snapshot.autodelete";
+    let word = |field: &str, words: &[&'static str]| body.word(&format!("{BELOW}.{field}"), words);
+    autodelete.order = word("delete_order", &["newest_first", "oldest_first"])?.unwrap_or(autodelete.order);
+    autodelete.commitment =
+        word("commitment", &["try", "disrupt", "destroy"])?.unwrap_or(autodelete.commitment);
+    autodelete.defer =
+        word("defer_delete", &["scheduled", "user_created", "prefix", "none"])?.unwrap_or(autodelete.defer);
+    if let Some(prefix) = body.short_text(&format!("{BELOW}.prefix"), 64)? {
+        autodelete.prefix = prefix;
+    }
+    Ok(())
 }
 
 fn autosize(autosize: &mut Autosize, body: &Body) -> Result<(), ApiError> {

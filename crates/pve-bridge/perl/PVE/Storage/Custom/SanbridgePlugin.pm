@@ -92,7 +92,44 @@ sub properties {
             type => 'string',
         },
         'sanbridge-aggregate' => {
-            description => 'ONTAP: the aggregate for new volumes.',
+            description => 'ONTAP: the aggregate for new volumes, or several with commas between them.',
+            type => 'string',
+        },
+        'sanbridge-provisioning' => {
+            description => 'ONTAP: thin (default), or thick: the aggregate keeps room for whole volumes.',
+            type => 'string',
+        },
+        'sanbridge-snapshot-reserve' => {
+            description => 'ONTAP: percent (0 to 90) of a volume that only its snapshots use; 0.',
+            type => 'string',
+        },
+        'sanbridge-autosize-limit' => {
+            description => 'ONTAP: how far a volume grows by itself, in percent (100 to 2000) of its size; 1000.',
+            type => 'string',
+        },
+        'sanbridge-snapshot-autodelete' => {
+            description => 'ONTAP: whether the array deletes snapshots of a full volume: off (default),'
+                . ' oldest-first, newest-first.',
+            type => 'string',
+        },
+        'sanbridge-snapshot-policy' => {
+            description => 'ONTAP: the policy by which the array takes snapshots of its own; none.',
+            type => 'string',
+        },
+        'sanbridge-qos-policy' => {
+            description => 'ONTAP: the QoS policy of the volumes, fixed or adaptive; none removes it.',
+            type => 'string',
+        },
+        'sanbridge-tiering' => {
+            description => 'ONTAP: what goes to the cloud tier: none, snapshot-only, auto, all.',
+            type => 'string',
+        },
+        'sanbridge-encryption' => {
+            description => 'ONTAP: as-aggregate (default), or required: volumes are encrypted.',
+            type => 'string',
+        },
+        'sanbridge-delete' => {
+            description => 'How deleted volumes go: recoverable (default) or immediate.',
             type => 'string',
         },
         'sanbridge-transport' => {
@@ -126,6 +163,15 @@ sub options {
         'sanbridge-password' => { optional => 1 },
         'sanbridge-svm' => { optional => 1 },
         'sanbridge-aggregate' => { optional => 1 },
+        'sanbridge-provisioning' => { optional => 1 },
+        'sanbridge-snapshot-reserve' => { optional => 1 },
+        'sanbridge-autosize-limit' => { optional => 1 },
+        'sanbridge-snapshot-autodelete' => { optional => 1 },
+        'sanbridge-snapshot-policy' => { optional => 1 },
+        'sanbridge-qos-policy' => { optional => 1 },
+        'sanbridge-tiering' => { optional => 1 },
+        'sanbridge-encryption' => { optional => 1 },
+        'sanbridge-delete' => { optional => 1 },
         'sanbridge-transport' => { optional => 1, fixed => 1 },
         'sanbridge-ca-file' => { optional => 1 },
         'sanbridge-fingerprint' => { optional => 1 },
