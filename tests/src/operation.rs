@@ -6,7 +6,7 @@ use san_core::{ByteSize, Error, ErrorKind, Result, SnapshotName};
 use san_engine::{Naming, Outcome, Request, Tie};
 use san_sim::ontap::VolumeInfo;
 
-use crate::site::{Site, SiteNode};
+use crate::site::{SVM, Site, SiteNode};
 
 /// The disk they are about.
 pub const DISK: &str = "vm-100-disk-0";
@@ -48,6 +48,8 @@ pub enum Operation {
     DeleteHeld,
     /// An attached disk made larger.
     Grow,
+    /// A disk set as the options of its storage say.
+    Conform,
     /// A snapshot taken.
     Snapshot,
     /// A snapshot removed.
@@ -106,6 +108,14 @@ impl Operation {
             return Ok(());
         }
         node.create(DISK, SIZE).await?;
+        if matches!(self, Self::Conform) {
+            // Somebody has changed it on the array.
+            for it in site.array.volumes().iter().filter(|it| it.comment.contains(DISK)) {
+                site.array.set_snapshot_policy(SVM, &it.name, "default").map_err(|error| {
+                    Error::new(ErrorKind::Internal, "the volume cannot be changed").caused_by(error)
+                })?;
+            }
+        }
         if !self.is_written() {
             return Ok(());
         }
@@ -140,6 +150,7 @@ impl Operation {
             Self::Delete | Self::DeleteAttached => Request::Delete { object },
             Self::DeleteHeld => Request::Delete { object: TEMPLATE.to_owned() },
             Self::Grow => Request::Grow { object, size: GROWN },
+            Self::Conform => Request::Conform { object },
             Self::Snapshot => Request::Snapshot { object, snapshot: snapshot()? },
             Self::DeleteSnapshot | Self::DeleteSnapshotRead => {
                 Request::DeleteSnapshot { object, snapshot: snapshot()? }
@@ -250,11 +261,16 @@ impl Operation {
 
     /// Whether something was written to the disk before.
     fn is_written(self) -> bool {
-        !matches!(self, Self::Create | Self::CreateNumbered | Self::Delete | Self::Snapshot)
+        !matches!(self, Self::Create | Self::CreateNumbered | Self::Delete | Self::Snapshot | Self::Conform)
     }
 
     /// Whichever way it went: the disk is gone where that was asked for, or has its bytes.
     async fn verify_on(self, node: &SiteNode) -> Result<()> {
+        if matches!(self, Self::Conform) {
+            node.call(Request::Conform { object: DISK.to_owned() }).await?;
+            let again = node.call(Request::Conform { object: DISK.to_owned() }).await?;
+            require(again == Outcome::Conformed { changed: Vec::new() }, || format!("{again:?}"))?;
+        }
         let mut attached = node.attach(if self == Self::DeleteHeld { TEMPLATE } else { DISK }).await;
         if let (Err(error), Some(name)) = (&attached, self.new_name())
             && error.kind() == ErrorKind::NotFound

@@ -70,8 +70,14 @@ impl San {
                     self.revive(cx, &record).await?;
                     self.intents().remove(cx, intent.id).await?;
                 }
-                (Work::Grow(_) | Work::Snapshot(_) | Work::DeleteSnapshot(_) | Work::Split(_), _)
-                    if presence => {}
+                (
+                    Work::Grow(_)
+                    | Work::Conform(_)
+                    | Work::Snapshot(_)
+                    | Work::DeleteSnapshot(_)
+                    | Work::Split(_),
+                    _,
+                ) if presence => {}
                 _ if matches!(intent.cursor, Cursor::Stuck(_)) => return Err(error),
                 _ => {
                     return Err(

@@ -120,6 +120,7 @@ mod tests {
             size: None,
             kind: VolumeKind::Disk,
             template: None,
+            place: None,
         };
         let long = "x".repeat(Owner::MAX_PART);
         let names = ["a-1:b-2", "a-1:b-3"].map(|it| tombstone_of(&bound(&long, it)).unwrap());

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
-    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, Policies, ReaderSpec,
-    RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort, TransportKind,
-    Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
+    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, Policies,
+    ReaderSpec, RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort,
+    TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 

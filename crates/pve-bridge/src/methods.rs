@@ -385,6 +385,10 @@ pub(crate) fn outcome(outcome: Outcome) -> (Value, Vec<String>) {
             json!({}),
             vec![format!("the array still has a mapping and loses it as soon as it answers: {why}")],
         ),
+        Outcome::Conformed { changed } => {
+            let line = |it: san_core::Deviation| json!({ "option": it.setting, "field": it.field, "is": it.is, "wanted": it.wanted });
+            (json!({ "changed": changed.into_iter().map(line).collect::<Vec<_>>() }), Vec::new())
+        }
         Outcome::Grown { size } => (json!({ "size_bytes": size.bytes() }), Vec::new()),
         Outcome::Detached { pending: None }
         | Outcome::SnapshotTaken

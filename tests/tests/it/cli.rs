@@ -8,7 +8,7 @@ use clap::Parser;
 use san_sim::ontap::Version;
 use sanbridge::cli::{Command, Console, Screen};
 use sanbridge_tests::daemons::{DaemonSite, SimWires};
-use sanbridge_tests::site::Site;
+use sanbridge_tests::site::{SVM, Site};
 use serde_json::{Value, json};
 
 use crate::support::DISK;
@@ -288,6 +288,30 @@ async fn nonsense_is_refused_and_never_reaches_a_terminal() {
             assert!(!ran.err.contains('\u{1b}') && !ran.err.contains('\u{7}'), "{ran:?}");
         }
     }
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{findings}");
+}
+
+#[tokio::test]
+async fn policy_shows_what_differs_and_sets_it() {
+    let site = with_disk(1).await;
+    let before = site.audit();
+    let name = |it: &san_sim::ontap::VolumeInfo| it.comment.contains(DISK).then(|| it.name.clone());
+    let name = site.site.array.volumes().iter().find_map(name).unwrap();
+    site.site.array.set_snapshot_policy(SVM, &name, "default").unwrap();
+    let shown = run(&site, &["policy", "show"]).await;
+    assert_eq!(shown.code, 20, "{shown:?}");
+    for expected in ["OPTION", DISK, "snapshot-policy", "default", "none", "snapshot_policy.name"] {
+        assert!(shown.out.contains(expected), "{expected}: {}", shown.out);
+    }
+    let dry = run(&site, &["policy", "apply", "--dry-run", "--volume", DISK]).await;
+    assert_eq!((dry.code, &dry.out), (20, &shown.out));
+    assert_eq!(site.site.array.volume(SVM, &name).unwrap().settings.snapshot_policy, "default");
+    let applied = run(&site, &["policy", "apply"]).await;
+    assert_eq!((applied.code, applied.err.as_str()), (0, "san1:vm-100-disk-0: set\n"), "{applied:?}");
+    assert_eq!(site.site.array.volume(SVM, &name).unwrap().settings.snapshot_policy, "none");
+    let seen = run(&site, &["policy", "show", "--json"]).await.json();
+    assert_eq!((&seen["reviewed"], &seen["deviations"]), (&json!(1), &json!([])));
     let findings = site.audit().against(&before);
     assert!(findings.is_empty(), "{findings}");
 }

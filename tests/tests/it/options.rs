@@ -357,3 +357,84 @@ async fn changed_options_are_checked_and_concern_new_volumes() {
     assert_unchanged(&site, &before);
     assert!(!text(&error).contains(PASSWORD));
 }
+
+#[tokio::test(start_paused = true)]
+async fn changed_options_reach_older_volumes_when_they_are_applied() {
+    let site = site_with(|it| it.aggregates[0].object_stores = vec!["s3".to_owned()]).await;
+    let mut client = added(&site, &[]).await;
+    let before = site.audit();
+    let old = create(&client, 100).await.unwrap();
+    let nothing = client.call("admin.policy", json!({ "storage": null, "name": null })).await.unwrap().ok;
+    assert_eq!((&nothing["reviewed"], &nothing["deviations"]), (&json!(1), &json!([])));
+    let options = [
+        ("sanbridge-provisioning", "thick"),
+        ("sanbridge-snapshot-reserve", "30"),
+        ("sanbridge-autosize-limit", "200"),
+        ("sanbridge-snapshot-autodelete", "oldest-first"),
+        ("sanbridge-snapshot-policy", "default"),
+        ("sanbridge-qos-policy", "gold"),
+        ("sanbridge-tiering", "auto"),
+    ];
+    let changes_of = |options: &[(&str, &str)]| {
+        let changes: serde_json::Map<String, Value> =
+            options.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+        json!({ "changes": changes, "delete": [], "secrets": {} })
+    };
+    client.call("storage.update", changes_of(&options)).await.unwrap();
+    client.options.extend(options.map(|(key, value)| (key.to_owned(), Value::from(value))));
+    client.call("storage.activate", json!({})).await.unwrap();
+
+    let mark = site.site.array.mark();
+    let review = client.call("admin.policy", json!({ "storage": "san1", "name": old })).await.unwrap().ok;
+    let named: Vec<&str> =
+        review["deviations"].as_array().unwrap().iter().filter_map(|it| it["option"].as_str()).collect();
+    for (option, _) in options {
+        let option = option.trim_start_matches("sanbridge-");
+        assert!(named.contains(&option), "{option} in {review}");
+    }
+    assert_eq!(changes(&site.site.array, mark), [], "looking changes nothing");
+
+    // Without room for it nothing is made thick.
+    site.site.array.set_aggregate_free("aggr1", MIB).unwrap();
+    let apply = json!({ "storage": null, "name": old });
+    let error = client.call("admin.policy-apply", apply.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{error:?}");
+    assert_eq!(volume(&site, &old).settings.guarantee, "none");
+    site.site.array.set_aggregate_free("aggr1", 10_000 * MIB).unwrap();
+
+    let changed = client.call("admin.policy-apply", apply.clone()).await.unwrap().ok;
+    assert_eq!(changed["changed"], without_names(&review["deviations"]));
+    let again = client.call("admin.policy-apply", apply).await.unwrap().ok;
+    assert_eq!(again["changed"], json!([]));
+    let new = create(&client, 100).await.unwrap();
+    assert_eq!(volume(&site, &old).settings, volume(&site, &new).settings);
+    assert_eq!((lun(&site, &old).reserved, volume(&site, &old).size), (true, volume(&site, &new).size));
+
+    // And back again; what was made larger stays so.
+    let thin = [("sanbridge-provisioning", "thin"), ("sanbridge-snapshot-autodelete", "off")];
+    client.call("storage.update", changes_of(&thin)).await.unwrap();
+    client.options.extend(thin.map(|(key, value)| (key.to_owned(), Value::from(value))));
+    client.call("storage.activate", json!({})).await.unwrap();
+    client.call("admin.policy-apply", json!({ "storage": null, "name": old })).await.unwrap();
+    let settings = volume(&site, &old).settings;
+    assert_eq!((settings.guarantee, settings.autodelete, lun(&site, &old).reserved), ("none", None, false));
+    let missing = json!({ "storage": null, "name": "vm-100-disk-9" });
+    for method in ["admin.policy", "admin.policy-apply"] {
+        let error = client.call(method, missing.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{method}: {error:?}");
+    }
+    for name in [&old, &new] {
+        delete(&client, name).await;
+    }
+    assert_unchanged(&site, &before);
+}
+
+fn without_names(deviations: &Value) -> Value {
+    let mut all = deviations.clone();
+    for it in all.as_array_mut().unwrap() {
+        let it = it.as_object_mut().unwrap();
+        it.remove("storage");
+        it.remove("name");
+    }
+    all
+}

@@ -1,6 +1,7 @@
 //! Plans: what each operation does, step by step, and how each step is undone.
 
 mod attach;
+mod conform;
 mod create;
 mod delete;
 mod detach;
@@ -15,10 +16,11 @@ mod undelete;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use san_core::{ByteSize, Cx, Error, ErrorKind, Owner, Result, SnapshotName, VolumeKind};
+use san_core::{ByteSize, Cx, Deviation, Error, ErrorKind, Owner, Result, SnapshotName, VolumeKind};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use attach::Attach;
+pub(crate) use conform::Conform;
 pub(crate) use create::Create;
 pub(crate) use delete::Delete;
 pub(crate) use detach::{Condition, Detach, TakeDown};
@@ -120,6 +122,11 @@ pub enum Request {
         /// At least so large.
         size: ByteSize,
     },
+    /// A disk given the settings its storage has by now.
+    Conform {
+        /// Which.
+        object: String,
+    },
     /// A snapshot taken.
     Snapshot {
         /// Of which disk.
@@ -213,6 +220,11 @@ pub enum Outcome {
     Grown {
         /// The size.
         size: ByteSize,
+    },
+    /// The disk is as its storage says.
+    Conformed {
+        /// What was not.
+        changed: Vec<Deviation>,
     },
     /// The snapshot exists.
     SnapshotTaken,
@@ -317,6 +329,7 @@ pub(crate) enum Work {
     Attach(Box<Attach>),
     Detach(Box<Detach>),
     Grow(Grow),
+    Conform(Conform),
     Snapshot(TakeSnapshot),
     DeleteSnapshot(Box<DeleteSnapshot>),
     Rollback(Box<Rollback>),
@@ -372,6 +385,7 @@ impl Work {
                 Self::Detach(Box::new(Detach::new(view, Condition::Unneeded)))
             }
             Request::Grow { object, size } => Self::Grow(Grow::new(known(san, &object)?, size)),
+            Request::Conform { object } => Self::Conform(Conform::new(known(san, &object)?)),
             Request::Snapshot { object, snapshot } => {
                 Self::Snapshot(TakeSnapshot::new(known(san, &object)?, snapshot))
             }
@@ -396,6 +410,7 @@ impl Work {
             Self::Attach(it) => it.as_ref(),
             Self::Detach(it) => it.as_ref(),
             Self::Grow(it) => it,
+            Self::Conform(it) => it,
             Self::Snapshot(it) => it,
             Self::DeleteSnapshot(it) => it.as_ref(),
             Self::Rollback(it) => it.as_ref(),
@@ -412,6 +427,7 @@ impl Work {
             Self::Attach(it) => it.as_mut(),
             Self::Detach(it) => it.as_mut(),
             Self::Grow(it) => it,
+            Self::Conform(it) => it,
             Self::Snapshot(it) => it,
             Self::DeleteSnapshot(it) => it.as_mut(),
             Self::Rollback(it) => it.as_mut(),
@@ -429,6 +445,7 @@ impl Work {
             Self::Attach(it) => Some(&it.view().owner),
             Self::Detach(it) => Some(&it.view().owner),
             Self::Grow(it) => Some(it.owner()),
+            Self::Conform(it) => Some(it.owner()),
             Self::Snapshot(it) => Some(it.owner()),
             Self::DeleteSnapshot(it) => Some(it.owner()),
             Self::Rollback(it) => Some(it.owner()),
@@ -474,6 +491,7 @@ impl Work {
             Self::Detach(it) if it.view().snapshot.is_some() => "detach snapshot of",
             Self::Detach(_) => "detach",
             Self::Grow(_) => "grow",
+            Self::Conform(_) => "set",
             Self::Snapshot(_) => "snapshot",
             Self::DeleteSnapshot(_) => "delete snapshot of",
             Self::Rollback(_) => "roll back",

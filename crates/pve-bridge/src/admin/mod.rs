@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod deleted;
 pub(crate) mod node;
 pub(crate) mod orphans;
+pub(crate) mod policy;
 pub(crate) mod split;
 pub(crate) mod status;
 pub(crate) mod volumes;
@@ -44,6 +45,14 @@ struct Undelete {
     storage: Option<String>,
     name: String,
     queued: Option<String>,
+}
+
+/// One volume, or all of one storage or of all.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Policy {
+    storage: Option<String>,
+    name: Option<String>,
 }
 
 /// A storage that could not be asked.
@@ -106,6 +115,17 @@ pub(crate) async fn call(cx: &Cx, service: &Service, frame: &Frame) -> Result<Re
             let OfVolume { storage, name } = params(frame)?;
             let storage = one(cx, storages, storage.as_deref()).await?;
             value(&split::lineage(cx, &storage, &name).await?)
+        }
+        "admin.policy" => {
+            let Policy { storage, name } = params(frame)?;
+            let ready = Ready::of(cx, storages, storage.as_deref()).await?;
+            value(&policy::review(cx, ready, name.as_deref()).await?)
+        }
+        "admin.policy-apply" => {
+            let OfVolume { storage, name } = params(frame)?;
+            let storage = one(cx, storages, storage.as_deref()).await?;
+            let object = DiskName::parse(&name)?.object;
+            Ok(Reply::Operation(Box::new(Running::begin(cx, storage, Request::Conform { object }))))
         }
         other => Err(no_method(other)),
     }

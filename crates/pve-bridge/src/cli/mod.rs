@@ -9,6 +9,7 @@ mod exit;
 mod node;
 mod orphans;
 mod output;
+mod policy;
 mod split;
 mod status;
 mod undelete;
@@ -49,6 +50,8 @@ pub enum Command {
     Undelete(Ask<undelete::Undelete>),
     /// Make a linked clone independent of its template
     Split(Ask<split::Split>),
+    /// Compare volumes with the options of their storage, and set them
+    Policy(Ask<policy::Policy>),
 }
 
 impl Command {
@@ -63,6 +66,7 @@ impl Command {
             Self::Orphans(it) => ask(it, console).await,
             Self::Undelete(it) => ask(it, console).await,
             Self::Split(it) => ask(it, console).await,
+            Self::Policy(it) => ask(it, console).await,
         }
     }
 }

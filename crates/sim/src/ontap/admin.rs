@@ -274,6 +274,16 @@ impl OntapSim {
         })
     }
 
+    /// Gives a volume another snapshot policy, as its admin would.
+    pub fn set_snapshot_policy(&self, svm: &str, volume: &str, policy: &str) -> io::Result<()> {
+        self.change(|state| {
+            let svm = state.svm_index(svm)?;
+            let uuid = super::luns::volume_for(state, svm, volume)?;
+            policy.clone_into(&mut state.volume_mut(uuid)?.snapshot_policy);
+            Ok(())
+        })
+    }
+
     /// Removes a volume for good, whatever hangs on it.
     pub fn destroy_volume(&self, svm: &str, name: &str) -> io::Result<()> {
         self.change(|state| {

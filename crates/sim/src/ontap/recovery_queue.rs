@@ -32,7 +32,7 @@ pub(crate) fn recover(state: &mut State, call: &Call) -> Result<Reply, ApiError>
     let mut volume = queued.ok_or_else(ApiError::no_entry)?.clone();
     volume.deleted = None;
     volume.online = false;
-    volume.snapshot_policy = "none";
+    volume.snapshot_policy = "none".to_owned();
     state.recovery_queue.retain(|(_, uuid)| *uuid != volume.uuid);
     state.put_volume(volume);
     Ok(Reply::Done)
