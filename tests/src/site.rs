@@ -216,14 +216,14 @@ impl Site {
             masks_folder: "/etc/sanbridge/masked".into(),
             host: guard.clone(),
             devices: Arc::new(Multipath::new(guard.clone(), MultipathConfig::default())),
-            transports: vec![Arc::new(Iscsi::new(guard, IscsiConfig::default()))],
             effects,
         });
         let cluster = self.cluster_of(index);
         let config = SanConfig {
             space: SPACE.to_owned(),
             array,
-            transport: TransportKind::Iscsi,
+            transport: Arc::new(Iscsi::new(guard, IscsiConfig::default())),
+            max_paths: None,
             cluster,
             outage: OUTAGE,
             deletion: DeleteMode::Recoverable,

@@ -139,14 +139,19 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// The protocol.
     fn kind(&self) -> TransportKind;
 
+    /// How many sessions there are with each port: one for each interface of this node that its settings name.
+    fn sessions_per_port(&self) -> usize {
+        1
+    }
+
     /// The names this node goes by.
     ///
     /// # Errors
-    /// `NotFound` where the node has none yet, with the command that makes one.
+    /// `NotFound` where the node has none yet, with the command that makes one, or lacks an interface that it shall use.
     async fn initiators(&self, cx: &Cx) -> Result<Vec<Initiator>>;
 
-    /// Makes sure that there is a session with each port, in parallel, probing reachability first. Reports every port;
-    /// an error only where nothing could be tried at all (a missing tool or daemon). Healthy sessions cost nothing.
+    /// Makes sure that there are sessions with each port, in parallel, probing reachability first. Reports every port, once
+    /// for each session there should be; an error only where nothing could be tried at all (a missing tool or daemon). Healthy sessions cost nothing.
     async fn connect(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<PortState>>;
 
     /// The routes that exist now to `ports`, from the kernel's own state. Changes nothing, starts nothing.

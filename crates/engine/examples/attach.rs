@@ -60,7 +60,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         masks_folder: "/etc/sanbridge/masked".into(),
         host: guard.clone(),
         devices: Arc::new(Multipath::new(guard.clone(), MultipathConfig::default())),
-        transports: vec![Arc::new(Iscsi::new(guard, IscsiConfig::default()))],
         effects: Effects::unobserved(),
     });
     let cluster =
@@ -70,7 +69,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         SanConfig {
             space: "san1".into(),
             array: Arc::new(array),
-            transport: TransportKind::Iscsi,
+            transport: Arc::new(Iscsi::new(guard, IscsiConfig::default())),
+            max_paths: None,
             cluster: Arc::new(cluster),
             outage: OUTAGE,
             deletion: san_core::DeleteMode::Recoverable,

@@ -1,6 +1,6 @@
 //! Operations on volumes: plans, intents, attachment records, recovery. Knows no vendor, no transport and no hypervisor.
 //!
-//! A [`Node`] is this machine: its device manager, its transports, its folder of records. A [`San`] is one storage on
+//! A [`Node`] is this machine: its device manager, its folder of records. A [`San`] is one storage on
 //! one array as this node sees it. Operations are submitted to a `San` under an id and run in tasks of the node; callers
 //! only wait for them. What an operation set out to do lies on disk before its first effect, so that the next run
 //! finishes or undoes whatever a crash interrupted.

@@ -1,14 +1,11 @@
-//! This machine: its device manager, its transports, its folder, and the tasks its operations run in.
+//! This machine: its device manager, its folder, and the tasks its operations run in.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use san_core::{
-    Cx, Deadline, DeviceManager, Effects, Error, ErrorKind, Lun, NodeName, OperationId, Result, Transport,
-    TransportKind,
-};
+use san_core::{Cx, Deadline, DeviceManager, Effects, Error, ErrorKind, Lun, NodeName, OperationId, Result};
 use san_host::Guard;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,8 +33,6 @@ pub struct NodeConfig {
     pub host: Guard,
     /// Devices.
     pub devices: Arc<dyn DeviceManager>,
-    /// Roads, one per kind.
-    pub transports: Vec<Arc<dyn Transport>>,
     /// The effect seam.
     pub effects: Effects,
 }
@@ -54,7 +49,6 @@ pub(crate) struct Inner {
     pub(crate) masks: Masks,
     pub(crate) host: Guard,
     pub(crate) devices: Arc<dyn DeviceManager>,
-    transports: HashMap<TransportKind, Arc<dyn Transport>>,
     effects: Effects,
     pub(crate) locks: Locks,
     pub(crate) registry: Registry,
@@ -88,7 +82,6 @@ pub struct Node {
 impl Node {
     /// A node with no storage yet.
     pub fn new(config: NodeConfig) -> Self {
-        let transports = config.transports.into_iter().map(|it| (it.kind(), it)).collect();
         Self {
             inner: Arc::new(Inner {
                 realm: config.realm,
@@ -98,7 +91,6 @@ impl Node {
                 masks: Masks::at(config.host.clone(), config.masks_folder),
                 host: config.host,
                 devices: config.devices,
-                transports,
                 effects: config.effects,
                 locks: Locks::default(),
                 registry: Registry::default(),
@@ -161,12 +153,6 @@ impl Drop for Node {
 impl Inner {
     pub(crate) fn cx(&self, deadline: Deadline, operation: OperationId) -> Cx {
         Cx::new(deadline, operation, self.effects.clone())
-    }
-
-    pub(crate) fn transport(&self, kind: TransportKind) -> Result<&Arc<dyn Transport>> {
-        self.transports
-            .get(&kind)
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("this node has no {kind} transport")))
     }
 
     /// Runs a task of this node. After the node was dropped nothing begins any more.

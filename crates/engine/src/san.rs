@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use san_core::{
     Array, ByteSize, Capacity, Cx, Deadline, DeleteMode, Error, ErrorKind, HostAccess, Marked, NameCodec,
-    OperationId, Owner, Result, Snapshot, TargetPort, TransportKind, Volume, VolumeKind, VolumeQuery, Wwid,
+    OperationId, Owner, Result, Snapshot, TargetPort, Transport, Volume, VolumeKind, VolumeQuery, Wwid,
 };
 use tokio::time::Instant;
 
@@ -29,8 +29,10 @@ pub struct SanConfig {
     pub space: String,
     /// The array.
     pub array: Arc<dyn Array>,
-    /// Which protocol it is reached by.
-    pub transport: TransportKind,
+    /// The roads to it. Storages of one node share what they know of sessions, each with its own settings.
+    pub transport: Arc<dyn Transport>,
+    /// Most paths of one disk on this node; `None`: as many as there are.
+    pub max_paths: Option<usize>,
     /// What the nodes know together.
     pub cluster: Arc<dyn Cluster>,
     /// How long input and output of a disk that has lost every path waits before it fails; [`OUTAGE`] if in doubt.

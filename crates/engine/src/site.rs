@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use san_core::{
     ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, Holder, HostAccess, HostSpec, Lun,
-    LunChoice, MappedHost, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result, Route,
-    TargetPort, Usage, Volume, VolumeKey, VolumeKind, VolumeName,
+    LunChoice, MappedHost, Mapping, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result,
+    Route, TargetPort, Transport, Usage, Volume, VolumeKey, VolumeKind, VolumeName, spread,
 };
 
 use crate::cluster::{Binding, Cluster};
@@ -43,6 +43,10 @@ impl San {
 
     pub(crate) fn devices(&self) -> &Arc<dyn DeviceManager> {
         &self.shared().node.devices
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.shared().config.transport
     }
 
     pub(crate) fn intents(&self) -> &Intents {
@@ -275,7 +279,7 @@ impl San {
     }
 
     pub(crate) async fn routes(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<Route>> {
-        self.shared().node.transport(self.shared().config.transport)?.routes(cx, ports).await
+        self.transport().routes(cx, ports).await
     }
 
     pub(crate) async fn inspect(
@@ -290,7 +294,7 @@ impl San {
 
     /// Makes sure that at least one of `ports` is connected; returns what is wrong with the others.
     pub(crate) async fn connect(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<String>> {
-        let states = self.shared().node.transport(self.shared().config.transport)?.connect(cx, ports).await?;
+        let states = self.transport().connect(cx, ports).await?;
         let problem = |it: &PortState| match &it.status {
             PortStatus::Failed(error) => Some(format!("port {}: {}", it.port, error.chain())),
             _ => None,
@@ -316,9 +320,26 @@ impl San {
         if let Some(known) = &*ports {
             return Ok(known.clone());
         }
-        let asked = self.array().target_ports(cx, self.shared().config.transport).await?;
+        let asked = self.array().target_ports(cx, self.transport().kind()).await?;
         *ports = Some(asked.clone());
         Ok(asked)
+    }
+
+    /// The ports of a mapping that this node uses: all of them, or where paths are limited those that are up, spread over
+    /// controllers and networks, and as many others as are missing.
+    pub(crate) async fn used_ports(&self, cx: &Cx, mapping: &Mapping) -> Result<Vec<TargetPort>> {
+        let Some(most) = self.shared().config.max_paths else { return Ok(mapping.ports.clone()) };
+        let most = (most / self.transport().sessions_per_port().max(1)).max(1);
+        if mapping.ports.len() <= most {
+            return Ok(mapping.ports.clone());
+        }
+        let routes = self.routes(cx, &mapping.ports).await?;
+        let is_up = |port: &&TargetPort| routes.iter().any(|it| it.port() == *port);
+        let (up, down): (Vec<_>, Vec<_>) = mapping.ports.iter().partition(is_up);
+        let owned = |ports: Vec<&TargetPort>| ports.into_iter().cloned().collect::<Vec<_>>();
+        let mut used = spread(&owned(up), most, mapping.lun);
+        used.extend(spread(&owned(down), most - used.len(), mapping.lun));
+        Ok(used)
     }
 
     /// This node's host object, made sure of once.
@@ -334,7 +355,7 @@ impl San {
             }
             return Ok(known.clone());
         }
-        let initiators = self.shared().node.transport(self.shared().config.transport)?.initiators(cx).await?;
+        let initiators = self.transport().initiators(cx).await?;
         let spec = HostSpec { realm: self.realm().to_owned(), node: self.node_name().clone(), initiators };
         let made = self.array().ensure_host(cx, &spec).await?.into_inner();
         self.cluster().note_host(cx, array, &made.id, self.node_name()).await?;

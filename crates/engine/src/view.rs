@@ -125,11 +125,10 @@ impl San {
     /// What of the array's settings is known to cause trouble; nothing where the array has nothing that looks.
     pub async fn checkup(&self, cx: &Cx) -> Result<Vec<Finding>> {
         let Some(checkup) = self.array().checkup() else { return Ok(Vec::new()) };
-        let transport = self.node().transport(self.shared().config.transport)?;
         let host = HostSpec {
             realm: self.realm().to_owned(),
             node: self.node_name().clone(),
-            initiators: transport.initiators(cx).await?,
+            initiators: self.transport().initiators(cx).await?,
         };
         checkup.findings(cx, &host, &self.query()).await
     }

@@ -1,6 +1,8 @@
 //! What an administrator configures of one ONTAP tenant, besides addresses and credentials.
 
-use san_core::{DeleteMode, TransportKind};
+use std::net::IpAddr;
+
+use san_core::{DeleteMode, Network, TransportKind};
 use serde::{Deserialize, Serialize};
 
 /// One storage virtual machine and where its volumes go.
@@ -13,6 +15,9 @@ pub struct OntapConfig {
     pub aggregates: Vec<String>,
     /// The protocol its volumes are reached by.
     pub transport: TransportKind,
+    /// The addresses of its data interfaces that are used; empty: all.
+    #[serde(default)]
+    pub portals: Vec<Network>,
     /// What its volumes are like.
     pub volumes: VolumeSettings,
     /// How deleted volumes are to go. Only checked against what the release can; each deletion says it anew.
@@ -26,9 +31,14 @@ impl OntapConfig {
             svm: svm.into(),
             aggregates: vec![aggregate.into()],
             transport,
+            portals: Vec::new(),
             volumes: VolumeSettings::default(),
             deletion: DeleteMode::Recoverable,
         }
+    }
+
+    pub(crate) fn may_use(&self, portal: IpAddr) -> bool {
+        self.portals.is_empty() || self.portals.iter().any(|it| it.contains(portal))
     }
 }
 

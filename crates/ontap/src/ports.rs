@@ -9,6 +9,7 @@ use san_rest::Request;
 
 use crate::array::Ontap;
 use crate::client::Api;
+use crate::config::OntapConfig;
 use crate::convert::inconsistent;
 use crate::error::code;
 use crate::look::both;
@@ -25,6 +26,8 @@ pub(crate) struct Ports {
     pub(crate) all: Vec<TargetPort>,
     /// How many of them were up when the array was asked.
     pub(crate) up: usize,
+    /// The addresses of further ones that the settings do not let us use.
+    pub(crate) passed_over: Vec<IpAddr>,
     /// The high-availability partner of each node.
     pub(crate) partners: BTreeMap<String, String>,
 }
@@ -46,8 +49,13 @@ impl Ontap {
         let service = iscsi_service(cx, &self.api, &self.svm).await?;
         let service =
             service.ok_or_else(|| Error::new(ErrorKind::NotFound, "the SVM has no iSCSI service"))?;
-        let ports = read_ports(cx, &self.api, &self.svm, &service).await?;
+        let ports = read_ports(cx, &self.api, &self.svm, &self.config, &service).await?;
         Ok(self.keep_ports(ports).all.clone())
+    }
+
+    /// What interfaces must be besides there.
+    fn allowed(&self) -> &'static str {
+        if self.config.portals.is_empty() { "" } else { "that the storage's portals allow " }
     }
 
     async fn known_ports(&self, cx: &Cx) -> Result<Arc<Ports>> {
@@ -85,7 +93,7 @@ impl Ontap {
         if ports.is_empty() {
             return Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("the SVM has no iSCSI interface on {}", nodes.join(" or ")),
+                format!("the SVM has no iSCSI interface {}on {}", self.allowed(), nodes.join(" or ")),
             )
             .with_effect(san_core::EffectState::None)
             .with_remedy(
@@ -109,7 +117,13 @@ pub(crate) async fn iscsi_service(cx: &Cx, api: &Api, svm: &str) -> Result<Optio
 }
 
 /// The portals that are switched on, and the pairs of nodes.
-pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::IscsiService) -> Result<Ports> {
+pub(crate) async fn read_ports(
+    cx: &Cx,
+    api: &Api,
+    svm: &str,
+    config: &OntapConfig,
+    service: &wire::IscsiService,
+) -> Result<Ports> {
     let target: Iqn = match &service.target.name {
         Some(it) => it.parse()?,
         None => return Err(inconsistent("the iSCSI service does not tell its target's name")),
@@ -121,15 +135,19 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
     let nodes = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
     let (interfaces, nodes) =
         both(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes)).await?;
-    let (mut all, mut up) = (Vec::new(), 0);
+    let (mut all, mut up, mut passed_over) = (Vec::new(), 0, Vec::new());
     for it in interfaces {
         if it.enabled == Some(false) {
             continue;
         }
-        up += usize::from(it.state.as_deref() == Some("up"));
         let address = it.ip.ok_or_else(|| inconsistent("an interface has no address"))?.address;
         let address: IpAddr =
             address.parse().map_err(|_| inconsistent(format!("interface {} has no IP address", it.name)))?;
+        if !config.may_use(address) {
+            passed_over.push(address);
+            continue;
+        }
+        up += usize::from(it.state.as_deref() == Some("up"));
         let portal = SocketAddr::new(address, ISCSI_PORT);
         all.push(TargetPort::Iscsi { portal, target: target.clone(), node: it.location.node.name });
     }
@@ -137,5 +155,5 @@ pub(crate) async fn read_ports(cx: &Cx, api: &Api, svm: &str, service: &wire::Is
         .into_iter()
         .filter_map(|node| Some((node.name, node.ha.partners.into_iter().next()?.name?)))
         .collect();
-    Ok(Ports { all, up, partners })
+    Ok(Ports { all, up, passed_over, partners })
 }

@@ -71,7 +71,7 @@ pub(crate) async fn probe(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Fo
     let rooms = aggregates::check(cx, api, config, &mut problems).await?;
     policy::check(cx, api, config, cluster.version, &mut problems).await?;
     let ports = match &svm {
-        Some(svm) => check_iscsi(cx, api, svm, &mut problems).await?,
+        Some(svm) => check_iscsi(cx, api, config, svm, &mut problems).await?,
         None => None,
     };
     if let Some(error) = problems.into_error() {
@@ -139,7 +139,13 @@ async fn check_svm(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Prob
     }
 }
 
-async fn check_iscsi(cx: &Cx, api: &Api, svm: &Svm, problems: &mut Problems) -> Result<Option<Ports>> {
+async fn check_iscsi(
+    cx: &Cx,
+    api: &Api,
+    config: &OntapConfig,
+    svm: &Svm,
+    problems: &mut Problems,
+) -> Result<Option<Ports>> {
     let service = match iscsi_service(cx, api, &svm.uuid).await {
         Err(error) => {
             problems.keep(error, format!("cannot look up the iSCSI service of {}", svm.name))?;
@@ -156,14 +162,22 @@ async fn check_iscsi(cx: &Cx, api: &Api, svm: &Svm, problems: &mut Problems) -> 
         let message = format!("the iSCSI service of the SVM {} is switched off", svm.name);
         problems.add(ErrorKind::Unavailable, message, "start it (on the array: vserver iscsi start)");
     }
-    let ports = match read_ports(cx, api, &svm.uuid, &service).await {
+    let ports = match read_ports(cx, api, &svm.uuid, config, &service).await {
         Err(error) => {
             problems.keep(error, format!("cannot look up the interfaces of {}", svm.name))?;
             return Ok(None);
         }
         Ok(it) => it,
     };
-    if ports.up == 0 {
+    if ports.all.is_empty() && !ports.passed_over.is_empty() {
+        let there: Vec<String> = ports.passed_over.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "none of the portals that the storage may use is an iSCSI interface of the SVM {}: it has {}",
+            svm.name,
+            there.join(", ")
+        );
+        problems.add(ErrorKind::NotFound, message, "name addresses or networks of these interfaces");
+    } else if ports.up == 0 {
         let message = format!("the SVM {} has no iSCSI interface that is up", svm.name);
         problems.add(
             ErrorKind::NotFound,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use san_core::{Cx, Deadline, Effects, Error, ErrorKind, NodeName, OperationId, Result, Transport};
+use san_core::{Cx, Deadline, Effects, Error, ErrorKind, NodeName, OperationId, Result};
 use san_engine::{Cluster, Folder, FolderCluster, Node, NodeConfig};
 use san_host::{Guard, Host};
 use san_multipath::{Multipath, MultipathConfig};
@@ -99,7 +99,7 @@ impl Daemon {
         let guests = Arc::new(PveGuests::new(&config.pve, guard.clone()));
         let cluster: Arc<dyn Cluster> =
             Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::clone(&guests) as _));
-        let transport: Arc<dyn Transport> = Arc::new(Iscsi::new(guard.clone(), config.iscsi));
+        let sessions = Iscsi::new(guard.clone(), config.iscsi);
         let state = Folder::at(config.state.join("storages"));
         let node = Arc::new(Node::new(NodeConfig {
             realm,
@@ -109,12 +109,11 @@ impl Daemon {
             masks_folder: config.masks.clone(),
             host: guard.clone(),
             devices: Arc::new(Multipath::new(guard, config.multipath)),
-            transports: vec![Arc::clone(&transport)],
             effects: config.effects.clone(),
         }));
         let secrets = SecretFiles::at(Folder::shared(config.pve.join("priv").join("storage"), &witness));
         let storages =
-            Storages::new(Arc::clone(&node), Arc::clone(&cluster), wires, secrets, state, transport);
+            Storages::new(Arc::clone(&node), Arc::clone(&cluster), wires, secrets, state, sessions);
         let members = Members::below(&config.pve);
         let service = Arc::new(Service { node, storages, prefetch: Prefetch::new(guests), members });
         // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.

@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use san_core::{
-    Array, ArrayProfile, Cx, Deadline, Error, ErrorKind, OperationId, Result, Transport, TransportKind,
-};
+use san_core::{Array, ArrayProfile, Cx, Deadline, Error, ErrorKind, OperationId, Result, Transport};
 use san_engine::{Cluster, Folder, Node, Outcome, San, SanConfig};
 use san_ontap::Ontap;
 use san_rest::{Client, Credentials, Endpoint};
+use san_transport_iscsi::Iscsi;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,7 +72,7 @@ pub(crate) struct Storages {
     wires: Arc<dyn Wires>,
     secrets: SecretFiles,
     state: Folder,
-    transport: Arc<dyn Transport>,
+    sessions: Iscsi,
     slots: Mutex<HashMap<String, Slot>>,
     clients: Mutex<HashMap<ClientKey, Client>>,
 }
@@ -85,7 +84,7 @@ impl Storages {
         wires: Arc<dyn Wires>,
         secrets: SecretFiles,
         state: Folder,
-        transport: Arc<dyn Transport>,
+        sessions: Iscsi,
     ) -> Self {
         Self {
             node,
@@ -93,15 +92,15 @@ impl Storages {
             wires,
             secrets,
             state,
-            transport,
+            sessions,
             slots: Mutex::default(),
             clients: Mutex::default(),
         }
     }
 
-    /// The way to the arrays.
-    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
-        &self.transport
+    /// The way to the arrays, with the node's settings and none of a storage's.
+    pub(crate) fn transport(&self) -> &dyn Transport {
+        &self.sessions
     }
 
     /// The storages that are ready now.
@@ -218,7 +217,8 @@ impl Storages {
             SanConfig {
                 space: of.id.clone(),
                 array: Arc::new(array),
-                transport: TransportKind::Iscsi,
+                transport: Arc::new(self.sessions.with(|it| options.sessions.apply(it))),
+                max_paths: options.max_paths,
                 cluster: Arc::clone(&self.cluster),
                 outage: options.outage,
                 deletion: options.ontap.deletion,
@@ -261,7 +261,8 @@ impl Storages {
                 None
             }
         };
-        problems.extend(self.transport.initiators(cx).await.err());
+        let transport = self.sessions.with(|it| options.sessions.apply(it));
+        problems.extend(transport.initiators(cx).await.err());
         let Some(array) = array.filter(|_| problems.is_empty()) else { return Err(all_of(problems)) };
         let mut slot = self.slot(cx, &of.id).await?;
         let former = self.secrets.read(&of.id).await?;

@@ -9,8 +9,9 @@ pub struct IscsiConfig {
     pub probe_timeout: Duration,
     /// open-iscsi's `login_timeout`, and the bound of one login here.
     pub login_timeout: Duration,
-    /// The open-iscsi interface sessions are bound to.
-    pub interface: String,
+    /// The open-iscsi interfaces sessions are bound to: one session for each of them and port, and those of others do not
+    /// count. Empty: any session counts, and new ones are left to the routes of the system.
+    pub interfaces: Vec<String>,
     /// How long the kernel holds requests of a broken session before multipath may try another leg.
     pub replacement_timeout: Duration,
     /// Interval of the pings on an idle session, and how long one may stay unanswered.
@@ -26,7 +27,7 @@ impl Default for IscsiConfig {
         Self {
             probe_timeout: Duration::from_secs(1),
             login_timeout: Duration::from_secs(5),
-            interface: "default".to_owned(),
+            interfaces: Vec::new(),
             replacement_timeout: Duration::from_secs(5),
             ping: Duration::from_secs(5),
             login_hold: Duration::from_secs(30),

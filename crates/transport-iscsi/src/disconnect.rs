@@ -6,49 +6,51 @@ use san_core::{Cx, Result, TargetPort};
 
 use crate::Iscsi;
 use crate::exit::{Outcome, Verb};
+use crate::link::Link;
 use crate::record::Node;
 use crate::session::{Session, sessions};
-use crate::transport::{Made, key_of};
+use crate::transport::Made;
 
 const DEVICES: &str = "/sys/class/scsi_device";
 
 impl Iscsi {
     /// Ends what may be ended of the sessions with `ports`; how many that was.
     pub(crate) async fn leave(&self, cx: &Cx, ports: &[TargetPort]) -> Result<usize> {
+        let links = self.links(ports);
         let ours: Vec<_> = self.made(|it| {
-            ports
+            links
                 .iter()
-                .map(key_of)
-                .filter_map(|port| it.get(&port).copied().map(|made| (port, made)))
+                .map(Link::key)
+                .filter_map(|link| it.get(&link).copied().map(|made| (link, made)))
                 .collect()
         });
         if ours.is_empty() {
             return Ok(0);
         }
-        let names: Vec<_> = ours.iter().map(|(port, _)| port.clone()).collect();
+        let names: Vec<_> = ours.iter().map(|(link, _)| link.clone()).collect();
         // No login and no logout of the same target at once, so that nobody attaches over a session that is going.
         let _gate = self.gate(cx, &names).await?;
         let mut ended = 0;
-        for (port, made) in ours {
-            if self.leave_one(cx, &port, made).await.map_err(|it| it.during("logout").on(&port))? {
+        for (link, made) in ours {
+            if self.leave_one(cx, &link, made).await.map_err(|it| it.during("logout").on(&link))? {
                 ended += 1;
             }
         }
         Ok(ended)
     }
 
-    async fn leave_one(&self, cx: &Cx, port: &TargetPort, made: Made) -> Result<bool> {
-        let TargetPort::Iscsi { portal, target, .. } = port else { return Ok(false) };
-        let found = sessions(&self.guard, cx, std::slice::from_ref(port)).await?;
+    async fn leave_one(&self, cx: &Cx, link: &Link, made: Made) -> Result<bool> {
+        let TargetPort::Iscsi { portal, target, .. } = &link.port else { return Ok(false) };
+        let found = sessions(&self.guard, cx, std::slice::from_ref(&link.port)).await?;
         // A second session to the same portal through another interface is somebody else's.
-        let session = found.iter().find(|it| it.interface == self.config.interface);
-        let node = Node { target, portal: *portal, interface: &self.config.interface };
+        let session = found.iter().find(|it| it.interface == link.interface);
+        let node = Node { target, portal: *portal, interface: &link.interface };
         let (Some(session), Made::Session | Made::SessionAndRecord) = (session, made) else {
             // A session that came without us since then may need the record; it stays with it.
             if made != Made::Session && session.is_none() {
                 self.remove_record(cx, &node).await?;
             }
-            self.made(|it| it.remove(port));
+            self.made(|it| it.remove(link));
             return Ok(false);
         };
         if self.has_devices(cx, session).await? {
@@ -62,7 +64,7 @@ impl Iscsi {
         if made == Made::SessionAndRecord {
             self.remove_record(cx, &node).await?;
         }
-        self.made(|it| it.remove(port));
+        self.made(|it| it.remove(link));
         Ok(true)
     }
 

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use san_core::{Error, TargetPort};
+use san_core::Error;
 use tokio::time::Instant;
+
+use crate::link::Link;
 
 /// What went wrong last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,46 +26,46 @@ struct Hold {
     error: Error,
 }
 
-/// Which ports are left alone until when.
+/// Which links are left alone until when.
 #[derive(Debug, Default)]
-pub(crate) struct Holds(Mutex<HashMap<TargetPort, Hold>>);
+pub(crate) struct Holds(Mutex<HashMap<Link, Hold>>);
 
 impl Holds {
-    fn map<T>(&self, work: impl FnOnce(&mut HashMap<TargetPort, Hold>) -> T) -> T {
+    fn map<T>(&self, work: impl FnOnce(&mut HashMap<Link, Hold>) -> T) -> T {
         // A panic elsewhere cannot leave the map half-changed.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Why `port` is left alone because of `trouble`, if it still is.
-    pub(crate) fn active(&self, port: &TargetPort, trouble: Trouble) -> Option<Error> {
+    /// Why `link` is left alone because of `trouble`, if it still is.
+    pub(crate) fn active(&self, link: &Link, trouble: Trouble) -> Option<Error> {
         let now = Instant::now();
         self.map(|holds| {
-            let hold = holds.get(port).filter(|it| it.trouble == trouble && it.until > now)?;
+            let hold = holds.get(link).filter(|it| it.trouble == trouble && it.until > now)?;
             Some(hold.error.clone().with_retry_after(hold.until - now))
         })
     }
 
     /// Remembers a failure. Repeated trouble of the same kind is left alone twice as long each time, at most sixteenfold.
-    pub(crate) fn failed(&self, port: &TargetPort, trouble: Trouble, error: &Error, hold: Duration) {
+    pub(crate) fn failed(&self, link: &Link, trouble: Trouble, error: &Error, hold: Duration) {
         self.map(|holds| {
-            let before = holds.get(port).filter(|it| it.trouble == trouble).map_or(0, |it| it.failures);
+            let before = holds.get(link).filter(|it| it.trouble == trouble).map_or(0, |it| it.failures);
             let factor = if trouble == Trouble::Login { 1 << before.min(4) } else { 1 };
             let until = Instant::now() + hold * factor;
             let failures = before.saturating_add(1);
-            holds.insert(port.clone(), Hold { trouble, until, failures, error: error.clone() });
+            holds.insert(link.clone(), Hold { trouble, until, failures, error: error.clone() });
         });
     }
 
-    /// Forgets what was wrong with `port`.
-    pub(crate) fn clear(&self, port: &TargetPort) {
-        self.map(|holds| holds.remove(port));
+    /// Forgets what was wrong with `link`.
+    pub(crate) fn clear(&self, link: &Link) {
+        self.map(|holds| holds.remove(link));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use san_core::ErrorKind;
+    use san_core::{ErrorKind, TargetPort};
 
     #[tokio::test(start_paused = true)]
     async fn repeated_login_failures_are_left_alone_longer_and_a_dead_portal_is_not() {
@@ -73,22 +75,23 @@ mod tests {
             target: "iqn.2000-01.a:1".parse().unwrap(),
             node: None,
         };
+        let link = Link::new(&port, "default");
         let error = Error::new(ErrorKind::Unauthenticated, "refused");
         let second = Duration::from_secs(1);
         let mut spans = Vec::new();
         for _ in 0..6 {
-            holds.failed(&port, Trouble::Login, &error, second);
-            spans.push(holds.active(&port, Trouble::Login).unwrap().retry_after().unwrap().as_secs());
+            holds.failed(&link, Trouble::Login, &error, second);
+            spans.push(holds.active(&link, Trouble::Login).unwrap().retry_after().unwrap().as_secs());
         }
         assert_eq!(spans, [1, 2, 4, 8, 16, 16]);
-        assert!(holds.active(&port, Trouble::Probe).is_none());
+        assert!(holds.active(&link, Trouble::Probe).is_none());
         tokio::time::advance(Duration::from_secs(17)).await;
-        assert!(holds.active(&port, Trouble::Login).is_none());
+        assert!(holds.active(&link, Trouble::Login).is_none());
         for _ in 0..3 {
-            holds.failed(&port, Trouble::Probe, &error, second);
+            holds.failed(&link, Trouble::Probe, &error, second);
         }
-        assert_eq!(holds.active(&port, Trouble::Probe).unwrap().retry_after(), Some(second));
-        holds.clear(&port);
-        assert!(holds.active(&port, Trouble::Probe).is_none());
+        assert_eq!(holds.active(&link, Trouble::Probe).unwrap().retry_after(), Some(second));
+        holds.clear(&link);
+        assert!(holds.active(&link, Trouble::Probe).is_none());
     }
 }

@@ -1,15 +1,59 @@
-//! The name this node goes by: `/etc/iscsi/initiatorname.iscsi`.
+//! The names this node goes by: `/etc/iscsi/initiatorname.iscsi`, and what interfaces have instead.
 
-use san_core::{Error, ErrorKind, Iqn, Result};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use san_core::{Cx, Error, ErrorKind, Iqn, Result};
+use san_host::Guard;
+
+use crate::record;
+use crate::transport::DEFAULT;
 
 /// Where open-iscsi keeps it.
-pub(crate) const FILE: &str = "/etc/iscsi/initiatorname.iscsi";
+const FILE: &str = "/etc/iscsi/initiatorname.iscsi";
+/// Where it keeps interfaces, each of which may have a name of its own.
+const INTERFACES: &str = "/etc/iscsi/ifaces";
+const FILE_MAX: usize = 64 << 10;
 
 const MAKE_ONE: &str = "install open-iscsi and run `systemctl restart iscsid`, which writes a unique name, or write \
                         `InitiatorName=` and the output of `iscsi-iname` to /etc/iscsi/initiatorname.iscsi";
 
+/// The names sessions through these interfaces (the usual one, where there are none) are made under.
+///
+/// # Errors
+/// `NotFound` naming every interface this node lacks.
+pub(crate) async fn names(guard: &Guard, cx: &Cx, interfaces: &[String]) -> Result<BTreeSet<Iqn>> {
+    let usual = async || parse(guard.read(cx, Path::new(FILE), FILE_MAX).await?.as_deref());
+    if interfaces.is_empty() {
+        return Ok([usual().await?].into());
+    }
+    let (mut names, mut missing) = (BTreeSet::new(), Vec::new());
+    for it in interfaces {
+        let file = Path::new(INTERFACES).join(it);
+        let own = match guard.read(cx, &file, FILE_MAX).await? {
+            Some(text) => record::parse(&text).get("iface.initiatorname").cloned(),
+            None if it == DEFAULT => None,
+            None => {
+                missing.push(it.as_str());
+                continue;
+            }
+        };
+        names.insert(match own {
+            Some(own) => own.parse().map_err(|error: Error| error.on(file.display()))?,
+            None => usual().await?,
+        });
+    }
+    if missing.is_empty() {
+        return Ok(names);
+    }
+    let message = format!("this node has no open-iscsi interface {}", missing.join(", "));
+    Err(Error::new(ErrorKind::NotFound, message).on(INTERFACES).with_remedy(
+        "make it: iscsiadm -m iface -I NAME -o new; iscsiadm -m iface -I NAME -o update -n iface.net_ifacename -v DEVICE",
+    ))
+}
+
 /// The one name in the file's text.
-pub(crate) fn parse(text: Option<&[u8]>) -> Result<Iqn> {
+fn parse(text: Option<&[u8]>) -> Result<Iqn> {
     let Some(text) = text else { return Err(none("this node has no iSCSI name yet")) };
     let text = std::str::from_utf8(text).map_err(|_| bad("it is not text".to_owned()))?;
     let mut names = Vec::new();

@@ -9,6 +9,7 @@ mod disconnect;
 mod exit;
 mod holds;
 mod initiator;
+mod link;
 mod login;
 mod record;
 mod session;

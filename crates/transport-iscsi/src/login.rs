@@ -1,6 +1,6 @@
 //! Makes missing sessions: probes, node records, logins.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use san_host::{Probe, Tool};
 use crate::Iscsi;
 use crate::exit::{LEFT_BEHIND, Outcome, Verb, is_of_this_node, outcome};
 use crate::holds::Trouble;
+use crate::link::Link;
 use crate::record::{Node, Record};
-use crate::session::{Session, sessions};
+use crate::session::sessions;
 use crate::transport::Made;
 use futures_util::future::join_all;
 
@@ -41,43 +42,54 @@ impl From<Error> for Failure {
 }
 
 impl Iscsi {
-    /// Makes sessions with `ports`, none of which has one. `any_up`: whether volumes are reachable without them.
+    /// Makes sessions for `links`, none of which has one. `any_up`: whether volumes are reachable without them.
     ///
     /// # Errors
     /// Only where nothing is up and every failure is one of this node: a missing tool, a stopped daemon.
     pub(crate) async fn join(
         &self,
         cx: &Cx,
-        ports: &[TargetPort],
+        links: &[Link],
         any_up: bool,
-    ) -> Result<HashMap<TargetPort, PortStatus>> {
+    ) -> Result<HashMap<Link, PortStatus>> {
         cx.check("connecting")?;
-        let results = join_all(ports.iter().map(|it| self.reach(cx, it, any_up))).await;
-        let open = ports.iter().zip(&results).filter(|(_, it)| it.is_ok()).map(|(port, _)| port);
-        let logins = join_all(open.map(|port| async move { (port, self.log_in(cx, port).await) })).await;
+        let results = join_all(links.iter().map(|it| self.reach(cx, it, any_up))).await;
+        let mut open: BTreeMap<&TargetPort, Vec<&Link>> = BTreeMap::new();
+        for (link, _) in links.iter().zip(&results).filter(|(_, it)| it.is_ok()) {
+            open.entry(&link.port).or_default().push(link);
+        }
+        // Through one interface after the other: the first session tells the group by which the others have records.
+        let logins = join_all(open.into_values().map(|of_port| async move {
+            let mut results = Vec::new();
+            for link in of_port {
+                results.push((link, self.log_in(cx, link).await));
+            }
+            results
+        }));
+        let logins = logins.await.into_iter().flatten();
         let mut statuses = HashMap::new();
         let mut of_this_node = None;
-        for (port, result) in ports.iter().zip(results) {
+        for (link, result) in links.iter().zip(results) {
             if let Err(error) = result {
-                statuses.insert(port.clone(), PortStatus::Failed(error));
+                statuses.insert(link.clone(), PortStatus::Failed(error));
             }
         }
-        for (port, result) in logins {
+        for (link, result) in logins {
             let status = match result {
                 Ok(status) => {
-                    self.holds.clear(port);
+                    self.holds.clear(link);
                     status
                 }
                 Err(Failure { error, is_of_this_node }) => {
                     if is_of_this_node {
                         of_this_node = Some(error.clone());
                     } else {
-                        self.holds.failed(port, Trouble::Login, &error, self.config.login_hold);
+                        self.holds.failed(link, Trouble::Login, &error, self.config.login_hold);
                     }
                     PortStatus::Failed(error)
                 }
             };
-            statuses.insert(port.clone(), status);
+            statuses.insert(link.clone(), status);
         }
         match of_this_node {
             Some(error) if !any_up && !statuses.values().any(PortStatus::is_up) => Err(error),
@@ -86,70 +98,73 @@ impl Iscsi {
     }
 
     /// Whether the portal takes a connection and no login with it failed just now.
-    async fn reach(&self, cx: &Cx, port: &TargetPort, any_up: bool) -> Result<()> {
+    async fn reach(&self, cx: &Cx, link: &Link, any_up: bool) -> Result<()> {
         // Where the volume has another road, a dead portal must not cost every attach a probe.
-        if any_up && let Some(error) = self.holds.active(port, Trouble::Probe) {
+        if any_up && let Some(error) = self.holds.active(link, Trouble::Probe) {
             return Err(error);
         }
-        let TargetPort::Iscsi { portal, .. } = port else {
-            return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(port));
+        let TargetPort::Iscsi { portal, .. } = &link.port else {
+            return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(link));
         };
         let error = match self.guard.probe(cx, *portal, self.config.probe_timeout).await? {
-            Probe::Open => return self.holds.active(port, Trouble::Login).map_or(Ok(()), Err),
+            Probe::Open => return self.holds.active(link, Trouble::Login).map_or(Ok(()), Err),
             Probe::Refused => "the portal refuses connections",
             Probe::Silent => "the portal does not answer",
         };
-        let error = Error::new(ErrorKind::Unavailable, error).with_effect(EffectState::None).on(port);
+        let error = Error::new(ErrorKind::Unavailable, error).with_effect(EffectState::None).on(link);
         // This also forgets a failed login: a portal that was dead and comes back is worth a new one at once.
-        self.holds.failed(port, Trouble::Probe, &error, self.config.probe_hold);
+        self.holds.failed(link, Trouble::Probe, &error, self.config.probe_hold);
         // Until then the port is not looked at again, as long as another one is up.
         Err(if any_up { error.with_retry_after(self.config.probe_hold) } else { error })
     }
 
-    async fn log_in(&self, cx: &Cx, port: &TargetPort) -> Result<PortStatus, Failure> {
-        let TargetPort::Iscsi { portal, target, .. } = port else {
-            return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(port).into());
+    async fn log_in(&self, cx: &Cx, link: &Link) -> Result<PortStatus, Failure> {
+        let TargetPort::Iscsi { portal, target, .. } = &link.port else {
+            return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(link).into());
         };
-        let node = Node { target, portal: *portal, interface: &self.config.interface };
-        let found = self.prepare(cx, port, &node).await.map_err(|it| it.on(port))?;
-        let is_ours = self.made(|it| matches!(it.get(port), Some(Made::Record | Made::SessionAndRecord)));
+        let node = Node { target, portal: *portal, interface: &link.interface };
+        let found = self.prepare(cx, link, &node).await.map_err(|it| it.on(link))?;
+        let is_ours = self.made(|it| matches!(it.get(link), Some(Made::Record | Made::SessionAndRecord)));
         let is_new = found == Record::Absent;
         let mut made = if is_new || is_ours { Made::SessionAndRecord } else { Made::Session };
         let mut result = self.run(cx, Verb::Login, &node.login_arguments()).await;
         if let Ok((Outcome::NoRecord(_), _)) = result {
             // Somebody removed the record between the two steps.
-            self.prepare(cx, port, &node).await.map_err(|it| it.on(port))?;
+            self.prepare(cx, link, &node).await.map_err(|it| it.on(link))?;
             made = Made::SessionAndRecord;
             result = self.run(cx, Verb::Login, &node.login_arguments()).await;
         }
-        let (outcome, code) = result.map_err(|it| Failure::from(it).on(port))?;
+        let (outcome, code) = result.map_err(|it| Failure::from(it).on(link))?;
         match outcome {
             Outcome::Done => {
                 // Before the wait: whatever the session's state, it is ours now.
-                self.made(|it| it.insert(port.clone(), made));
-                self.wait_live(cx, port).await?;
+                self.made(|it| it.insert(link.clone(), made));
+                self.wait_live(cx, link).await?;
                 Ok(PortStatus::Joined)
             }
             // Somebody else's login won the race, or ours of an earlier call whose answer was lost: not ours to end.
             Outcome::Already => {
-                self.wait_live(cx, port).await?;
+                self.wait_live(cx, link).await?;
                 Ok(PortStatus::Connected)
             }
             Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) => {
-                Err(Failure { error: error.during("login").on(port), is_of_this_node: is_of_this_node(code) })
+                Err(Failure { error: error.during("login").on(link), is_of_this_node: is_of_this_node(code) })
             }
         }
     }
 
     /// Makes sure that the node record says what our sessions need, and says what was found.
-    async fn prepare(&self, cx: &Cx, port: &TargetPort, node: &Node<'_>) -> Result<Record, Failure> {
+    async fn prepare(&self, cx: &Cx, link: &Link, node: &Node<'_>) -> Result<Record, Failure> {
         let turn = async { Ok(self.records.lock().await) };
         let _turn = cx.within("waiting for another record step", turn).await?;
         let found = node.record(&self.guard, cx, &self.config).await?;
         if found == Record::Absent {
-            self.record_step(cx, &node.new_arguments()).await?;
+            // A record without a group is one file for all interfaces: beside another session the group is known and told.
+            let beside = sessions(&self.guard, cx, std::slice::from_ref(&link.port)).await?;
+            let group = beside.first().and_then(|it| it.group);
+            self.record_step(cx, &node.new_arguments(group)).await?;
             // Whatever becomes of the login: the record is ours to take away.
-            self.made(|it| it.insert(port.clone(), Made::Record));
+            self.made(|it| it.insert(link.clone(), Made::Record));
         }
         if found != Record::Ready {
             self.record_step(cx, &node.update_arguments(&self.config, found)).await?;
@@ -219,20 +234,20 @@ impl Iscsi {
     }
 
     /// Waits until the kernel shows the session in use.
-    async fn wait_live(&self, cx: &Cx, port: &TargetPort) -> Result<()> {
+    async fn wait_live(&self, cx: &Cx, link: &Link) -> Result<()> {
         let cx = cx.at_most(self.config.login_timeout);
-        let ports = std::slice::from_ref(port);
+        let ports = std::slice::from_ref(&link.port);
         let waiting = self.guard.wait_for(&cx, "waiting for the session", SESSION_PAUSE, || async {
             let found = sessions(&self.guard, &cx, ports).await?;
-            Ok(found.iter().any(Session::is_live).then_some(()))
+            Ok(found.iter().any(|it| it.is_live() && self.serves(it, link)).then_some(()))
         });
-        waiting.await.map_err(|it| it.during("login").on(port))
+        waiting.await.map_err(|it| it.during("login").on(link))
     }
 }
 
 impl Failure {
-    fn on(mut self, port: &TargetPort) -> Self {
-        self.error = self.error.during("login").on(port);
+    fn on(mut self, link: &Link) -> Self {
+        self.error = self.error.during("login").on(link);
         self
     }
 }

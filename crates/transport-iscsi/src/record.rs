@@ -48,15 +48,24 @@ fn settings(config: &IscsiConfig) -> Vec<(&'static str, String)> {
 
 impl Node<'_> {
     fn arguments(&self, tail: &[&str]) -> Vec<String> {
-        // `SocketAddr` prints IPv6 in brackets, as iscsiadm wants it.
-        let portal = SocketAddr::new(self.portal.ip().to_canonical(), self.portal.port()).to_string();
-        let head = ["-m", "node", "-T", self.target.as_str(), "-p", &portal, "-I", self.interface];
+        self.arguments_at(&self.shown(), tail)
+    }
+
+    /// `SocketAddr` prints IPv6 in brackets, as iscsiadm wants it.
+    fn shown(&self) -> String {
+        SocketAddr::new(self.portal.ip().to_canonical(), self.portal.port()).to_string()
+    }
+
+    fn arguments_at(&self, portal: &str, tail: &[&str]) -> Vec<String> {
+        let head = ["-m", "node", "-T", self.target.as_str(), "-p", portal, "-I", self.interface];
         head.iter().chain(tail).map(|it| (*it).to_owned()).collect()
     }
 
-    /// Makes the record.
-    pub(crate) fn new_arguments(&self) -> Vec<String> {
-        self.arguments(&["-o", "new"])
+    /// Makes the record, by the portal's group where that is known.
+    pub(crate) fn new_arguments(&self, group: Option<u16>) -> Vec<String> {
+        let portal = self.shown();
+        let portal = group.map_or_else(|| portal.clone(), |it| format!("{portal},{it}"));
+        self.arguments_at(&portal, &["-o", "new"])
     }
 
     /// Sets everything in one run. A record that is ours alone is never logged in by the system.
@@ -95,6 +104,10 @@ impl Node<'_> {
             for entry in entries.iter().filter(|it| self.is_entry(it)) {
                 let Some(text) = self.read(guard, cx, &folder.join(entry)).await? else { continue };
                 let found = parse(&text);
+                // A record that is a file of its own may be another interface's.
+                if found.get("iface.iscsi_ifacename").is_some_and(|it| it != self.interface) {
+                    continue;
+                }
                 let fits = settings(config).iter().all(|(name, value)| found.get(*name) == Some(value));
                 return Ok(if fits { Record::Ready } else { Record::Differs });
             }
@@ -124,7 +137,7 @@ fn is_file(entry: &str) -> bool {
 }
 
 /// The `name = value` lines of a record.
-fn parse(text: &[u8]) -> BTreeMap<String, String> {
+pub(crate) fn parse(text: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().filter(|it| !it.starts_with('#')).filter_map(|it| it.split_once('='));
     lines.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
@@ -145,7 +158,7 @@ mod tests {
         for portal in ["10.77.1.2:3260", "[fd00::2]:3260"] {
             let node = Node { target: &target, portal: portal.parse().unwrap(), interface: "default" };
             let runs = [
-                node.new_arguments(),
+                node.new_arguments(None),
                 node.update_arguments(&config, Record::Absent),
                 node.update_arguments(&config, Record::Differs),
                 node.login_arguments(),
@@ -163,6 +176,19 @@ mod tests {
             assert!(!runs[2].contains(&"node.startup".to_owned()));
             assert_eq!(runs[1].iter().filter(|it| *it == "-o").count(), 1);
             assert_eq!(runs[1].iter().filter(|it| *it == "-n").count(), 7);
+        }
+    }
+
+    #[test]
+    fn a_record_for_a_further_interface_names_the_group() {
+        let target = iqn();
+        for (portal, named) in
+            [("10.77.1.2:3260", "10.77.1.2:3260,1028"), ("[fd00::2]:3260", "[fd00::2]:3260,1028")]
+        {
+            let node = Node { target: &target, portal: portal.parse().unwrap(), interface: "iface.eth1" };
+            let run = node.new_arguments(Some(1028));
+            assert_eq!(run[4..], ["-p", named, "-I", "iface.eth1", "-o", "new"]);
+            assert_eq!(node.login_arguments()[5], portal);
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Session {
     pub(crate) state: String,
     /// The open-iscsi interface it is bound to.
     pub(crate) interface: String,
+    /// The group of portals it leads to.
+    pub(crate) group: Option<u16>,
 }
 
 impl Session {
@@ -82,6 +84,7 @@ async fn read(guard: &Guard, cx: &Cx, name: &str, ports: &[TargetPort]) -> Resul
         target: target.parse()?,
         state,
         interface: text(guard, cx, &directory, "ifacename").await?.unwrap_or_default(),
+        group: text(guard, cx, &directory, "tpgt").await?.and_then(|it| it.parse().ok()),
     };
     Ok(ports.iter().any(|it| session.leads_to(it)).then_some(session))
 }
@@ -134,6 +137,7 @@ mod tests {
             target: "iqn.1992-08.com.netapp:sn.1:vs.2".parse().unwrap(),
             state: "LOGGED_IN".into(),
             interface: "default".into(),
+            group: Some(1028),
         }
     }
 

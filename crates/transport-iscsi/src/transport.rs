@@ -1,8 +1,6 @@
 //! [`Iscsi`]: the trait [`Transport`] over the parts of this crate.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -13,29 +11,33 @@ use san_core::{
 use san_host::Guard;
 
 use crate::holds::Holds;
+use crate::link::Link;
 use crate::session::{Session, sessions};
 use crate::{IscsiConfig, initiator};
 
-const INITIATOR_MAX: usize = 64 << 10;
+/// The interface of open-iscsi that leaves the choice to the routes of the system.
+pub(crate) const DEFAULT: &str = "default";
 
 /// iSCSI sessions of this node, made and ended with open-iscsi.
 ///
 /// Which sessions are ours is known in memory only: after a restart all of them count as somebody else's and are left
 /// alone. A session too many costs little; one logged out under a guest costs its disks.
-#[derive(Debug)]
+///
+/// Clones and what [`Iscsi::with`] makes share what is known of this node's sessions.
+#[derive(Debug, Clone)]
 pub struct Iscsi {
     pub(crate) guard: Guard,
     pub(crate) config: IscsiConfig,
-    pub(crate) holds: Holds,
-    /// Ports for which this process made a session, a node record, or both.
-    pub(crate) made: Mutex<HashMap<TargetPort, Made>>,
+    pub(crate) holds: Arc<Holds>,
+    /// Links for which this process made a session, a node record, or both.
+    made: Arc<Mutex<HashMap<Link, Made>>>,
     /// open-iscsi locks its record database with 10 ms polls and gives up after 30 s: one step at a time is faster.
-    pub(crate) records: tokio::sync::Mutex<()>,
+    pub(crate) records: Arc<tokio::sync::Mutex<()>>,
     /// One target's sessions are made by one caller at a time; the next one finds them.
-    gates: Mutex<HashMap<Iqn, Arc<tokio::sync::Mutex<()>>>>,
+    gates: Arc<Mutex<HashMap<Iqn, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
-/// What this process made for a port.
+/// What this process made for a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
     /// The record, for a login that has not succeeded yet.
@@ -52,25 +54,49 @@ impl Iscsi {
         Self {
             guard,
             config,
-            holds: Holds::default(),
-            made: Mutex::default(),
-            records: tokio::sync::Mutex::default(),
-            gates: Mutex::default(),
+            holds: Arc::default(),
+            made: Arc::default(),
+            records: Arc::default(),
+            gates: Arc::default(),
         }
     }
 
-    pub(crate) fn made<T>(&self, work: impl FnOnce(&mut HashMap<TargetPort, Made>) -> T) -> T {
+    /// The same node's sessions under other settings.
+    #[must_use]
+    pub fn with(&self, change: impl FnOnce(&mut IscsiConfig)) -> Self {
+        let mut changed = self.clone();
+        change(&mut changed.config);
+        changed
+    }
+
+    pub(crate) fn made<T>(&self, work: impl FnOnce(&mut HashMap<Link, Made>) -> T) -> T {
         work(&mut self.made.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until nobody else makes sessions with the targets of `ports`. Taken in one order, so that two callers
+    /// What there should be a session for, by ports and then by interfaces.
+    pub(crate) fn links(&self, ports: &[TargetPort]) -> Vec<Link> {
+        let interfaces: Vec<&str> = match self.config.interfaces.as_slice() {
+            [] => vec![DEFAULT],
+            named => named.iter().map(String::as_str).collect(),
+        };
+        let of_port = |port| interfaces.iter().map(move |it| Link::new(port, it));
+        ports.iter().flat_map(of_port).collect()
+    }
+
+    /// Whether a session is one for `link` as the settings want it.
+    pub(crate) fn serves(&self, session: &Session, link: &Link) -> bool {
+        let is_free = self.config.interfaces.is_empty();
+        session.leads_to(&link.port) && (is_free || session.interface == link.interface)
+    }
+
+    /// Waits until nobody else makes sessions with the targets of `links`. Taken in one order, so that two callers
     /// never wait for each other.
     pub(crate) async fn gate(
         &self,
         cx: &Cx,
-        ports: &[TargetPort],
+        links: &[Link],
     ) -> Result<Vec<tokio::sync::OwnedMutexGuard<()>>> {
-        let targets: BTreeSet<&Iqn> = ports.iter().filter_map(target_of).collect();
+        let targets: BTreeSet<&Iqn> = links.iter().filter_map(|it| target_of(&it.port)).collect();
         let mut held = Vec::new();
         for target in targets {
             let gate = {
@@ -83,17 +109,6 @@ impl Iscsi {
     }
 }
 
-/// The port as far as a session can tell it: which array node it is on may be known to one caller and not to another.
-pub(crate) fn key_of(port: &TargetPort) -> TargetPort {
-    match port {
-        TargetPort::Iscsi { portal, target, .. } => {
-            let portal = SocketAddr::new(portal.ip().to_canonical(), portal.port());
-            TargetPort::Iscsi { portal, target: target.clone(), node: None }
-        }
-        other => other.clone(),
-    }
-}
-
 fn target_of(port: &TargetPort) -> Option<&Iqn> {
     match port {
         TargetPort::Iscsi { target, .. } => Some(target),
@@ -101,20 +116,22 @@ fn target_of(port: &TargetPort) -> Option<&Iqn> {
     }
 }
 
-/// How `port` stands without doing anything: `None` where there is no session at all.
-fn standing(port: &TargetPort, found: &[Session]) -> Option<PortStatus> {
-    if target_of(port).is_none() {
-        let error = Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(port);
-        return Some(PortStatus::Failed(error));
+impl Iscsi {
+    /// How `link` stands without doing anything: `None` where there is no session at all.
+    fn standing(&self, link: &Link, found: &[Session]) -> Option<PortStatus> {
+        if target_of(&link.port).is_none() {
+            let error = Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(link);
+            return Some(PortStatus::Failed(error));
+        }
+        let mut own = found.iter().filter(|it| self.serves(it, link)).peekable();
+        let first = *own.peek()?;
+        if own.any(Session::is_live) {
+            return Some(PortStatus::Connected);
+        }
+        // iscsid repeats the login of a broken session for ever: a second login would only add a storm.
+        let message = format!("the session is {}; iscsid is repairing it", first.state);
+        Some(PortStatus::Failed(Error::new(ErrorKind::Unavailable, message).on(link)))
     }
-    let mut own = found.iter().filter(|it| it.leads_to(port)).peekable();
-    let first = *own.peek()?;
-    if own.any(Session::is_live) {
-        return Some(PortStatus::Connected);
-    }
-    // iscsid repeats the login of a broken session for ever: a second login would only add a storm.
-    let message = format!("the session is {}; iscsid is repairing it", first.state);
-    Some(PortStatus::Failed(Error::new(ErrorKind::Unavailable, message).on(port)))
 }
 
 #[async_trait]
@@ -123,42 +140,52 @@ impl Transport for Iscsi {
         TransportKind::Iscsi
     }
 
+    fn sessions_per_port(&self) -> usize {
+        self.config.interfaces.len().max(1)
+    }
+
     async fn initiators(&self, cx: &Cx) -> Result<Vec<Initiator>> {
-        let text = self.guard.read(cx, Path::new(initiator::FILE), INITIATOR_MAX).await?;
-        Ok(vec![Initiator::Iscsi(initiator::parse(text.as_deref())?)])
+        let names = initiator::names(&self.guard, cx, &self.config.interfaces).await?;
+        Ok(names.into_iter().map(Initiator::Iscsi).collect())
     }
 
     async fn connect(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<PortState>> {
+        let links = self.links(ports);
         let found = sessions(&self.guard, cx, ports).await?;
-        let statuses: Vec<_> = ports.iter().map(|it| standing(it, &found)).collect();
+        let statuses: Vec<_> = links.iter().map(|it| self.standing(it, &found)).collect();
         if statuses.iter().all(Option::is_some) {
-            return Ok(states(ports, statuses.into_iter().flatten()));
+            return Ok(states(links, statuses.into_iter().flatten()));
         }
-        let missing = ports.iter().zip(&statuses).filter(|(_, it)| it.is_none()).map(|(it, _)| key_of(it));
+        let missing = links.iter().zip(&statuses).filter(|(_, it)| it.is_none()).map(|(it, _)| it.key());
         let missing: Vec<_> = missing.collect::<BTreeSet<_>>().into_iter().collect();
         let _gate = self.gate(cx, &missing).await?;
         // Whoever held the gate before may have made them.
         let found = sessions(&self.guard, cx, ports).await?;
-        let statuses: Vec<_> = ports.iter().map(|it| standing(it, &found)).collect();
+        let statuses: Vec<_> = links.iter().map(|it| self.standing(it, &found)).collect();
         let any_up = statuses.iter().flatten().any(PortStatus::is_up);
-        let missing: Vec<_> = missing.into_iter().filter(|it| standing(it, &found).is_none()).collect();
+        let missing: Vec<_> = missing.into_iter().filter(|it| self.standing(it, &found).is_none()).collect();
         let joined = self.join(cx, &missing, any_up).await?;
-        let answers = ports.iter().zip(statuses).map(|(port, status)| {
-            status.or_else(|| joined.get(&key_of(port)).cloned()).unwrap_or_else(|| {
-                PortStatus::Failed(Error::new(ErrorKind::Internal, "the port was forgotten").on(port))
+        let answers: Vec<_> = links
+            .iter()
+            .zip(statuses)
+            .map(|(link, status)| {
+                status.or_else(|| joined.get(&link.key()).cloned()).unwrap_or_else(|| {
+                    PortStatus::Failed(Error::new(ErrorKind::Internal, "the port was forgotten").on(link))
+                })
             })
-        });
-        Ok(states(ports, answers))
+            .collect();
+        Ok(states(links, answers.into_iter()))
     }
 
     async fn routes(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<Route>> {
         let found = sessions(&self.guard, cx, ports).await?;
         let mut routes = BTreeSet::new();
-        for port in ports {
-            for session in found.iter().filter(|it| it.is_live() && it.leads_to(port)) {
+        for link in self.links(ports) {
+            for session in found.iter().filter(|it| it.is_live() && self.serves(it, &link)) {
                 if let Some(target) = session.target_id {
                     // The iSCSI class of the kernel has one channel, 0.
-                    routes.insert(Route::Scsi { host: session.host, channel: 0, target, port: port.clone() });
+                    let port = link.port.clone();
+                    routes.insert(Route::Scsi { host: session.host, channel: 0, target, port });
                 }
             }
         }
@@ -170,6 +197,6 @@ impl Transport for Iscsi {
     }
 }
 
-fn states(ports: &[TargetPort], statuses: impl Iterator<Item = PortStatus>) -> Vec<PortState> {
-    ports.iter().cloned().zip(statuses).map(|(port, status)| PortState { port, status }).collect()
+fn states(links: Vec<Link>, statuses: impl Iterator<Item = PortStatus>) -> Vec<PortState> {
+    links.into_iter().zip(statuses).map(|(link, status)| PortState { port: link.port, status }).collect()
 }

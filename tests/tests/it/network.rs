@@ -1,13 +1,15 @@
-//! Networks: several management addresses of one array.
+//! Networks: several management addresses of one array, and by which roads its volumes are reached.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use san_core::ErrorKind;
-use san_sim::ontap::{OntapConfig as SimConfig, OntapSim, Version};
+use san_sim::ontap::{OntapConfig as SimConfig, OntapSim, PortalConfig, Version};
 use san_sim::server::HttpsServer;
 use sanbridge::HttpsWires;
-use sanbridge_tests::daemons::{Client, DaemonSite};
+use sanbridge_tests::daemons::{Client, DaemonSite, SimWires};
 use sanbridge_tests::site::Site;
 use serde_json::{Value, json};
 
@@ -91,4 +93,152 @@ async fn an_address_that_is_silent_at_an_add_is_told_and_one_of_another_array_is
     let error = client.call("storage.update", json!({ "changes": changes })).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
     client.call("volume.list", json!({})).await.unwrap();
+}
+
+/// A site over the array in process, and a client whose section holds these options too.
+async fn site_with(change: impl FnOnce(&mut SimConfig), options: &[(&str, &str)]) -> (DaemonSite, Client) {
+    let site = Site::with(1, Version::new(9, 16, 1), change).unwrap();
+    let wires = Arc::new(SimWires(site.array.clone()));
+    let site = DaemonSite::on(site, wires).await.unwrap();
+    let mut client = site.client(0);
+    client.options.extend(options.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))));
+    (site, client)
+}
+
+async fn attach(client: &Client, disk: &str) -> Vec<String> {
+    client.call("volume.attach", json!({ "name": disk })).await.unwrap().warnings
+}
+
+/// Takes a disk away again.
+async fn discard(client: &Client, disk: &str) {
+    client.call("volume.detach", json!({ "name": disk })).await.unwrap();
+    client.call("volume.delete", json!({ "name": disk })).await.unwrap();
+}
+
+/// The portals behind which a node has legs, and how many legs it has.
+fn legs(site: &DaemonSite) -> (BTreeSet<String>, usize) {
+    let inventory = site.site.node(0).host.inventory();
+    let portal = |host: u32| inventory.sessions.iter().find(|it| it.host == host).map(|it| it.portal);
+    let portals = inventory.legs.iter().filter_map(|it| portal(it.address.host));
+    (portals.map(|it| it.to_string()).collect(), inventory.legs.len())
+}
+
+fn set(texts: &[&str]) -> BTreeSet<String> {
+    texts.iter().map(|it| (*it).to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_portals_that_are_allowed_are_connected_to_and_expected() {
+    let (site, client) = site_with(|_| {}, &[("sanbridge-portals", "10.0.0.0/31, 10.0.0.3")]).await;
+    client.add().await.unwrap();
+    client.call("volume.create", new_disk(100)).await.unwrap();
+    assert_eq!(attach(&client, "vm-100-disk-0").await, [] as [&str; 0]);
+    let allowed = set(&["10.0.0.1:3260", "10.0.0.3:3260"]);
+    assert_eq!(legs(&site), (allowed.clone(), 2));
+    let sessions = site.site.node(0).host.inventory().sessions;
+    assert_eq!(sessions.iter().map(|it| it.portal.to_string()).collect::<BTreeSet<_>>(), allowed);
+    discard(&client, "vm-100-disk-0").await;
+    let before = site.site.audit();
+    client.call("volume.create", new_disk(100)).await.unwrap();
+    attach(&client, "vm-100-disk-0").await;
+    discard(&client, "vm-100-disk-0").await;
+    assert_unchanged(&site.site, &before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn portals_that_the_array_does_not_have_are_named_at_the_add() {
+    let (site, mut client) = site_with(|_| {}, &[("sanbridge-portals", "10.9.0.0/16")]).await;
+    let before = site.site.audit();
+    let error = client.add().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    let there = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"];
+    assert!(there.iter().all(|it| format!("{error:?}").contains(it)), "{error:?}");
+    assert_unchanged(&site.site, &before);
+    client.options.insert("sanbridge-portals".to_owned(), "10.0.0.1".into());
+    client.add().await.unwrap();
+    // The disk's controller has one that is allowed, and a change of mind is taken.
+    let changes = json!({ "sanbridge-portals": "10.9.0.0/16" });
+    client.call("storage.update", json!({ "changes": changes })).await.unwrap_err();
+    client.call("storage.update", json!({ "changes": { "sanbridge-portals": "10.0.0.2" } })).await.unwrap();
+    client.options.insert("sanbridge-portals".to_owned(), "10.0.0.2".into());
+    client.call("volume.create", new_disk(100)).await.unwrap();
+    attach(&client, "vm-100-disk-0").await;
+    assert_eq!(legs(&site), (set(&["10.0.0.2:3260"]), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn paths_are_limited_to_ports_that_are_up_on_both_controllers() {
+    let (site, client) = site_with(|_| {}, &[("sanbridge-max-paths", "2")]).await;
+    client.add().await.unwrap();
+    let mut used = BTreeSet::new();
+    // A name that is free again is taken again; the number on the node is another one each time.
+    let disk = "vm-100-disk-0";
+    for _ in 0..4 {
+        client.call("volume.create", new_disk(100)).await.unwrap();
+        assert_eq!(attach(&client, disk).await, [] as [&str; 0]);
+        let (portals, legs) = legs(&site);
+        let controllers = [["10.0.0.1:3260", "10.0.0.2:3260"], ["10.0.0.3:3260", "10.0.0.4:3260"]];
+        assert_eq!(legs, 2);
+        assert!(
+            controllers.iter().all(|it| it.iter().any(|portal| portals.contains(*portal))),
+            "{portals:?}"
+        );
+        used.extend(portals);
+        discard(&client, disk).await;
+    }
+    assert_eq!(used.len(), 4, "other ports for the next disk");
+    let host = &site.site.node(0).host;
+    for dead in ["10.0.0.1:3260", "10.0.0.3:3260"] {
+        host.partition(dead.parse().unwrap());
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    client.call("volume.create", new_disk(100)).await.unwrap();
+    attach(&client, "vm-100-disk-0").await;
+    assert_eq!(legs(&site), (set(&["10.0.0.2:3260", "10.0.0.4:3260"]), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_made_through_every_interface_that_is_named_and_each_must_be_there() {
+    let (site, client) = site_with(|_| {}, &[("sanbridge-iscsi-interfaces", "iface.eth1,iface.eth2")]).await;
+    let host = &site.site.node(0).host;
+    let file = |name: &str| format!("/etc/iscsi/ifaces/{name}");
+    let text = b"iface.iscsi_ifacename = iface.eth1\niface.net_ifacename = eth1\n";
+    host.put_file(Path::new(&file("iface.eth1")), text);
+    let error = client.add().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    let shown = format!("{error:?}");
+    assert!(shown.contains("iface.eth2") && !shown.contains("iface.eth1"), "{shown}");
+    host.put_file(Path::new(&file("iface.eth2")), b"iface.iscsi_ifacename = iface.eth2\n");
+    client.add().await.unwrap();
+    client.call("volume.create", new_disk(100)).await.unwrap();
+    assert_eq!(attach(&client, "vm-100-disk-0").await, [] as [&str; 0]);
+    let (portals, count) = legs(&site);
+    assert_eq!((portals.len(), count), (4, 8));
+    host.forget_log();
+    attach(&client, "vm-100-disk-0").await;
+    assert_eq!(host.logged(san_sim::host::LogKind::Program), [] as [&str; 0], "it costs nothing again");
+    discard(&client, "vm-100-disk-0").await;
+    let before = site.site.audit();
+    client.call("volume.create", new_disk(100)).await.unwrap();
+    attach(&client, "vm-100-disk-0").await;
+    discard(&client, "vm-100-disk-0").await;
+    assert_unchanged(&site.site, &before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn portals_of_version_6_carry_disks() {
+    let portals = |config: &mut SimConfig| {
+        let portal = |last: u16, node| PortalConfig {
+            address: SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, last], 3260)),
+            node,
+        };
+        config.svms[0].portals = vec![portal(1, 0), portal(2, 0), portal(3, 1), portal(4, 1)];
+    };
+    let (site, client) = site_with(portals, &[("sanbridge-portals", "fd00::/127,[fd00::3]")]).await;
+    client.add().await.unwrap();
+    client.call("volume.create", new_disk(100)).await.unwrap();
+    assert_eq!(attach(&client, "vm-100-disk-0").await, [] as [&str; 0]);
+    assert_eq!(legs(&site), (set(&["[fd00::1]:3260", "[fd00::3]:3260"]), 2));
+    discard(&client, "vm-100-disk-0").await;
+    assert_eq!(legs(&site).1, 0);
 }

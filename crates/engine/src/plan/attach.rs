@@ -330,10 +330,11 @@ impl Attach {
             other => other?,
         };
         let mapping = mapping.into_inner();
+        let ports = san.used_ports(cx, &mapping).await?;
         let record = self.record_mut()?;
         record.host = Some(mapping.host);
         record.lun = Some(mapping.lun);
-        record.ports = mapping.ports;
+        record.ports = ports;
         self.note_addresses(cx, san).await
     }
 
@@ -363,11 +364,12 @@ impl Attach {
             (Err(error), Some(volume)) if error.kind() == ErrorKind::NotFound => {
                 let host = san.host_access(cx).await?;
                 let Some(mapping) = san.array().mapping(cx, volume, &host).await? else { return Err(error) };
-                if mapping.ports == ports && mapping.lun == expect.lun {
+                let used = san.used_ports(cx, &mapping).await?;
+                if used == ports && mapping.lun == expect.lun {
                     return Err(error);
                 }
                 let record = self.record_mut()?;
-                record.ports = mapping.ports;
+                record.ports = used;
                 record.lun = Some(mapping.lun);
                 self.note_addresses(cx, san).await?;
                 let routes = san.routes(cx, &self.record_mut()?.ports).await?;
@@ -404,7 +406,8 @@ impl Attach {
         let Some(mut device) = san.devices().inspect(cx, &expect, &routes).await? else { return Ok(None) };
         let grown = bound.size.filter(|it| record.reads.is_none() && *it > record.size);
         // A port without a session is a path that was never made, or was lost with its session.
-        let is_led_to = |port: &TargetPort| routes.iter().any(|it| it.port() == port);
+        let sessions = san.transport().sessions_per_port();
+        let is_led_to = |port: &TargetPort| routes.iter().filter(|it| it.port() == port).count() >= sessions;
         if !device.missing.is_empty() || !record.ports.iter().all(is_led_to) {
             let problems = san.connect(cx, &record.ports).await?;
             self.warnings.extend(problems);

@@ -14,6 +14,7 @@ use san_ontap::OntapConfig;
 use san_rest::Endpoint;
 use serde_json::Value;
 
+use self::network::Sessions;
 use self::parser::Parser;
 
 /// The options of one storage.
@@ -25,6 +26,10 @@ pub struct Options {
     pub username: String,
     /// The tenant and where its volumes go.
     pub ontap: OntapConfig,
+    /// What it wants of its sessions.
+    pub sessions: Sessions,
+    /// Most paths of one disk on a node.
+    pub max_paths: Option<usize>,
     /// How long a guest waits when its disk has lost every path.
     pub outage: Duration,
 }
@@ -54,9 +59,11 @@ impl Options {
         }
         let ontap = ontap::config(&mut parser, transport.unwrap_or(TransportKind::Iscsi));
         let outage = parser.number("outage-wait", "seconds", OUTAGE_SECONDS);
+        let sessions = network::sessions(&mut parser);
+        let max_paths = network::max_paths(&mut parser);
         let known = parser.finish()?;
         let outage = outage.map_or(OUTAGE, Duration::from_secs);
-        Ok((Self { endpoint, username, ontap, outage }, known))
+        Ok((Self { endpoint, username, ontap, sessions, max_paths, outage }, known))
     }
 }
 

@@ -1,9 +1,12 @@
-//! The options about networks: how the array's management is reached.
+//! The options about networks: how the array's management is reached, and by which roads its volumes.
 
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
+use san_core::{Error, ErrorKind, Network, Result};
 use san_rest::{CONNECT, Endpoint, Trust};
+use san_transport_iscsi::IscsiConfig;
 
 use super::parser::Parser;
 
@@ -11,6 +14,14 @@ use super::parser::Parser;
 const ADDRESSES: usize = 8;
 /// Below, a busy array counts as dead; above, a request is over before the second address is tried.
 const CONNECT_SECONDS: RangeInclusive<u64> = 1..=15;
+/// Enough for every interface of an array by itself.
+const PORTALS: usize = 32;
+/// The cards of one node.
+const INTERFACES: usize = 8;
+/// One path is no redundancy; the kernel and multipath handle more than 32, people do not.
+const PATHS: RangeInclusive<u64> = 2..=32;
+/// Below, a busy array counts as refusing; above, one dead portal uses up the time in which a guest has to start.
+const LOGIN_SECONDS: RangeInclusive<u64> = 2..=30;
 
 /// Where the array's management is and how it proves itself.
 pub(super) fn endpoint(parser: &mut Parser<'_>) -> Endpoint {
@@ -19,6 +30,60 @@ pub(super) fn endpoint(parser: &mut Parser<'_>) -> Endpoint {
     let trust = trust(parser);
     let connect = parser.number("connect-timeout", "seconds", CONNECT_SECONDS);
     Endpoint { addresses, trust, connect: connect.map_or(CONNECT, Duration::from_secs) }
+}
+
+/// Which of the array's data interfaces are used; empty: all.
+pub(super) fn portals(parser: &mut Parser<'_>) -> Vec<Network> {
+    let text = parser.optional("portals").unwrap_or_default();
+    parser.list("portals", &text, PORTALS)
+}
+
+/// What a storage wants of its sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sessions {
+    /// The interfaces they are bound to; empty: none.
+    interfaces: Vec<String>,
+    /// How long one login may take, where that is set.
+    login_timeout: Option<Duration>,
+}
+
+impl Sessions {
+    /// Makes the node's settings this storage's.
+    pub(crate) fn apply(&self, config: &mut IscsiConfig) {
+        config.interfaces.clone_from(&self.interfaces);
+        config.login_timeout = self.login_timeout.unwrap_or(config.login_timeout);
+    }
+}
+
+/// What the storage wants of its sessions.
+pub(super) fn sessions(parser: &mut Parser<'_>) -> Sessions {
+    let text = parser.optional("iscsi-interfaces").unwrap_or_default();
+    let interfaces: Vec<Interface> = parser.list("iscsi-interfaces", &text, INTERFACES);
+    let login_timeout = parser.number("login-timeout", "seconds", LOGIN_SECONDS).map(Duration::from_secs);
+    Sessions { interfaces: interfaces.into_iter().map(|it| it.0).collect(), login_timeout }
+}
+
+/// Most paths of one disk on a node.
+pub(super) fn max_paths(parser: &mut Parser<'_>) -> Option<usize> {
+    parser.number("max-paths", "paths", PATHS).and_then(|it| usize::try_from(it).ok())
+}
+
+/// The name of an interface of open-iscsi: it becomes the name of a file.
+#[derive(Debug, PartialEq)]
+struct Interface(String);
+
+impl FromStr for Interface {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_plain = |it: u8| it.is_ascii_alphanumeric() || b"._:-".contains(&it);
+        let is_file = !text.is_empty() && text.len() <= 64 && !text.starts_with(['.', '-']);
+        if is_file && text.bytes().all(is_plain) {
+            return Ok(Self(text.to_owned()));
+        }
+        let shown: String = text.chars().filter(|it| !it.is_control()).take(64).collect();
+        Err(Error::new(ErrorKind::InvalidInput, format!("{shown:?} is no name of an open-iscsi interface")))
+    }
 }
 
 fn trust(parser: &mut Parser<'_>) -> Trust {

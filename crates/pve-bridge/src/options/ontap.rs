@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use san_core::{DeleteMode, TransportKind};
 use san_ontap::{Autodelete, Encryption, OntapConfig, Provisioning, Tiering, VolumeSettings};
 
+use super::network;
 use super::parser::Parser;
 
 /// More aggregates than an array has nodes serve no purpose; the largest clusters have 24.
@@ -21,6 +22,7 @@ pub(super) fn config(parser: &mut Parser<'_>, transport: TransportKind) -> Ontap
         svm,
         aggregates,
         transport,
+        portals: network::portals(parser),
         volumes: volumes(parser),
         deletion: deletion.unwrap_or(DeleteMode::Recoverable),
     }

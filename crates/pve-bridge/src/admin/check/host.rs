@@ -1,7 +1,6 @@
 //! The node's own settings: daemons, files, names.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use san_core::{Cx, ErrorKind, Finding, Result, Severity, Transport};
@@ -18,7 +17,7 @@ const FILE_MAX: usize = 1 << 20;
 /// One question to a daemon.
 const ANSWER: Duration = Duration::from_secs(3);
 
-pub(super) async fn findings(cx: &Cx, guard: &Guard, transport: &Arc<dyn Transport>) -> Vec<Finding> {
+pub(super) async fn findings(cx: &Cx, guard: &Guard, transport: &dyn Transport) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(multipathd(cx, guard).await);
     found.extend(initiator(cx, transport).await);
@@ -53,7 +52,7 @@ async fn multipathd(cx: &Cx, guard: &Guard) -> Option<Finding> {
     ))
 }
 
-async fn initiator(cx: &Cx, transport: &Arc<dyn Transport>) -> Option<Finding> {
+async fn initiator(cx: &Cx, transport: &dyn Transport) -> Option<Finding> {
     let error = transport.initiators(cx).await.err()?;
     Some(finding(
         "initiator-name",

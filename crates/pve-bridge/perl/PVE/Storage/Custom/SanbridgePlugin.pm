@@ -148,6 +148,22 @@ sub properties {
             description => 'Seconds (1 to 15) that a management address may take to accept a connection; 5.',
             type => 'string',
         },
+        'sanbridge-portals' => {
+            description => 'Addresses or networks, with commas, of the data interfaces of the array that are used; all.',
+            type => 'string',
+        },
+        'sanbridge-iscsi-interfaces' => {
+            description => 'Interfaces of open-iscsi, with commas, that sessions are bound to.',
+            type => 'string',
+        },
+        'sanbridge-max-paths' => {
+            description => 'Most paths (2 to 32) of one disk on a node; all there are.',
+            type => 'string',
+        },
+        'sanbridge-login-timeout' => {
+            description => 'Seconds (2 to 30) that one iSCSI login may take; 5.',
+            type => 'string',
+        },
         'sanbridge-outage-wait' => {
             description => 'Seconds (30 to 3600) that a guest waits when its disk has lost every path; 150.',
             type => 'string',
@@ -176,6 +192,10 @@ sub options {
         'sanbridge-ca-file' => { optional => 1 },
         'sanbridge-fingerprint' => { optional => 1 },
         'sanbridge-connect-timeout' => { optional => 1 },
+        'sanbridge-portals' => { optional => 1 },
+        'sanbridge-iscsi-interfaces' => { optional => 1 },
+        'sanbridge-max-paths' => { optional => 1 },
+        'sanbridge-login-timeout' => { optional => 1 },
         'sanbridge-outage-wait' => { optional => 1 },
         nodes => { optional => 1 },
         disable => { optional => 1 },
