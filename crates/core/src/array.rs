@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArrayId, ByteSize, Checkup, Cx, Error, ErrorKind, Identity, Initiator, Lun, Mark, NameRules, NodeName,
-    OperationId, Owner, Reader, ReaderSpec, RecoveryQueue, Result, SnapshotName, Splits, TargetPort,
-    TransportKind, VolumeName,
+    ArrayId, ByteSize, Checkup, Cx, Error, ErrorKind, HostLogins, Identity, Initiator, Lun, Mark, NameRules,
+    NodeName, OperationId, Owner, Reader, ReaderSpec, RecoveryQueue, Result, SnapshotName, Splits,
+    TargetPort, TransportKind, VolumeName,
 };
 
 /// Whether something was made now or was there already. A conflicting request is an error, never `Already`.
@@ -308,6 +308,11 @@ pub trait Array: fmt::Debug + Send + Sync {
 
     /// Whether volumes are mapped per node or for all.
     fn visibility(&self) -> Visibility;
+
+    /// Who may log in, where the array checks that.
+    fn host_logins(&self) -> Option<&dyn HostLogins> {
+        None
+    }
 
     /// Comparing volumes with the settings they are to have, where the array has such settings.
     fn policies(&self) -> Option<&dyn Policies> {

@@ -5,6 +5,7 @@
 //! [`Identity`] into a [`Device`]. None of them knows the others.
 
 mod array;
+mod chap;
 mod cx;
 mod device;
 mod error;
@@ -23,6 +24,7 @@ pub use array::{
     LunChoice, MappedHost, Mapping, Marked, Policies, Snapshot, SnapshotSet, Visibility, Volume, VolumeKey,
     VolumeQuery, VolumeSpec, VolumeState,
 };
+pub use chap::{Chap, ChapName, HostLogin, HostLogins};
 pub use cx::{Cx, Deadline, Effect, EffectKind, EffectObserver, Effects};
 pub use device::{
     Device, DeviceManager, DeviceNumber, Expected, Hctl, Holder, KnownLegs, Leg, LegProblem, PathNews,

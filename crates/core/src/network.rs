@@ -133,7 +133,7 @@ pub fn spread(ports: &[TargetPort], most: usize, lun: Lun) -> Vec<TargetPort> {
                 others().filter(|it| it.0 == node && it.1 == fabric).count(),
             )
         };
-        let Some(best) = (0..left.len()).min_by_key(|it| left.get(*it).map(taken)) else { break };
+        let Some(best) = (0..left.len()).min_by_key(|it| left.get(*it).map(&taken)) else { break };
         chosen.push(left.remove(best));
     }
     chosen.sort();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cx, Error, Iqn, Result};
+use crate::{Cx, Error, HostLogin, Iqn, Result};
 
 /// A storage protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -142,6 +142,15 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// How many sessions there are with each port: one for each interface of this node that its settings name.
     fn sessions_per_port(&self) -> usize {
         1
+    }
+
+    /// What this node's logins are to prove, as it is at this moment.
+    ///
+    /// # Errors
+    /// Where the secrets cannot be read.
+    async fn login(&self, cx: &Cx) -> Result<HostLogin> {
+        let _ = cx;
+        Ok(HostLogin::AsItIs)
     }
 
     /// The names this node goes by.

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use san_core::{
-    Array, ByteSize, Capacity, Cx, Deadline, DeleteMode, Error, ErrorKind, HostAccess, Marked, NameCodec,
-    OperationId, Owner, Result, Snapshot, TargetPort, Transport, Volume, VolumeKind, VolumeQuery, Wwid,
+    Array, ByteSize, Capacity, Cx, Deadline, DeleteMode, Error, ErrorKind, HostAccess, HostLogin, Marked,
+    NameCodec, OperationId, Owner, Result, Snapshot, TargetPort, Transport, Volume, VolumeKind, VolumeQuery,
+    Wwid,
 };
 use tokio::time::Instant;
 
@@ -51,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) codec: NameCodec,
     pub(crate) intents: Intents,
     pub(crate) attachments: Attachments,
-    pub(crate) host: tokio::sync::Mutex<Option<HostAccess>>,
+    pub(crate) host: tokio::sync::Mutex<Option<(HostAccess, HostLogin)>>,
     pub(crate) ports: tokio::sync::Mutex<Option<Vec<TargetPort>>>,
     status: Mutex<LastStatus>,
     /// The disks that have lost every path, and since when.
@@ -163,6 +164,11 @@ impl San {
         }
         self.watch_paths();
         Ok(())
+    }
+
+    /// Makes the array know this node, and what it proves when it logs in, as the settings are now.
+    pub async fn announce(&self, cx: &Cx) -> Result<()> {
+        self.host_access(cx).await.map(drop)
     }
 
     /// A context for reading.

@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use san_core::{
-    ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, Holder, HostAccess, HostSpec, Lun,
-    LunChoice, MappedHost, Mapping, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result,
+    ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, Holder, HostAccess, HostLogin, HostSpec,
+    Lun, LunChoice, MappedHost, Mapping, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result,
     Route, TargetPort, Transport, Usage, Volume, VolumeKey, VolumeKind, VolumeName, spread,
 };
 
@@ -294,12 +294,19 @@ impl San {
 
     /// Makes sure that at least one of `ports` is connected; returns what is wrong with the others.
     pub(crate) async fn connect(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<String>> {
+        let renewed = self.renew_login(cx).await;
         let states = self.transport().connect(cx, ports).await?;
         let problem = |it: &PortState| match &it.status {
             PortStatus::Failed(error) => Some(format!("port {}: {}", it.port, error.chain())),
             _ => None,
         };
-        let problems: Vec<String> = states.iter().filter_map(problem).collect();
+        let mut problems: Vec<String> = states.iter().filter_map(problem).collect();
+        if let Err(error) = renewed
+            && !problems.is_empty()
+        {
+            // Sessions that are up need not prove anything; those that are missing may have been refused for this.
+            problems.push(format!("what this node proves may be unknown to the array: {}", error.chain()));
+        }
         if states.iter().any(|it| it.status.is_up()) {
             return Ok(problems);
         }
@@ -342,25 +349,54 @@ impl San {
         Ok(used)
     }
 
-    /// This node's host object, made sure of once.
+    /// This node's host object, made sure of once, and again told what this node proves when that has changed.
     pub(crate) async fn host_access(&self, cx: &Cx) -> Result<HostAccess> {
+        let login = self.transport().login(cx).await?;
         let mut host = cx
             .within("waiting for this node's host object", async { Ok(self.shared().host.lock().await) })
             .await?;
         let array = &self.array().profile().serial;
-        if let Some(known) = &*host {
+        let made = if let Some((known, as_told)) = &*host {
             if self.cluster().node_of_host(cx, array, &known.id).await?.as_ref() != Some(self.node_name()) {
                 // The note was lost, and other nodes would not know whose mapping it is.
                 self.cluster().note_host(cx, array, &known.id, self.node_name()).await?;
             }
-            return Ok(known.clone());
-        }
-        let initiators = self.transport().initiators(cx).await?;
-        let spec = HostSpec { realm: self.realm().to_owned(), node: self.node_name().clone(), initiators };
-        let made = self.array().ensure_host(cx, &spec).await?.into_inner();
-        self.cluster().note_host(cx, array, &made.id, self.node_name()).await?;
-        *host = Some(made.clone());
+            if *as_told == login {
+                return Ok(known.clone());
+            }
+            known.clone()
+        } else {
+            let initiators = self.transport().initiators(cx).await?;
+            let spec =
+                HostSpec { realm: self.realm().to_owned(), node: self.node_name().clone(), initiators };
+            let made = self.array().ensure_host(cx, &spec).await?.into_inner();
+            self.cluster().note_host(cx, array, &made.id, self.node_name()).await?;
+            made
+        };
+        self.tell_login(cx, &login).await?;
+        *host = Some((made.clone(), login));
         Ok(made)
+    }
+
+    async fn tell_login(&self, cx: &Cx, login: &HostLogin) -> Result<()> {
+        let chap = match login {
+            HostLogin::AsItIs => return Ok(()),
+            HostLogin::Open => None,
+            HostLogin::Chap(chap) => Some(chap),
+        };
+        let Some(logins) = self.array().host_logins() else {
+            let message = "this array cannot be told what nodes prove when they log in";
+            return Err(Error::new(ErrorKind::Unsupported, message).on(&self.array().profile().name));
+        };
+        logins.ensure_login(cx, &self.transport().initiators(cx).await?, chap).await
+    }
+
+    /// Before a session is made: what it proves is what the array was told, also where another node has changed it since.
+    async fn renew_login(&self, cx: &Cx) -> Result<()> {
+        if self.transport().login(cx).await? == HostLogin::AsItIs {
+            return Ok(());
+        }
+        self.host_access(cx).await.map(drop)
     }
 
     pub(crate) async fn forget_host(&self) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use san_core::{Cx, DeviceNumber, Effect, EffectKind, Result};
+use secrecy::SecretString;
 use tokio::time::Instant;
 
 use crate::host::{Attr, Counters, Host, Output, Probe, SocketAddress, Stream, Tool, Uevents};
@@ -72,6 +73,20 @@ impl Guard {
     pub async fn put_file(&self, cx: &Cx, path: &Path, text: &str) -> Result<()> {
         let effect = Self::effect("put", path.display().to_string());
         cx.effect(effect, cx.within("writing a file", self.host.put_file(path, text, cx.deadline()))).await
+    }
+
+    /// See [`Host::put_secret`].
+    pub async fn put_secret(&self, cx: &Cx, path: &Path, staged: &Path, secret: &SecretString) -> Result<()> {
+        let effect = Self::effect("put", path.display().to_string());
+        let put = self.host.put_secret(path, staged, secret, cx.deadline());
+        cx.effect(effect, cx.within("writing a file", put)).await
+    }
+
+    /// See [`Host::link_file`].
+    pub async fn link_file(&self, cx: &Cx, file: &Path, name: &Path) -> Result<bool> {
+        let effect = Self::effect("link", name.display().to_string());
+        let link = self.host.link_file(file, name, cx.deadline());
+        cx.effect(effect, cx.within("giving a file a second name", link)).await
     }
 
     /// See [`Host::remove_file`].

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use san_core::{Deadline, DeviceNumber, Result};
+use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
@@ -195,6 +196,19 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Makes `path` a file (mode 0644) that holds `text`, replacing a file or a link that is there, creating its folder
     /// (mode 0755). Others see the old one or the new one, also after a power failure.
     async fn put_file(&self, path: &Path, text: &str, deadline: Deadline) -> Result<()>;
+
+    /// Makes `path` a file (mode 0600) that holds a secret, replacing a file or a link that is there. It is written as
+    /// `staged` first, on the same file system: whoever reads the folder of `path` may take every file there for its own.
+    async fn put_secret(
+        &self,
+        path: &Path,
+        staged: &Path,
+        secret: &SecretString,
+        deadline: Deadline,
+    ) -> Result<()>;
+
+    /// Gives a file a second name on the same file system; `false` where that name is taken.
+    async fn link_file(&self, file: &Path, name: &Path, deadline: Deadline) -> Result<bool>;
 
     /// Removes a file or a symbolic link; whether there was one.
     async fn remove_file(&self, path: &Path, deadline: Deadline) -> Result<bool>;

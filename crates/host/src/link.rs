@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use san_core::{EffectState, Error, ErrorKind, Result};
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::errno::{changing, looking};
 
@@ -33,6 +34,27 @@ pub(crate) fn put_file(path: &Path, text: &str, turn: &Mutex<()>) -> Result<()> 
     })
 }
 
+/// See [`crate::Host::put_secret`]. `turn` keeps two makers off one temporary name.
+pub(crate) fn put_secret(path: &Path, staged: &Path, secret: &SecretString, turn: &Mutex<()>) -> Result<()> {
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    is_there(path, Kind::LinkOrFile)?;
+    replace_by(path, staged, |staged| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(staged)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(secret.expose_secret().as_bytes())?;
+        file.sync_all()
+    })
+}
+
+/// See [`crate::Host::link_file`].
+pub(crate) fn link_file(file: &Path, name: &Path) -> Result<bool> {
+    match std::fs::hard_link(file, name) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(changing("cannot give the file a second name", name, error)),
+    }
+}
+
 /// See [`crate::Host::remove_link`].
 pub(crate) fn remove(link: &Path) -> Result<bool> {
     remove_a(link, Kind::Link)
@@ -54,12 +76,17 @@ fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(path.file_name().unwrap_or_default());
     temporary.push(".new");
-    let temporary = folder.join(temporary);
+    replace_by(path, &folder.join(temporary), make)
+}
+
+/// The same under a temporary name of the caller's choice.
+fn replace_by(path: &Path, temporary: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    let folder = folder_of(path)?;
     // One that a crash left behind.
-    remove_a(&temporary, Kind::LinkOrFile)?;
-    make(&temporary).map_err(|error| changing("cannot make the file", path, error))?;
+    remove_a(temporary, Kind::LinkOrFile)?;
+    make(temporary).map_err(|error| changing("cannot make the file", path, error))?;
     let failed = |error| changing("cannot put the file in place", path, error);
-    std::fs::rename(&temporary, path).map_err(failed)?;
+    std::fs::rename(temporary, path).map_err(failed)?;
     // On a disk it has to outlive a power failure.
     std::fs::File::open(folder).and_then(|it| it.sync_all()).map_err(failed)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{Deadline, DeviceNumber, EffectState, Error, ErrorKind, Result};
+use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
@@ -214,6 +215,23 @@ impl Host for System {
     async fn put_file(&self, path: &Path, text: &str, deadline: Deadline) -> Result<()> {
         let (path, text, turn) = (self.root.at(path)?, text.to_owned(), Arc::clone(&self.links));
         self.direct(deadline, move || link::put_file(&path, &text, &turn)).await
+    }
+
+    async fn put_secret(
+        &self,
+        path: &Path,
+        staged: &Path,
+        secret: &SecretString,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let (path, staged) = (self.root.at(path)?, self.root.at(staged)?);
+        let (secret, turn) = (secret.clone(), Arc::clone(&self.links));
+        self.direct(deadline, move || link::put_secret(&path, &staged, &secret, &turn)).await
+    }
+
+    async fn link_file(&self, file: &Path, name: &Path, deadline: Deadline) -> Result<bool> {
+        let (file, name) = (self.root.at(file)?, self.root.at(name)?);
+        self.direct(deadline, move || link::link_file(&file, &name)).await
     }
 
     async fn remove_file(&self, path: &Path, deadline: Deadline) -> Result<bool> {

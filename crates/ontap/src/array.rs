@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
-    Ensured, Error, ErrorKind, HostAccess, HostSpec, LunChoice, Mapping, Mark, NodeName, Policies,
-    ReaderSpec, RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort,
+    Ensured, Error, ErrorKind, HostAccess, HostLogins, HostSpec, LunChoice, Mapping, Mark, NodeName,
+    Policies, ReaderSpec, RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort,
     TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
@@ -172,6 +172,10 @@ impl Array for Ontap {
 
     fn visibility(&self) -> Visibility {
         Visibility::PerNode
+    }
+
+    fn host_logins(&self) -> Option<&dyn HostLogins> {
+        Some(self)
     }
 
     fn policies(&self) -> Option<&dyn Policies> {

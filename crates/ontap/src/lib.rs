@@ -17,6 +17,7 @@ mod error;
 mod hosts;
 mod jobs;
 mod layout;
+mod logins;
 mod look;
 mod mappings;
 mod policy;

@@ -313,3 +313,29 @@ pub(crate) struct Failure {
     pub(crate) code: Option<String>,
     pub(crate) target: Option<String>,
 }
+
+/// What an initiator has to prove, and what is proved to it; secrets are never shown.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Credential {
+    pub(crate) svm: Reference,
+    pub(crate) initiator: String,
+    #[serde(default)]
+    chap: ChapUsers,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct ChapUsers {
+    outbound: Option<ChapUser>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ChapUser {
+    user: Option<String>,
+}
+
+impl Credential {
+    /// Whether the array proves itself too.
+    pub(crate) fn proves_itself(&self) -> bool {
+        self.chap.outbound.as_ref().and_then(|it| it.user.as_deref()).is_some_and(|it| !it.is_empty())
+    }
+}

@@ -199,10 +199,7 @@ pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -
     match method {
         "storage.add" => {
             let Add { secrets } = params(frame)?;
-            let password = secrets.password()?.ok_or_else(|| {
-                Error::new(ErrorKind::InvalidInput, "sanbridge-password is missing").on(&of.id)
-            })?;
-            let (addition, warnings) = storages.add(cx, of, password).await?;
+            let (addition, warnings) = storages.add(cx, of, &secrets).await?;
             Ok(Reply::Added(of.clone(), addition, warnings))
         }
         "storage.update" => {
@@ -210,7 +207,7 @@ pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -
             let mut new = of.clone();
             new.options.extend(changes);
             delete.unwrap_or_default().iter().for_each(|it| drop(new.options.remove(it)));
-            Ok(Reply::Updated(storages.update(cx, of, &new, secrets.password()?).await?))
+            Ok(Reply::Updated(storages.update(cx, of, &new, &secrets).await?))
         }
         "storage.remove" => {
             let None_ {} = params(frame)?;

@@ -19,7 +19,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::names::check_storage_id;
 use crate::options::Options;
 use crate::protocol::StorageRef;
-use crate::secrets::SecretFiles;
+use crate::secrets::{ChapUse, SecretFiles, Secrets};
 use crate::wires::Wires;
 
 /// What of a storage is kept on this node, so that its disks can be served while the array is down.
@@ -31,6 +31,7 @@ struct Kept {
 }
 
 const KEPT: &str = "storage";
+const CHAP_USERNAME: &str = "sanbridge-chap-username";
 /// How long one of several addresses may take to show that it leads to the array, when settings are checked.
 const ADDRESS_LOOK: Duration = Duration::from_secs(6);
 /// How long a storage that is being made, or looked after, is waited for by whoever wants to know of it.
@@ -210,14 +211,23 @@ impl Storages {
         client: Client,
         array: Ontap,
     ) -> Result<Arc<Storage>> {
+        let before: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
         let kept = Kept { options: only_ours(&of.options), profile: array.profile().clone() };
         self.state.below(&of.id).write(cx, KEPT, &kept).await?;
+        let proved = before.is_some_and(|it| it.options.get(CHAP_USERNAME).is_some_and(|it| !it.is_null()));
+        let chap = match &options.chap {
+            Some(names) => ChapUse::Names(names.clone()),
+            None if proved => ChapUse::NoLonger,
+            None => ChapUse::None,
+        };
+        let logins = Arc::new(self.secrets.logins(&of.id, chap));
+        let transport = self.sessions.with(|it| options.sessions.apply(it)).proving(logins);
         let san = San::new(
             &self.node,
             SanConfig {
                 space: of.id.clone(),
                 array: Arc::new(array),
-                transport: Arc::new(self.sessions.with(|it| options.sessions.apply(it))),
+                transport: Arc::new(transport),
                 max_paths: options.max_paths,
                 cluster: Arc::clone(&self.cluster),
                 outage: options.outage,
@@ -245,13 +255,14 @@ impl Storages {
         &self,
         cx: &Cx,
         of: &StorageRef,
-        password: &SecretString,
+        secrets: &Secrets,
     ) -> Result<(Addition, Vec<String>)> {
         check_storage_id(&of.id)?;
         let options = Options::parse(&of.options).map_err(|error| error.on(&of.id))?;
+        let secrets = secrets.applied_to(None, options.chap.as_ref()).map_err(|error| error.on(&of.id))?;
         let mut problems: Vec<Error> = Vec::new();
         let mut warnings = Vec::new();
-        let array = match self.connect_with(cx, &options, password).await {
+        let array = match self.connect_with(cx, &options, &secrets.password).await {
             Ok((array, found)) => {
                 warnings = found;
                 Some(array)
@@ -263,10 +274,13 @@ impl Storages {
         };
         let transport = self.sessions.with(|it| options.sessions.apply(it));
         problems.extend(transport.initiators(cx).await.err());
+        if let Some(array) = &array {
+            problems.extend(self.check_chap(&of.id, &options, array.profile()).err());
+        }
         let Some(array) = array.filter(|_| problems.is_empty()) else { return Err(all_of(problems)) };
         let mut slot = self.slot(cx, &of.id).await?;
         let former = self.secrets.read(&of.id).await?;
-        self.secrets.write(cx, &of.id, password).await?;
+        self.secrets.write(cx, &of.id, &secrets).await?;
         self.forget_clients(&of.id);
         let made = async {
             let client = self.client(&of.id, &options)?;
@@ -282,7 +296,7 @@ impl Storages {
             Err(error) => {
                 // Nothing of a failed addition stays, and what was there before does.
                 let restored = match &former {
-                    Some(password) => self.secrets.write(cx, &of.id, password).await,
+                    Some(former) => self.secrets.write(cx, &of.id, former).await,
                     None => self.secrets.remove(cx, &of.id).await,
                 };
                 if let Err(error) = restored {
@@ -300,24 +314,60 @@ impl Storages {
         cx: &Cx,
         of: &StorageRef,
         new: &StorageRef,
-        password: Option<&SecretString>,
+        secrets: &Secrets,
     ) -> Result<Vec<String>> {
         check_storage_id(&of.id)?;
         let options = Options::parse(&new.options).map_err(|error| error.on(&of.id))?;
-        let stored = if password.is_some() { None } else { self.secrets.read(&of.id).await? };
-        let valid = password.or(stored.as_ref()).ok_or_else(|| {
-            Error::new(ErrorKind::Unauthenticated, "there is no password for it").on(&of.id)
-        })?;
-        let (array, warnings) = self.connect_with(cx, &options, valid).await?;
+        let former = self.secrets.read(&of.id).await?;
+        let after = secrets.applied_to(former.clone(), options.chap.as_ref());
+        let after = after.map_err(|error| error.on(&of.id))?;
+        let (array, mut warnings) = self.connect_with(cx, &options, &after.password).await?;
+        // Storages are changed one after the other, so that on the way they differ.
+        let differs = self.check_chap(&of.id, &options, array.profile()).err();
+        warnings.extend(differs.map(|it| format!("{}: {}", it.chain(), it.remedy().unwrap_or_default())));
         let kept: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
+        let is_proving = |of: &BTreeMap<String, Value>| of.get(CHAP_USERNAME).is_some_and(|it| !it.is_null());
+        let was_proving = kept.as_ref().is_some_and(|it| is_proving(&it.options));
         if let Some(kept) = kept {
             require_same(&kept.profile, array.profile())?;
         }
-        if let Some(password) = password {
-            self.secrets.write(cx, &of.id, password).await?;
+        if !secrets.is_empty() || was_proving {
+            self.secrets.write(cx, &of.id, &after).await?;
         }
         self.forget(cx, &of.id).await?;
+        if !was_proving && options.chap.is_none() {
+            return Ok(warnings);
+        }
+        // Sessions of this node prove what the array expects, at once; other nodes follow when they make their next one.
+        let told = async { self.get(cx, new).await?.san.announce(cx).await };
+        if let Err(error) = told.await {
+            let restored = match &former {
+                Some(former) => self.secrets.write(cx, &of.id, former).await,
+                None => Ok(()),
+            };
+            self.forget(cx, &of.id).await?;
+            restored?;
+            return Err(Error::wrap(error, "the array could not be told what nodes prove from now on"));
+        }
         Ok(warnings)
+    }
+
+    /// Makes sure that no other storage of the same array and tenant proves something else: an array has one entry for each
+    /// node.
+    fn check_chap(&self, id: &str, options: &Options, profile: &ArrayProfile) -> Result<()> {
+        let others = self.ready();
+        let other = others.iter().find(|it| {
+            let same = it.san.space() != id && it.san.array().profile().serial == profile.serial;
+            same && it.options.chap != options.chap
+        });
+        let Some(other) = other else { return Ok(()) };
+        let message = format!(
+            "storage {} is on {} too, and its nodes do not log in in the same way",
+            other.san.space(),
+            profile.name
+        );
+        Err(Error::new(ErrorKind::Conflict, message)
+            .with_remedy("give all storages of one SVM the same CHAP settings, or each an SVM of its own"))
     }
 
     /// The storage is not configured any more: what this node keeps of it goes; its volumes stay on the array.

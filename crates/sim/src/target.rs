@@ -13,6 +13,27 @@ pub trait Target: Debug + Send + Sync {
     /// The logical units that `initiator` (an IQN) is shown on `portal` at this moment, by LUN number. Empty where the
     /// portal is down, unknown or shows this initiator nothing.
     fn units(&self, initiator: &str, portal: SocketAddr) -> BTreeMap<u16, Unit>;
+
+    /// Whether an initiator that logs in at a portal proves what it must, and is proved what it asks for.
+    fn admits(&self, initiator: &str, portal: SocketAddr, proof: &Proof) -> bool {
+        let _ = (initiator, portal, proof);
+        true
+    }
+}
+
+/// What an initiator proves by CHAP when it logs in, and what it wants to be proved: users and secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// Its own.
+    pub of_initiator: Option<(String, String)>,
+    /// The target's.
+    pub of_target: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proof").finish_non_exhaustive()
+    }
 }
 
 /// One iSCSI portal.

@@ -5,6 +5,7 @@ use std::path::Path;
 use san_core::{Cx, Result, TargetPort};
 
 use crate::Iscsi;
+use crate::auth;
 use crate::exit::{Outcome, Verb};
 use crate::link::Link;
 use crate::record::Node;
@@ -30,6 +31,7 @@ impl Iscsi {
         let names: Vec<_> = ours.iter().map(|(link, _)| link.clone()).collect();
         // No login and no logout of the same target at once, so that nobody attaches over a session that is going.
         let _gate = self.gate(cx, &names).await?;
+        self.unlock_records(cx).await?;
         let mut ended = 0;
         for (link, made) in ours {
             if self.leave_one(cx, &link, made).await.map_err(|it| it.during("logout").on(&link))? {
@@ -37,6 +39,13 @@ impl Iscsi {
             }
         }
         Ok(ended)
+    }
+
+    /// A login that ran out of time may have left our lock on open-iscsi's records, and a logout would wait for it in vain.
+    async fn unlock_records(&self, cx: &Cx) -> Result<()> {
+        let turn = async { Ok(self.records.lock().await) };
+        let _turn = cx.within("waiting for another record step", turn).await?;
+        auth::release_left_behind(&self.guard, cx).await
     }
 
     async fn leave_one(&self, cx: &Cx, link: &Link, made: Made) -> Result<bool> {

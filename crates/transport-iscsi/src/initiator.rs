@@ -23,9 +23,10 @@ const MAKE_ONE: &str = "install open-iscsi and run `systemctl restart iscsid`, w
 /// # Errors
 /// `NotFound` naming every interface this node lacks.
 pub(crate) async fn names(guard: &Guard, cx: &Cx, interfaces: &[String]) -> Result<BTreeSet<Iqn>> {
-    let usual = async || parse(guard.read(cx, Path::new(FILE), FILE_MAX).await?.as_deref());
+    let text = guard.read(cx, Path::new(FILE), FILE_MAX).await?;
+    let usual = || parse(text.as_deref());
     if interfaces.is_empty() {
-        return Ok([usual().await?].into());
+        return Ok([usual()?].into());
     }
     let (mut names, mut missing) = (BTreeSet::new(), Vec::new());
     for it in interfaces {
@@ -40,7 +41,7 @@ pub(crate) async fn names(guard: &Guard, cx: &Cx, interfaces: &[String]) -> Resu
         };
         names.insert(match own {
             Some(own) => own.parse().map_err(|error: Error| error.on(file.display()))?,
-            None => usual().await?,
+            None => usual()?,
         });
     }
     if missing.is_empty() {

@@ -4,6 +4,7 @@
 //! a few reads and no process. `iscsiadm` is started only to make or end a session, and always for one target at one
 //! portal. Nothing here scans: devices appear because the device manager asks for one LUN at one address.
 
+mod auth;
 mod config;
 mod disconnect;
 mod exit;
@@ -15,5 +16,6 @@ mod record;
 mod session;
 mod transport;
 
+pub use auth::LoginSource;
 pub use config::IscsiConfig;
 pub use transport::Iscsi;

@@ -8,10 +8,11 @@ use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, PortStatus, Result, 
 use san_host::{Probe, Tool};
 
 use crate::Iscsi;
+use crate::auth::{self, LOCK, LOCK_MAX};
 use crate::exit::{LEFT_BEHIND, Outcome, Verb, is_of_this_node, outcome};
 use crate::holds::Trouble;
 use crate::link::Link;
-use crate::record::{Node, Record};
+use crate::record::{Node, RECORD_MAX, Record, parse};
 use crate::session::sessions;
 use crate::transport::Made;
 use futures_util::future::join_all;
@@ -21,9 +22,6 @@ const RECORD_TRIES: u32 = 5;
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 /// What `iscsiadm` needs beyond the login itself.
 const TOOL_MARGIN: Duration = Duration::from_secs(2);
-/// Held by whoever changes open-iscsi's database, and left behind by one that died.
-const LOCK: &str = "/run/lock/iscsi/lock.write";
-const LOCK_MAX: usize = 4096;
 const LOCK_LOOK: Duration = Duration::from_millis(500);
 const SESSION_PAUSE: Duration = Duration::from_millis(20);
 
@@ -157,6 +155,7 @@ impl Iscsi {
     async fn prepare(&self, cx: &Cx, link: &Link, node: &Node<'_>) -> Result<Record, Failure> {
         let turn = async { Ok(self.records.lock().await) };
         let _turn = cx.within("waiting for another record step", turn).await?;
+        auth::release_left_behind(&self.guard, cx).await?;
         let found = node.record(&self.guard, cx, &self.config).await?;
         if found == Record::Absent {
             // A record without a group is one file for all interfaces: beside another session the group is known and told.
@@ -168,6 +167,12 @@ impl Iscsi {
         }
         if found != Record::Ready {
             self.record_step(cx, &node.update_arguments(&self.config, found)).await?;
+        }
+        let login = cx.within("reading what logins prove", self.proof()).await?;
+        if let Some((file, text)) = node.find(&self.guard, cx).await?
+            && !auth::fits(&parse(&text), &login)
+        {
+            auth::write(&self.guard, cx, &file, RECORD_MAX, &login).await?;
         }
         Ok(found)
     }

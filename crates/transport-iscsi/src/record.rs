@@ -11,7 +11,7 @@ use crate::IscsiConfig;
 
 /// Where the releases in use keep node records, newest first.
 const FOLDERS: [&str; 2] = ["/var/lib/iscsi/nodes", "/etc/iscsi/nodes"];
-const RECORD_MAX: usize = 64 << 10;
+pub(crate) const RECORD_MAX: usize = 64 << 10;
 
 /// One target at one portal through one interface: what every `iscsiadm` of ours is aimed at.
 #[derive(Debug, Clone, Copy)]
@@ -98,21 +98,27 @@ impl Node<'_> {
 
     /// What is on disk.
     pub(crate) async fn record(&self, guard: &Guard, cx: &Cx, config: &IscsiConfig) -> Result<Record> {
+        let Some((_, text)) = self.find(guard, cx).await? else { return Ok(Record::Absent) };
+        let found = parse(&text);
+        let fits = settings(config).iter().all(|(name, value)| found.get(*name) == Some(value));
+        Ok(if fits { Record::Ready } else { Record::Differs })
+    }
+
+    /// Its file and what that holds, secrets included.
+    pub(crate) async fn find(&self, guard: &Guard, cx: &Cx) -> Result<Option<(PathBuf, Vec<u8>)>> {
         for folder in FOLDERS {
             let folder = Path::new(folder).join(self.target.as_str());
             let entries = guard.list(cx, &folder).await?.unwrap_or_default();
             for entry in entries.iter().filter(|it| self.is_entry(it)) {
-                let Some(text) = self.read(guard, cx, &folder.join(entry)).await? else { continue };
-                let found = parse(&text);
+                let file = self.file(&folder.join(entry));
+                let Some(text) = guard.read(cx, &file, RECORD_MAX).await? else { continue };
                 // A record that is a file of its own may be another interface's.
-                if found.get("iface.iscsi_ifacename").is_some_and(|it| it != self.interface) {
-                    continue;
+                if parse(&text).get("iface.iscsi_ifacename").is_none_or(|it| it == self.interface) {
+                    return Ok(Some((file, text)));
                 }
-                let fits = settings(config).iter().all(|(name, value)| found.get(*name) == Some(value));
-                return Ok(if fits { Record::Ready } else { Record::Differs });
             }
         }
-        Ok(Record::Absent)
+        Ok(None)
     }
 
     /// `ADDRESS,PORT,GROUP`, a folder with a file for each interface, or, where the record was made without a group,
@@ -125,10 +131,9 @@ impl Node<'_> {
             && address.map(|it| it.to_canonical()) == Some(self.portal.ip().to_canonical())
     }
 
-    async fn read(&self, guard: &Guard, cx: &Cx, entry: &Path) -> Result<Option<Vec<u8>>> {
+    fn file(&self, entry: &Path) -> PathBuf {
         let in_folder = entry.file_name().is_none_or(|it| !is_file(&it.to_string_lossy()));
-        let file: PathBuf = if in_folder { entry.join(self.interface) } else { entry.to_owned() };
-        guard.read(cx, &file, RECORD_MAX).await
+        if in_folder { entry.join(self.interface) } else { entry.to_owned() }
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use san_core::{
-    Cx, Error, ErrorKind, Initiator, Iqn, PortState, PortStatus, Result, Route, TargetPort, Transport,
-    TransportKind,
+    Cx, Error, ErrorKind, HostLogin, Initiator, Iqn, PortState, PortStatus, Result, Route, TargetPort,
+    Transport, TransportKind,
 };
 use san_host::Guard;
 
+use crate::auth::LoginSource;
 use crate::holds::Holds;
 use crate::link::Link;
 use crate::session::{Session, sessions};
@@ -28,6 +29,7 @@ pub(crate) const DEFAULT: &str = "default";
 pub struct Iscsi {
     pub(crate) guard: Guard,
     pub(crate) config: IscsiConfig,
+    source: Option<Arc<dyn LoginSource>>,
     pub(crate) holds: Arc<Holds>,
     /// Links for which this process made a session, a node record, or both.
     made: Arc<Mutex<HashMap<Link, Made>>>,
@@ -54,6 +56,7 @@ impl Iscsi {
         Self {
             guard,
             config,
+            source: None,
             holds: Arc::default(),
             made: Arc::default(),
             records: Arc::default(),
@@ -67,6 +70,20 @@ impl Iscsi {
         let mut changed = self.clone();
         change(&mut changed.config);
         changed
+    }
+
+    /// The same node's sessions, whose logins prove what `source` says.
+    #[must_use]
+    pub fn proving(&self, source: Arc<dyn LoginSource>) -> Self {
+        Self { source: Some(source), ..self.clone() }
+    }
+
+    /// What a login is to prove now.
+    pub(crate) async fn proof(&self) -> Result<HostLogin> {
+        match &self.source {
+            Some(source) => source.read().await,
+            None => Ok(HostLogin::AsItIs),
+        }
     }
 
     pub(crate) fn made<T>(&self, work: impl FnOnce(&mut HashMap<Link, Made>) -> T) -> T {
@@ -142,6 +159,10 @@ impl Transport for Iscsi {
 
     fn sessions_per_port(&self) -> usize {
         self.config.interfaces.len().max(1)
+    }
+
+    async fn login(&self, cx: &Cx) -> Result<HostLogin> {
+        cx.within("reading what logins prove", self.proof()).await
     }
 
     async fn initiators(&self, cx: &Cx) -> Result<Vec<Initiator>> {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use async_trait::async_trait;
 use san_core::{Deadline, DeviceNumber, Result};
 use san_host::{Attr, Counters, Host, Output, Probe, SocketAddress, Stream, Tool, Uevents};
+use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What was done.
@@ -108,6 +109,20 @@ impl Host for Watched {
 
     async fn put_file(&self, path: &Path, text: &str, deadline: Deadline) -> Result<()> {
         self.host.put_file(path, text, deadline).await
+    }
+
+    async fn put_secret(
+        &self,
+        path: &Path,
+        staged: &Path,
+        secret: &SecretString,
+        deadline: Deadline,
+    ) -> Result<()> {
+        self.host.put_secret(path, staged, secret, deadline).await
+    }
+
+    async fn link_file(&self, file: &Path, name: &Path, deadline: Deadline) -> Result<bool> {
+        self.host.link_file(file, name, deadline).await
     }
 
     async fn remove_file(&self, path: &Path, deadline: Deadline) -> Result<bool> {

@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use san_core::ErrorKind;
+use san_contract::audit::said;
+use san_core::{Array as _, Chap, ChapName, Cx, Deadline, Effects, ErrorKind, Initiator, OperationId};
+use san_host::Host as _;
+use san_sim::host::SimNode;
 use san_sim::ontap::{OntapConfig as SimConfig, OntapSim, PortalConfig, Version};
 use san_sim::server::HttpsServer;
 use sanbridge::HttpsWires;
 use sanbridge_tests::daemons::{Client, DaemonSite, SimWires};
-use sanbridge_tests::site::Site;
+use sanbridge_tests::site::{PASSWORD, PATIENCE, SPACE, Site};
 use serde_json::{Value, json};
 
-use crate::support::assert_unchanged;
+use crate::support::{Log, assert_unchanged};
 
 async fn server(array: &OntapSim, listen: &str) -> HttpsServer {
     let listen: SocketAddr = listen.parse().unwrap();
@@ -241,4 +244,159 @@ async fn portals_of_version_6_carry_disks() {
     assert_eq!(legs(&site), (set(&["[fd00::1]:3260", "[fd00::3]:3260"]), 2));
     discard(&client, "vm-100-disk-0").await;
     assert_eq!(legs(&site).1, 0);
+}
+
+const FIRST: &str = "first-canary-secret";
+const SECOND: &str = "second-canary-secret";
+const OF_ARRAY: &str = "canary-of-the-array";
+
+/// Lets a client's section name both sides.
+fn name_both(client: &mut Client) {
+    client.options.insert("sanbridge-chap-username".to_owned(), "nodes".into());
+    client.options.insert("sanbridge-chap-target-username".to_owned(), "filer".into());
+}
+
+async fn add_proving(client: &Client) {
+    let secrets = json!({
+        "sanbridge-password": PASSWORD,
+        "sanbridge-chap-password": FIRST,
+        "sanbridge-chap-target-password": OF_ARRAY,
+    });
+    client.call("storage.add", json!({ "secrets": secrets })).await.unwrap();
+}
+
+/// Two nodes with daemons and their clients, on a storage whose logins prove themselves both ways.
+async fn proving() -> (DaemonSite, Vec<Client>) {
+    let site = DaemonSite::started(2).await.unwrap();
+    let mut clients = vec![site.client(0), site.client(1)];
+    clients.iter_mut().for_each(name_both);
+    add_proving(&clients[0]).await;
+    clients[0].call("volume.create", new_disk(100)).await.unwrap();
+    clients[0].call("volume.create", new_disk(100)).await.unwrap();
+    (site, clients)
+}
+
+fn users(site: &DaemonSite, node: usize) -> Option<(Option<String>, Option<String>)> {
+    site.site.array.credential_users(&site.site.node(node).host.initiator())
+}
+
+fn both() -> Option<(Option<String>, Option<String>)> {
+    Some((Some("nodes".to_owned()), Some("filer".to_owned())))
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_prove_themselves_both_ways_and_nobody_else_sees_the_secrets() {
+    let (log, capturing) = Log::capture();
+    let (site, clients) = proving().await;
+    assert_eq!(attach(&clients[0], "vm-100-disk-0").await, [] as [&str; 0]);
+    assert_eq!(attach(&clients[1], "vm-100-disk-1").await, [] as [&str; 0]);
+    assert_eq!((users(&site, 0), users(&site, 1)), (both(), both()));
+    drop(capturing);
+    let mut texts = vec![log.text()];
+    for node in 0..2 {
+        texts.extend(site.site.node(node).host.log().iter().map(ToString::to_string));
+    }
+    let requests = site.site.array.requests(san_sim::ontap::Mark::START);
+    texts.extend(requests.iter().map(|it| format!("{it:?}")));
+    for secret in [FIRST, OF_ARRAY] {
+        let texts: Vec<(&str, &str)> = texts.iter().map(|it| ("a text", it.as_str())).collect();
+        let findings = said(secret, &texts);
+        assert!(findings.is_empty(), "{findings}");
+    }
+    for (client, disk) in clients.iter().zip(["vm-100-disk-0", "vm-100-disk-1"]) {
+        discard(client, disk).await;
+    }
+    let before = site.site.audit();
+    clients[1].call("volume.create", new_disk(100)).await.unwrap();
+    attach(&clients[1], "vm-100-disk-0").await;
+    discard(&clients[1], "vm-100-disk-0").await;
+    assert_unchanged(&site.site, &before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_secret_reaches_the_array_and_every_node_before_its_next_login() {
+    let (site, clients) = proving().await;
+    attach(&clients[0], "vm-100-disk-0").await;
+    attach(&clients[1], "vm-100-disk-1").await;
+    let sessions = site.site.node(0).host.inventory().sessions;
+    let update = json!({ "secrets": { "sanbridge-chap-password": SECOND } });
+    clients[0].call("storage.update", update).await.unwrap();
+    assert_eq!(site.site.node(0).host.inventory().sessions, sessions, "sessions stay up");
+    attach(&clients[0], "vm-100-disk-0").await;
+    // After a restart of the nodes every session is made anew, with what the file holds now.
+    for (node, disk) in [(0, "vm-100-disk-0"), (1, "vm-100-disk-1")] {
+        let host = &site.site.node(node).host;
+        host.crash();
+        host.boot();
+        assert_eq!(attach(&clients[node], disk).await, [] as [&str; 0]);
+        assert_eq!(host.inventory().sessions.len(), 4);
+        let records = record_files(host).await;
+        assert!(records.iter().all(|it| it.contains(SECOND) && !it.contains(FIRST)), "{}", records.len());
+        assert_eq!(records.len(), 4);
+    }
+}
+
+/// The texts of a node's records.
+async fn record_files(host: &SimNode) -> Vec<String> {
+    let mut texts = Vec::new();
+    for it in host.inventory().records {
+        let path = format!("/var/lib/iscsi/nodes/{}/{},{}", it.target, it.portal.ip(), it.portal.port());
+        let text = host.read(Path::new(&path), 1 << 16, Deadline::after(PATIENCE)).await.unwrap();
+        texts.push(String::from_utf8(text.unwrap()).unwrap());
+    }
+    texts
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_the_array_refuses_is_named_and_a_proof_that_is_removed_is_asked_for_no_more() {
+    let (site, mut clients) = proving().await;
+    attach(&clients[0], "vm-100-disk-0").await;
+    let other = |secret: &str| ChapName { user: "nodes".to_owned(), secret: secret.into() };
+    let strange = Chap { initiator: other("not-what-we-know"), target: None };
+    let array = site.site.connect(Effects::unobserved()).await.unwrap();
+    let cx = Cx::new(Deadline::after(PATIENCE), OperationId::random(), Effects::unobserved());
+    let initiator = Initiator::Iscsi(site.site.node(0).host.initiator().parse().unwrap());
+    let logins = array.host_logins().unwrap();
+    logins.ensure_login(&cx, std::slice::from_ref(&initiator), Some(&strange)).await.unwrap();
+    site.site.node(0).host.crash();
+    site.site.node(0).host.boot();
+    let error = clients[0].call("volume.attach", json!({ "name": "vm-100-disk-0" })).await.unwrap_err();
+    let shown = format!("{error:?}");
+    assert!(shown.contains("refused this initiator") && shown.contains("exit code 24"), "{shown}");
+    let delete = ["sanbridge-chap-username", "sanbridge-chap-target-username"];
+    clients[0].call("storage.update", json!({ "delete": delete })).await.unwrap();
+    assert_eq!(users(&site, 0), None);
+    for client in &mut clients {
+        client.options.retain(|key, _| !delete.contains(&key.as_str()));
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+    assert_eq!(attach(&clients[0], "vm-100-disk-0").await, [] as [&str; 0]);
+    assert_eq!(attach(&clients[1], "vm-100-disk-1").await, [] as [&str; 0]);
+    assert_eq!(users(&site, 1), None);
+    let secret = std::fs::read_to_string(site.pve().join("priv/storage").join(format!("{SPACE}.sanbridge")));
+    assert!(!secret.unwrap().contains("canary"), "what nobody proves is forgotten");
+    assert!(record_files(&site.site.node(0).host).await.iter().all(|it| !it.contains("canary")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_storages_of_one_tenant_must_log_in_in_the_same_way() {
+    let (site, clients) = proving().await;
+    let mut second = site.client(0);
+    second.storage = "san2".to_owned();
+    let error = second.add().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+    attach(&clients[0], "vm-100-disk-0").await;
+    name_both(&mut second);
+    add_proving(&second).await;
+    // One after the other can be changed, and the difference is told meanwhile.
+    for (client, is_told) in [(&clients[0], true), (&second, false)] {
+        let delete = ["sanbridge-chap-username", "sanbridge-chap-target-username"];
+        let warnings = client.call("storage.update", json!({ "delete": delete })).await.unwrap().warnings;
+        assert_eq!(
+            warnings.iter().any(|it| it.contains("do not log in in the same way")),
+            is_told,
+            "{warnings:?}"
+        );
+    }
+    assert_eq!(users(&site, 0), None);
 }

@@ -7,5 +7,6 @@ mod connect;
 mod contract;
 mod faults;
 mod fixture;
+mod logins;
 mod matrix;
 mod releases;

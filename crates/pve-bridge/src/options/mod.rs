@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use self::network::Sessions;
 use self::parser::Parser;
+use crate::secrets::ChapNames;
 
 /// The options of one storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Options {
     pub ontap: OntapConfig,
     /// What it wants of its sessions.
     pub sessions: Sessions,
+    /// What nodes and array prove when sessions are made.
+    pub chap: Option<ChapNames>,
     /// Most paths of one disk on a node.
     pub max_paths: Option<usize>,
     /// How long a guest waits when its disk has lost every path.
@@ -60,10 +63,11 @@ impl Options {
         let ontap = ontap::config(&mut parser, transport.unwrap_or(TransportKind::Iscsi));
         let outage = parser.number("outage-wait", "seconds", OUTAGE_SECONDS);
         let sessions = network::sessions(&mut parser);
+        let chap = network::chap(&mut parser);
         let max_paths = network::max_paths(&mut parser);
         let known = parser.finish()?;
         let outage = outage.map_or(OUTAGE, Duration::from_secs);
-        Ok((Self { endpoint, username, ontap, sessions, max_paths, outage }, known))
+        Ok((Self { endpoint, username, ontap, sessions, chap, max_paths, outage }, known))
     }
 }
 

@@ -9,6 +9,7 @@ use san_rest::{CONNECT, Endpoint, Trust};
 use san_transport_iscsi::IscsiConfig;
 
 use super::parser::Parser;
+use crate::secrets::ChapNames;
 
 /// More addresses than an array of eight nodes has are a mistake, and each costs its wait while all are dead.
 const ADDRESSES: usize = 8;
@@ -20,6 +21,8 @@ const PORTALS: usize = 32;
 const INTERFACES: usize = 8;
 /// One path is no redundancy; the kernel and multipath handle more than 32, people do not.
 const PATHS: RangeInclusive<u64> = 2..=32;
+/// What ONTAP takes.
+const USER_MAX: usize = 128;
 /// Below, a busy array counts as refusing; above, one dead portal uses up the time in which a guest has to start.
 const LOGIN_SECONDS: RangeInclusive<u64> = 2..=30;
 
@@ -61,6 +64,27 @@ pub(super) fn sessions(parser: &mut Parser<'_>) -> Sessions {
     let interfaces: Vec<Interface> = parser.list("iscsi-interfaces", &text, INTERFACES);
     let login_timeout = parser.number("login-timeout", "seconds", LOGIN_SECONDS).map(Duration::from_secs);
     Sessions { interfaces: interfaces.into_iter().map(|it| it.0).collect(), login_timeout }
+}
+
+/// The names that nodes and the array prove when sessions are made.
+pub(super) fn chap(parser: &mut Parser<'_>) -> Option<ChapNames> {
+    let (initiator, target) = (user(parser, "chap-username"), user(parser, "chap-target-username"));
+    if initiator.is_none() && target.is_some() {
+        parser.refuse(
+            "chap-target-username",
+            "needs sanbridge-chap-username: an array proves itself to nodes that do",
+        );
+    }
+    initiator.map(|initiator| ChapNames { initiator, target })
+}
+
+fn user(parser: &mut Parser<'_>, name: &'static str) -> Option<String> {
+    let text = parser.optional(name)?;
+    if text.len() > USER_MAX || !text.bytes().all(|it| it.is_ascii_graphic()) {
+        parser
+            .refuse(name, format_args!("must be 1 to {USER_MAX} letters, digits and signs, without spaces"));
+    }
+    Some(text)
 }
 
 /// Most paths of one disk on a node.

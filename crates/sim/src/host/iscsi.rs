@@ -10,7 +10,7 @@ use super::machine::{Event, Machine};
 use super::records::Record;
 use super::scsi::{Address, LegState};
 use super::tree::Action;
-use crate::target::Reachability;
+use crate::target::{Proof, Reachability};
 
 /// The state of a session as sysfs names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +55,8 @@ pub(crate) struct Session {
     recovery: Duration,
     noop: (Duration, Duration),
     outage: u64,
+    /// What iscsid proves when it logs in again: as it was when the session was made, whatever the record says since.
+    proof: Proof,
     /// Whether any unit was found behind it.
     pub(crate) is_scanned: bool,
 }
@@ -172,13 +174,16 @@ impl Machine {
         if let Some(code) = self.faults.logins.get(&address) {
             return Login::Failed(*code);
         }
-        let Some((portal, _)) = self.portal(address) else { return Login::Failed(8) };
+        let Some((portal, array)) = self.portal(address) else { return Login::Failed(8) };
         if portal.target != record.target() {
             // The target says that there is none of that name, and iscsid asks again until its time is over.
             return Login::Failed(8);
         }
         if record.group().is_some_and(|it| it != portal.group) {
             return Login::Failed(19);
+        }
+        if !array.admits(&self.spec.initiator, address, &record.proof()) {
+            return Login::Failed(24);
         }
         let sid = self.session_appears(record, portal.group);
         self.note(LogKind::Event, format!("session {sid} with {address} logged in"));
@@ -208,6 +213,7 @@ impl Machine {
                 record.seconds("node.conn[0].timeo.noop_out_timeout"),
             ),
             outage: 0,
+            proof: record.proof(),
             is_scanned: false,
         };
         self.session_into_sysfs(&session);
@@ -408,6 +414,13 @@ impl Machine {
     }
 
     fn session_recovers(&mut self, sid: u32) {
+        let admitted = self.iscsi.sessions.get(&sid).is_some_and(|it| {
+            let array = self.portal(it.portal).map(|(_, array)| array);
+            array.is_some_and(|array| array.admits(&self.spec.initiator, it.portal, &it.proof))
+        });
+        if !admitted {
+            return self.later(self.spec.timing.reopen, Event::Session { sid });
+        }
         let Some(session) = self.iscsi.sessions.get_mut(&sid) else { return };
         session.state = SessionState::LoggedIn;
         let (host, scan) = (session.host, session.scan);

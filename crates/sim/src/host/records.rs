@@ -7,6 +7,7 @@ use super::formats::push;
 use super::iscsi::ScanMode;
 use super::machine::Machine;
 use super::settings::Release;
+use crate::target::Proof;
 
 const TEMPLATE: &str = include_str!("formats/node_record.txt");
 const EMPTY: &str = "<empty>";
@@ -105,6 +106,21 @@ impl Record {
         Duration::from_secs(self.get(name).parse().unwrap_or(0))
     }
 
+    /// What a login by it proves, and wants to be proved.
+    pub(crate) fn proof(&self) -> Proof {
+        let pair = |user: &str, secret: &str| {
+            let (user, secret) = (self.get(user), self.get(secret));
+            (!user.is_empty()).then(|| (user.to_owned(), secret.to_owned()))
+        };
+        if self.get("node.session.auth.authmethod") != "CHAP" {
+            return Proof::default();
+        }
+        Proof {
+            of_initiator: pair("node.session.auth.username", "node.session.auth.password"),
+            of_target: pair("node.session.auth.username_in", "node.session.auth.password_in"),
+        }
+    }
+
     /// How long a login to a portal that does not answer takes.
     pub(crate) fn login_patience(&self) -> Duration {
         let tries = self.get("node.session.initial_login_retry_max").parse::<u32>().unwrap_or(1).max(1);
@@ -113,25 +129,25 @@ impl Record {
 
     /// As `-o show` prints it.
     pub(crate) fn show(&self, release: Release) -> String {
-        self.print(release, Some, "********")
+        self.print(release, Some, Some("********"))
     }
 
     fn stored(&self, release: Release) -> String {
-        let password = self.get("node.session.auth.password").to_owned();
-        self.print(release, |value| (value != EMPTY).then_some(value), &password)
+        self.print(release, |value| (value != EMPTY).then_some(value), None)
     }
 
     fn print<'a>(
         &'a self,
         release: Release,
         keep: impl Fn(&'a str) -> Option<&'a str>,
-        password: &str,
+        instead: Option<&str>,
     ) -> String {
         let mut text = format!("# BEGIN RECORD {}\n", release.open_iscsi());
         for (name, value) in &self.values {
             let Some(value) = keep(value) else { continue };
-            let is_secret = name.ends_with(".password") && value != EMPTY;
-            push(&mut text, format_args!("{name} = {}\n", if is_secret { password } else { value }));
+            let is_secret = name.contains(".password") && value != EMPTY;
+            let shown = instead.filter(|_| is_secret).unwrap_or(value);
+            push(&mut text, format_args!("{name} = {shown}\n"));
         }
         text.push_str("# END RECORD\n");
         text

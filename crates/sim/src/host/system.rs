@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use san_core::{Deadline, DeviceNumber, EffectState, Error, ErrorKind, Result};
 use san_host::{Attr, Counters, Host, Output, Probe, SocketAddress, Stream, Tool, Uevents};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::data::{Attempt, Io};
 use super::iscsi::SessionState;
@@ -302,6 +303,36 @@ impl Host for SimNode {
             it.tree.put_file(&path, contents);
             it.touch();
             Ok(())
+        })
+    }
+
+    async fn put_secret(
+        &self,
+        path: &Path,
+        staged: &Path,
+        secret: &SecretString,
+        deadline: Deadline,
+    ) -> Result<()> {
+        // What is staged takes its place in the same step: nobody here sees it before.
+        text(staged)?;
+        Host::put_file(self, path, secret.expose_secret(), deadline).await
+    }
+
+    async fn link_file(&self, file: &Path, name: &Path, _: Deadline) -> Result<bool> {
+        let (file, name) = (text(file)?, text(name)?);
+        self.look(|it| {
+            it.check_up()?;
+            if it.tree.entry(&name).is_some() {
+                return Ok(false);
+            }
+            if it.tree.entry(&file).is_none() {
+                return Err(looking(ErrorKind::NotFound, "there is no such file", &file));
+            }
+            it.note(LogKind::File, format!("link {name}"));
+            let contents = it.tree.text(&file);
+            it.tree.put_file(&name, contents);
+            it.touch();
+            Ok(true)
         })
     }
 

@@ -66,6 +66,7 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         serials: BTreeSet::new(),
         luns: BTreeMap::new(),
         igroups: BTreeMap::new(),
+        credentials: BTreeMap::new(),
         maps: BTreeMap::new(),
         jobs: Jobs::default(),
         recovery_queue: BTreeSet::new(),

@@ -68,6 +68,11 @@ struct AggregateChange {
 }
 
 impl OntapSim {
+    /// The users of an initiator's CHAP entry, its own and the array's. `None`: it has no entry.
+    pub fn credential_users(&self, initiator: &str) -> Option<(Option<String>, Option<String>)> {
+        self.state().credential_users(initiator)
+    }
+
     /// Answers one request of the control interface:
     ///
     /// | request | effect |

@@ -104,6 +104,10 @@ pub(crate) const MAP_LUN_NOT_GIVEN: Code = Code(5_374_901, 400);
 pub(crate) const MAP_IGROUP_NOT_GIVEN: Code = Code(5_374_902, 400);
 pub(crate) const MAP_IGROUP_MISSING: Code = Code(5_374_878, 404);
 
+// Not documented for credentials.
+pub(crate) const CREDENTIAL_DUPLICATE: Code = Code(1, 409);
+pub(crate) const FIELD_MISSING: Code = Code(262_254, 400);
+
 /// An error answer of the array, or the reason a job failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {

@@ -278,6 +278,18 @@ pub(crate) const LUN: &[Field] = &[
     row("provisioning_options.count", V9_16, "x"),
 ];
 
+pub(crate) const CREDENTIAL: &[Field] = &[
+    row("svm.uuid", BASE, "kgc"),
+    row("svm.name", BASE, "gc"),
+    row("initiator", BASE, "kgc"),
+    row("authentication_type", BASE, "gcu"),
+    row("chap.inbound.user", BASE, "gcu"),
+    row("chap.inbound.password", BASE, "cu"),
+    row("chap.outbound.user", BASE, "gcu"),
+    row("chap.outbound.password", BASE, "cu"),
+    row("initiator_address.ranges", BASE, "x"),
+];
+
 pub(crate) const IGROUP: &[Field] = &[
     row("uuid", BASE, "kg"),
     row("name", BASE, "kgcu"),

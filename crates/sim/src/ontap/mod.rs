@@ -9,6 +9,7 @@ mod call;
 mod cluster;
 mod config;
 mod control;
+mod credentials;
 mod disk;
 mod dispatch;
 mod draft;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::config::{Limits, Pace, Unverified};
+use super::credentials::Credential;
 use super::disk::{Stamp, Store};
 use super::error::{ApiError, LUN_MISSING, SVM_MISSING};
 use super::ids::Ids;
@@ -41,6 +42,8 @@ pub(crate) struct State {
     pub(crate) names: BTreeMap<(String, usize), Uuid>,
     pub(crate) luns: BTreeMap<Uuid, Lun>,
     pub(crate) igroups: BTreeMap<Uuid, Igroup>,
+    /// What initiators have to prove, by SVM and name in lower case.
+    pub(crate) credentials: BTreeMap<(usize, String), Credential>,
     /// Every serial number given out so far.
     pub(crate) serials: BTreeSet<String>,
     /// By (LUN, igroup).

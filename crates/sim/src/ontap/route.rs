@@ -9,7 +9,9 @@ use super::error::{ApiError, BAD_METHOD, NO_SUCH_API};
 use super::model::State;
 use super::schema::Resource;
 use super::version::Version;
-use super::{cluster, igroups, initiators, jobs, luns, maps, network, recovery_queue, snapshots, volumes};
+use super::{
+    cluster, credentials, igroups, initiators, jobs, luns, maps, network, recovery_queue, snapshots, volumes,
+};
 
 type Read = fn(&State, &Call) -> Result<Vec<Row>, ApiError>;
 type Change = fn(&mut State, &Call) -> Result<Reply, ApiError>;
@@ -158,6 +160,20 @@ static ROUTES: &[Route] = &[
     },
     collection("/protocols/san/iscsi/services", Resource::IscsiService, network::iscsi_services),
     item("/protocols/san/iscsi/services/{svm.uuid}", Resource::IscsiService, network::iscsi_services),
+    Route {
+        shape: Shape::Collection(Some("/protocols/san/iscsi/credentials/{svm.uuid}/{initiator}")),
+        post: Some(credentials::create),
+        ..collection("/protocols/san/iscsi/credentials", Resource::Credential, credentials::rows)
+    },
+    Route {
+        patch: Some(credentials::modify),
+        delete: Some(credentials::delete),
+        ..item(
+            "/protocols/san/iscsi/credentials/{svm.uuid}/{initiator}",
+            Resource::Credential,
+            credentials::rows,
+        )
+    },
     collection("/private/cli/volume/recovery-queue", Resource::RecoveryQueue, recovery_queue::rows),
     Route {
         post: Some(recovery_queue::recover),

@@ -21,6 +21,7 @@ pub(crate) enum Resource {
     Initiator,
     LunMap,
     IscsiService,
+    Credential,
     Interface,
     RecoveryQueue,
 }
@@ -77,6 +78,7 @@ impl Resource {
             Self::Initiator => fields::INITIATOR,
             Self::LunMap => fields::LUN_MAP,
             Self::IscsiService => fields::ISCSI_SERVICE,
+            Self::Credential => fields::CREDENTIAL,
             Self::Interface => fields::INTERFACE,
             Self::RecoveryQueue => fields::RECOVERY_QUEUE,
         }
@@ -155,6 +157,7 @@ mod tests {
             Resource::Initiator,
             Resource::LunMap,
             Resource::IscsiService,
+            Resource::Credential,
             Resource::Interface,
             Resource::RecoveryQueue,
         ] {

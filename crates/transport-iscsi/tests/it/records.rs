@@ -1,5 +1,6 @@
 //! What the transport leaves in open-iscsi's database, and in the records of others.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,12 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_contract::transport::TransportFixture as _;
 use san_core::{
-    Cx, Deadline, Effect, EffectObserver, Effects, ErrorKind, Initiator, OperationId, PortStatus, Result,
-    TargetPort, Transport as _,
+    Chap, ChapName, Cx, Deadline, Effect, EffectObserver, Effects, ErrorKind, HostLogin, Initiator,
+    OperationId, PortStatus, Result, TargetPort, Transport as _,
 };
-use san_host::Guard;
+use san_host::{Guard, Host as _};
 use san_sim::host::{LogKind, Release};
-use san_transport_iscsi::{Iscsi, IscsiConfig};
+use san_transport_iscsi::{Iscsi, IscsiConfig, LoginSource};
 
 use crate::contract::Fixture;
 
@@ -235,4 +236,49 @@ async fn a_port_is_the_same_with_and_without_its_node() {
     assert!(states.iter().all(|it| it.status.is_up()), "{states:?}");
     assert_eq!(fixture.sessions(), ports.len());
     assert_eq!(fixture.iscsi.disconnect(&cx(), &named).await.unwrap(), ports.len());
+}
+
+#[derive(Debug)]
+struct Secret(&'static str);
+
+#[async_trait]
+impl LoginSource for Secret {
+    async fn read(&self) -> Result<HostLogin> {
+        let initiator = ChapName { user: "nodes".to_owned(), secret: self.0.into() };
+        Ok(HostLogin::Chap(Chap { initiator, target: None }))
+    }
+}
+
+/// A process that is killed while it holds open-iscsi's lock leaves it behind; nobody else can take it away.
+#[tokio::test(start_paused = true)]
+async fn a_lock_left_behind_by_an_earlier_process_of_ours_is_taken_away_and_that_of_others_is_respected() {
+    let lock = Path::new("/run/lock/iscsi/lock.write");
+    for (text, is_ours) in [("held by sanbridge\n", true), ("", false)] {
+        let fixture = Fixture::on(Release::Debian13);
+        let iscsi = fixture.iscsi.proving(Arc::new(Secret("a-canary-secret")));
+        fixture.node.put_file(lock, text.as_bytes());
+        let states = iscsi.connect(&cx(), &fixture.ports()).await.unwrap();
+        assert_eq!(states.iter().all(|it| it.status.is_up()), is_ours, "{states:?}");
+        assert_eq!(fixture.node.remove_file(lock), !is_ours);
+        assert!(!fixture.node.log().iter().any(|it| it.to_string().contains("canary")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_logins_prove_stands_in_the_record_and_changes_with_it() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports()[..1].to_vec();
+    for secret in ["first-canary", "second-canary"] {
+        let iscsi = fixture.iscsi.proving(Arc::new(Secret(secret)));
+        iscsi.connect(&cx(), &ports).await.unwrap();
+        let record = format!("/var/lib/iscsi/nodes/{}/10.0.0.1,3260", crate::array::TARGET);
+        let text =
+            fixture.node.read(Path::new(&record), 1 << 16, Deadline::after(Duration::from_secs(5))).await;
+        let text = String::from_utf8(text.unwrap().unwrap()).unwrap();
+        assert!(text.contains(&format!("node.session.auth.password = {secret}\n")), "{text}");
+        assert_eq!(text.matches("canary").count(), 1);
+        assert!(text.ends_with("# END RECORD\n"));
+        fixture.node.crash();
+        fixture.node.boot();
+    }
 }

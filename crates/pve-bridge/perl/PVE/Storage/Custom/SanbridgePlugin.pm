@@ -63,7 +63,11 @@ sub plugindata {
     return {
         content => [{ images => 1, rootdir => 1, none => 1 }, { images => 1 }],
         format => [{ raw => 1 }, 'raw'],
-        'sensitive-properties' => { 'sanbridge-password' => 1 },
+        'sensitive-properties' => {
+            'sanbridge-password' => 1,
+            'sanbridge-chap-password' => 1,
+            'sanbridge-chap-target-password' => 1,
+        },
     };
 }
 
@@ -164,6 +168,22 @@ sub properties {
             description => 'Seconds (2 to 30) that one iSCSI login may take; 5.',
             type => 'string',
         },
+        'sanbridge-chap-username' => {
+            description => 'Name by which nodes prove themselves to the array (CHAP).',
+            type => 'string',
+        },
+        'sanbridge-chap-password' => {
+            description => 'Its secret, 12 to 128 characters. Kept in a root-only file, never in storage.cfg.',
+            type => 'string',
+        },
+        'sanbridge-chap-target-username' => {
+            description => 'Name by which the array proves itself to nodes (mutual CHAP).',
+            type => 'string',
+        },
+        'sanbridge-chap-target-password' => {
+            description => 'Its secret, another one. Kept in a root-only file, never in storage.cfg.',
+            type => 'string',
+        },
         'sanbridge-outage-wait' => {
             description => 'Seconds (30 to 3600) that a guest waits when its disk has lost every path; 150.',
             type => 'string',
@@ -196,6 +216,10 @@ sub options {
         'sanbridge-iscsi-interfaces' => { optional => 1 },
         'sanbridge-max-paths' => { optional => 1 },
         'sanbridge-login-timeout' => { optional => 1 },
+        'sanbridge-chap-username' => { optional => 1 },
+        'sanbridge-chap-password' => { optional => 1 },
+        'sanbridge-chap-target-username' => { optional => 1 },
+        'sanbridge-chap-target-password' => { optional => 1 },
         'sanbridge-outage-wait' => { optional => 1 },
         nodes => { optional => 1 },
         disable => { optional => 1 },
