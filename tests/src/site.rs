@@ -20,7 +20,7 @@ use san_multipath::{Multipath, MultipathConfig};
 use san_ontap::{Ontap, OntapConfig};
 use san_rest::{Credentials, Wire};
 use san_sim::host::{NodeSpec, SimNode, World};
-use san_sim::ontap::{OntapConfig as SimConfig, OntapSim, Version};
+use san_sim::ontap::{BadRole, OntapConfig as SimConfig, OntapSim, Version};
 use san_transport_iscsi::{Iscsi, IscsiConfig};
 
 use crate::ledger::{ArrayLedger, FolderLedger, HostLedger};
@@ -33,6 +33,10 @@ pub const SPACE: &str = "san1";
 pub const REALM: &str = "lab";
 /// The password of the simulated array; nothing may ever print it.
 pub const PASSWORD: &str = "netapp1!";
+/// The role that is shipped for accounts of the cluster.
+pub const CLUSTER_ROLE: &str = include_str!("../../crates/ontap/roles/cluster.txt");
+/// The role that is shipped for accounts of an SVM.
+pub const SVM_ROLE: &str = include_str!("../../crates/ontap/roles/svm.txt");
 /// How long one call may take.
 pub const PATIENCE: Duration = Duration::from_secs(55);
 
@@ -124,6 +128,8 @@ impl Site {
     pub fn with(nodes: usize, version: Version, change: impl FnOnce(&mut SimConfig)) -> Result<Self> {
         let folder = tempfile::tempdir().map_err(failed)?;
         let mut config = SimConfig::new(version, folder.path().join("array"));
+        // What the shipped role does not allow, no suite may need.
+        config.role = Some(CLUSTER_ROLE.parse().map_err(|it| failed(std::io::Error::other::<BadRole>(it)))?);
         change(&mut config);
         let array = OntapSim::new(config).map_err(failed)?;
         std::fs::create_dir(folder.path().join("mounted")).map_err(failed)?;

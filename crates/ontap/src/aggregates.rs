@@ -2,15 +2,18 @@
 
 use std::cmp::Reverse;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use san_core::{ByteSize, Capacity, Cx, EffectState, Error, ErrorKind, Result};
 use san_rest::Request;
 
 use crate::array::Ontap;
+use crate::assigned;
 use crate::client::Api;
 use crate::config::{OntapConfig, Tiering};
 use crate::convert::inconsistent;
 use crate::probe::Problems;
+use crate::release::Release;
 use crate::wire;
 
 /// One part in so many of an aggregate is kept free where another one has more: keeping a guest's disks apart is not
@@ -21,15 +24,22 @@ const TIGHT: u64 = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) name: String,
-    node: String,
-    total: u64,
-    available: u64,
+    pub(crate) node: String,
+    pub(crate) total: u64,
+    pub(crate) available: u64,
     /// Whether all that is in it is encrypted (NAE).
     pub(crate) encrypts: bool,
 }
 
-/// The aggregates by name, in the order of the settings; `None` where the array has none of that name.
-async fn read(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Vec<(String, Option<wire::Aggregate>)>> {
+/// What the array tells of the aggregates by name, in the order of the settings.
+enum Told {
+    /// `None` where there is none of that name.
+    All(Vec<(String, Option<wire::Aggregate>)>),
+    /// That the account may not see them; the refusal. To one of an SVM it can also be as if there were none at all.
+    Nothing(Option<Error>),
+}
+
+async fn read(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Told> {
     let mut fields = "name,state,node.name,space.block_storage.size,space.block_storage.available,\
                       data_encryption.software_encryption_enabled"
         .to_owned();
@@ -39,12 +49,16 @@ async fn read(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Vec<(String, O
     let request = Request::get("/api/storage/aggregates", &[])
         .query("name", config.aggregates.join("|"))
         .query("fields", fields);
-    let mut found: Vec<wire::Aggregate> = api.list(cx, request).await?;
+    let mut found: Vec<wire::Aggregate> = match api.list(cx, request).await {
+        Ok(found) if found.is_empty() => return Ok(Told::Nothing(None)),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Told::Nothing(Some(error))),
+        other => other?,
+    };
     let take = |name: &String| {
         let at = found.iter().position(|it| it.name == *name);
         (name.clone(), at.map(|it| found.swap_remove(it)))
     };
-    Ok(config.aggregates.iter().map(take).collect())
+    Ok(Told::All(config.aggregates.iter().map(take).collect()))
 }
 
 fn needs_cloud_tier(config: &OntapConfig) -> bool {
@@ -68,24 +82,50 @@ pub(crate) async fn check(
     cx: &Cx,
     api: &Api,
     config: &OntapConfig,
+    release: Release,
+    svm: Option<&wire::Svm>,
     problems: &mut Problems,
 ) -> Result<Vec<Room>> {
-    let all = match read(cx, api, config).await {
-        Ok(all) => all,
+    let names = || config.aggregates.join(", ");
+    let refusal = match read(cx, api, config).await {
+        Ok(Told::All(all)) => return check_all(config, all, problems),
+        Ok(Told::Nothing(refusal)) => refusal,
         Err(error) => {
-            let names = config.aggregates.join(", ");
-            problems.keep(error, format!("cannot look up the aggregate {names}"))?;
+            problems.keep(error, format!("cannot look up the aggregate {}", names()))?;
+            return Ok(Vec::new());
+        }
+    };
+    let assigned = match svm {
+        Some(svm) => assigned::read(cx, api, config, release, &svm.uuid).await,
+        None => Ok(config.aggregates.iter().map(|it| (it.clone(), None)).collect()),
+    };
+    let assigned = match assigned {
+        Ok(assigned) => assigned,
+        Err(error) => {
+            problems.keep(error, format!("cannot look up the room in the aggregate {}", names()))?;
             return Ok(Vec::new());
         }
     };
     let mut rooms = Vec::new();
+    for (name, room) in assigned {
+        match (room, &refusal) {
+            (Some(room), _) => rooms.push(room),
+            (None, Some(refusal)) => problems.push(not_assigned(&name, refusal.clone())),
+            (None, None) => problems.push(missing(&name)),
+        }
+    }
+    Ok(rooms)
+}
+
+fn check_all(
+    config: &OntapConfig,
+    all: Vec<(String, Option<wire::Aggregate>)>,
+    problems: &mut Problems,
+) -> Result<Vec<Room>> {
+    let mut rooms = Vec::new();
     for (name, found) in all {
         let Some(it) = found else {
-            problems.add(
-                ErrorKind::NotFound,
-                format!("there is no aggregate {name}"),
-                "name an existing aggregate (on the array: storage aggregate show)",
-            );
+            problems.push(missing(&name));
             continue;
         };
         let state = it.state.as_deref().unwrap_or("unknown");
@@ -104,6 +144,18 @@ pub(crate) async fn check(
         rooms.push(room(it)?);
     }
     Ok(rooms)
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no aggregate {name}"))
+        .with_remedy("name an existing aggregate (on the array: storage aggregate show)")
+}
+
+fn not_assigned(name: &str, refusal: Error) -> Error {
+    let message = format!("the account sees no aggregates, and {name} is not assigned to the SVM");
+    let remedy = "assign it (on the cluster: vserver modify -aggr-list), or let the account read \
+                  /api/storage/aggregates";
+    Error::new(ErrorKind::PermissionDenied, message).with_remedy(remedy).caused_by(refusal)
 }
 
 /// The order in which aggregates are tried for a volume that takes `needed` bytes at once: those with room enough; of these
@@ -145,17 +197,41 @@ impl Ontap {
     }
 
     pub(crate) async fn read_capacity(&self, cx: &Cx) -> Result<Capacity> {
-        let mut rooms = Vec::new();
-        for (name, found) in read(cx, &self.api, &self.config).await? {
-            let missing = || Error::new(ErrorKind::NotFound, "there is no such aggregate").on(&name);
-            rooms.push(room(found.ok_or_else(missing)?)?);
-        }
+        let rooms = self.read_rooms(cx).await?;
         let capacity = Capacity {
             total: ByteSize::from_bytes(rooms.iter().map(|it| it.total).sum()),
             available: ByteSize::from_bytes(rooms.iter().map(|it| it.available).sum()),
         };
         self.keep_rooms(rooms);
         Ok(capacity)
+    }
+
+    async fn read_rooms(&self, cx: &Cx) -> Result<Vec<Room>> {
+        let told = if self.sees_aggregates.load(Ordering::Relaxed) {
+            read(cx, &self.api, &self.config).await?
+        } else {
+            Told::Nothing(None)
+        };
+        let mut rooms = Vec::new();
+        match told {
+            Told::All(all) => {
+                for (name, found) in all {
+                    rooms.push(room(found.ok_or_else(|| missing(&name))?)?);
+                }
+            }
+            Told::Nothing(refusal) => {
+                let release = self.release();
+                for (name, found) in assigned::read(cx, &self.api, &self.config, release, &self.svm).await? {
+                    let unusable = || match &refusal {
+                        Some(refusal) => not_assigned(&name, refusal.clone()),
+                        None => missing(&name),
+                    };
+                    rooms.push(found.ok_or_else(unusable)?);
+                }
+                self.sees_aggregates.store(false, Ordering::Relaxed);
+            }
+        }
+        Ok(rooms)
     }
 
     /// The aggregates to try for a volume that takes `needed` bytes at once, best first; at least one. What is known of
@@ -207,7 +283,7 @@ mod tests {
         assert_eq!(order(&rooms, 0, &[]), ["a2", "b1", "a1"]);
         // Another node before another aggregate of the same node.
         assert_eq!(order(&rooms, 0, &["a2"]), ["b1", "a1", "a2"]);
-        assert_eq!(order(&rooms, 0, &["a2", "b1"]), ["a1", "b1", "a2"]);
+        assert_eq!(order(&rooms, 0, &["a2", "b1"]), ["a1", "a2", "b1"]);
         assert_eq!(order(&rooms, 0, &["a2", "b1", "a1"]), ["b1", "a2", "a1"]);
         assert_eq!(order(&rooms, 700, &["a2"]), ["a2"]);
         assert_eq!(order(&rooms, 801, &[]), [] as [&str; 0]);

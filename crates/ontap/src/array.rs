@@ -1,6 +1,7 @@
 //! [`Ontap`]: one SVM as an [`Array`].
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -33,6 +34,8 @@ pub struct Ontap {
     // The release of the profile.
     known: Release,
     pub(crate) ports: Mutex<Option<Arc<Ports>>>,
+    // Cleared once the account turns out not to see aggregates.
+    pub(crate) sees_aggregates: AtomicBool,
     // The node each LUN was on when it was last looked at, for the attach that follows the look.
     lun_nodes: Mutex<HashMap<String, String>>,
     // What room the aggregates had when they were last asked.
@@ -66,7 +69,9 @@ impl Ontap {
     }
 
     fn assemble(api: Api, config: OntapConfig, profile: ArrayProfile) -> Result<Self> {
-        let keys = profile.serial.split_once('/').filter(|(cluster, svm)| is_uuid(cluster) && is_uuid(svm));
+        // An SVM's account may not be told which cluster it is on.
+        let is_key = |it: &str| it.is_empty() || is_uuid(it);
+        let keys = profile.serial.split_once('/').filter(|(cluster, svm)| is_key(cluster) && is_uuid(svm));
         let Some((cluster, svm)) = keys else {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
@@ -83,6 +88,7 @@ impl Ontap {
             profile,
             proved: OnceLock::new(),
             ports: Mutex::default(),
+            sees_aggregates: AtomicBool::new(true),
             lun_nodes: Mutex::default(),
             rooms: Mutex::default(),
         })
@@ -95,7 +101,7 @@ impl Ontap {
         }
         let cluster: wire::ClusterId =
             self.api.get(cx, &Request::get("/api/cluster", &[]).query("fields", "uuid,version")).await?;
-        if cluster.uuid != self.cluster {
+        if cluster.uuid.is_some_and(|it| !self.cluster.is_empty() && it != self.cluster) {
             return Err(self.mismatch());
         }
         self.prove_svm(cx).await?;
@@ -106,7 +112,12 @@ impl Ontap {
 
     /// Whether the array has `feature`, by the release it said last.
     pub(crate) fn has(&self, feature: Feature) -> bool {
-        self.proved.get().copied().unwrap_or(self.known).has(feature)
+        self.release().has(feature)
+    }
+
+    /// The release the array said last.
+    pub(crate) fn release(&self) -> Release {
+        self.proved.get().copied().unwrap_or(self.known)
     }
 
     /// The answer of this array and no other. A proof that fails has changed nothing.

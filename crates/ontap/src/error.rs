@@ -44,6 +44,13 @@ pub(crate) mod code {
     pub(crate) const ALREADY_MAPPED: u64 = 1_254_207;
 }
 
+/// Multi-admin verification: nothing happens before others have approved it, and then it has to be asked for once more.
+/// So waiting helps: what has to be undone stays open until it may be.
+const APPROVAL: u64 = 262_325;
+const WAITS_FOR_APPROVAL: &str = "it waits for the approval of another administrator";
+const END_REPLICATION: &str =
+    "end the SnapMirror relation first (on the array: snapmirror delete, then snapmirror release)";
+
 /// Longest part of the array's own text that is kept.
 const TEXT: usize = 300;
 
@@ -126,8 +133,10 @@ pub(crate) fn of_failure(status: Option<StatusCode>, failure: Failure) -> Error 
         message: text,
         target: failure.target.map(|it| it.chars().filter(|it| !it.is_control()).take(64).collect()),
     };
-    let mut error = Error::new(kind, summary(kind)).with_effect(effect);
-    if let Some(remedy) = code.and_then(remedy).or_else(|| usual_remedy(kind)) {
+    let summary = if code == Some(APPROVAL) { WAITS_FOR_APPROVAL } else { summary(kind) };
+    let mut error = Error::new(kind, summary).with_effect(effect);
+    let replicated = is_about_replication(&said.message).then_some(END_REPLICATION);
+    if let Some(remedy) = code.and_then(remedy).or(replicated).or_else(|| usual_remedy(kind)) {
         error = error.with_remedy(remedy);
     }
     error.caused_by(said)
@@ -153,8 +162,14 @@ fn summary(kind: ErrorKind) -> &'static str {
 
 fn remedy(code: u64) -> Option<&'static str> {
     Some(match code {
-        6 => "give the account a role that allows it",
-        262_325 => "have the request approved (multi-admin verification), or exempt the account from it",
+        6 => {
+            "give the account a role that allows it; the least that is needed is shipped as a file of commands (roles)"
+        }
+        APPROVAL => {
+            "have another administrator approve it (on the array: security multi-admin-verify request show), then try again"
+        }
+        524_481 => "wait until the lock of its snapshots has expired, or until the array lets it go",
+        1_638_480 | 9_437_886 => "delete those newer snapshots, or wait until they are let go",
         524_615 => "delete or split the clones that were made of it",
         525_062 => "delete snapshots of this volume",
         1_638_543 => "wait until the clone, backup or replication that uses it has ended",
@@ -182,7 +197,7 @@ fn classify(status: Option<StatusCode>, code: Option<u64>, text: &str) -> (Error
     if code.is_some_and(|it| is_hollow(status.map(|it| it.as_u16()), it)) {
         return (ErrorKind::Internal, EffectState::Unknown);
     }
-    if status == Some(StatusCode::FORBIDDEN) {
+    if status == Some(StatusCode::FORBIDDEN) && code != Some(APPROVAL) {
         return (ErrorKind::PermissionDenied, EffectState::None);
     }
     if let Some(code) = code
@@ -225,7 +240,7 @@ fn kind_of_code(code: u64) -> Option<ErrorKind> {
         // Validation of requests.
         262_155 | 262_179 => Unsupported,
         262_186 | 262_188 | 262_194 | 262_196 | 262_197 | 262_256 => InvalidInput,
-        262_325 => PermissionDenied,
+        APPROVAL => Busy,
         // The SVM.
         2_621_462 => NotFound,
         2_621_706 | 2_621_707 => InvalidInput,
@@ -245,7 +260,9 @@ fn kind_of_code(code: u64) -> Option<ErrorKind> {
         525_062 => LimitReached,
         524_479 => OutOfSpace,
         524_481 | 1_638_532 | 1_638_543 | 1_638_555 => Busy,
-        1_638_461 | 1_638_521 | 1_520_351 => Conflict,
+        // A newer snapshot that is locked, or that replication refers to.
+        1_638_480 | 9_437_886 => Busy,
+        1_638_461 | 1_638_521 | 1_520_351 | 524_511 | 1_638_590 => Conflict,
         1_638_477 | 1_638_518 => InvalidInput,
         1_638_600 => NotFound,
         // LUNs.
@@ -286,11 +303,18 @@ fn kind_of_text(text: &str) -> Option<ErrorKind> {
         Some(ErrorKind::OutOfSpace)
     } else if holds(&["maximum number", "limit reached", "cannot have more"]) {
         Some(ErrorKind::LimitReached)
+    } else if is_about_replication(&text) {
+        Some(ErrorKind::Busy)
     } else if holds(&["not running", "is stopped"]) {
         Some(ErrorKind::Unavailable)
     } else {
         None
     }
+}
+
+/// Whether the array keeps something for the sake of replication. Its codes are not documented.
+fn is_about_replication(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("snapmirror relationship")
 }
 
 /// Whether the LUN number that was asked for is taken in the igroup. Its code is not documented, its text is relied on.
@@ -332,7 +356,12 @@ mod tests {
             (400, 262_186, K::InvalidInput),
             (400, 262_196, K::InvalidInput),
             (400, 262_197, K::InvalidInput),
-            (403, 262_325, K::PermissionDenied),
+            (403, 262_325, K::Busy),
+            (409, 524_481, K::Busy),
+            (409, 1_638_480, K::Busy),
+            (409, 9_437_886, K::Busy),
+            (409, 524_511, K::Conflict),
+            (409, 1_638_590, K::Conflict),
             (404, 2_621_462, K::NotFound),
             (400, 2_621_706, K::InvalidInput),
             (400, 2_621_707, K::InvalidInput),
@@ -396,6 +425,17 @@ mod tests {
         assert_eq!(failure(409, "4", "no space").kind(), ErrorKind::NotFound);
         assert!(is_lun_number_taken(&failure(409, "99", "LUN number 3 is already in use")));
         assert!(!is_lun_number_taken(&failure(409, "1254207", "LUN already in use")));
+    }
+
+    #[test]
+    fn what_waits_for_others_says_for_whom() {
+        let approval = failure(403, "262325", "approval is needed");
+        assert!(approval.message().contains("approval") && approval.remedy().unwrap().contains("approve"));
+        assert!(approval.is_passing());
+        let text = "Volume is the source endpoint of one or more SnapMirror relationships";
+        let kept = failure(409, "99", text);
+        assert_eq!((kept.kind(), kept.effect()), (ErrorKind::Busy, EffectState::None));
+        assert!(kept.remedy().unwrap().contains("snapmirror release"));
     }
 
     #[test]

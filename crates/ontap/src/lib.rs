@@ -1,12 +1,13 @@
 //! The [`Array`](san_core::Array) of NetApp ONTAP over its REST API: FAS, AFF and ASA (not ASA r2) from 9.8 on, one
-//! FlexVol with one LUN per volume, on aggregates of one SVM, with a cluster-scoped account. What differs by release is in
-//! one table (`release.rs`).
+//! FlexVol with one LUN per volume, on aggregates of one SVM, with an account of the cluster or of the SVM (`roles/` has the
+//! least it needs). What differs by release is in one table (`release.rs`).
 //!
 //! The FlexVol carries the name and, in its comment, the ownership mark; the LUN carries the identity. Every answer is
 //! checked to be about the SVM and the object that was asked for.
 
 mod aggregates;
 mod array;
+mod assigned;
 mod checkup;
 mod client;
 mod clones;

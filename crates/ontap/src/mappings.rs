@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use san_core::{ArrayId, Cx, Ensured, Error, ErrorKind, HostAccess, Lun, LunChoice, Mapping, Result, Volume};
+use san_core::{
+    ArrayId, Cx, Ensured, Error, ErrorKind, HostAccess, Lun, LunChoice, Mapping, Result, TargetPort, Volume,
+};
 use san_rest::Request;
 use serde_json::json;
 
@@ -51,8 +53,12 @@ impl Ontap {
                 Attempt::NumberTaken if taken.is_none() => taken = Some(self.taken_numbers(cx, host).await?),
                 Attempt::NumberTaken => {}
                 Attempt::Mapped(number) => {
-                    let ports = match self.lun_node(lun) {
+                    let told = match self.lun_node(lun) {
                         Some(node) => self.ports_serving(cx, &node).await?,
+                        None => None,
+                    };
+                    let ports = match told {
+                        Some(ports) => ports,
                         None => {
                             self.read_mapping_of(cx, lun, host).await?.map(|it| it.ports).unwrap_or_default()
                         }
@@ -123,18 +129,24 @@ impl Ontap {
     async fn read_mapping_of(&self, cx: &Cx, lun: &str, host: &HostAccess) -> Result<Option<Mapping>> {
         let Some(found) = self.lun_map(cx, lun, &host.id).await? else { return Ok(None) };
         let number = lun_number(found.logical_unit_number)?;
-        let ports = if self.has(Feature::LunNode) {
-            let nodes: Vec<String> = found.reporting_nodes.into_iter().filter_map(|it| it.name).collect();
-            if nodes.is_empty() {
-                return Err(inconsistent("the array does not tell on which nodes a LUN is reported"));
-            }
-            self.ports_on(cx, &nodes).await?
-        } else {
-            let node = found.lun.node.name;
-            let node = node.ok_or_else(|| inconsistent("the array does not tell on which node a LUN is"))?;
-            self.ports_serving(cx, &node).await?
-        };
+        let ports = self.ports_of(cx, found).await?;
         Ok(Some(Mapping { host: host.clone(), lun: number, ports }))
+    }
+
+    /// The portals that serve a mapping now.
+    async fn ports_of(&self, cx: &Cx, map: wire::LunMap) -> Result<Vec<TargetPort>> {
+        let nodes: Vec<String> = map.reporting_nodes.into_iter().filter_map(|it| it.name).collect();
+        if !nodes.is_empty() {
+            return self.ports_on(cx, &nodes).await;
+        }
+        // A release that does not know reporting nodes tells the LUN's own.
+        match map.lun.node.name {
+            Some(node) if !self.has(Feature::LunNode) => match self.ports_serving(cx, &node).await? {
+                Some(ports) => Ok(ports),
+                None => self.ports_of_pair(cx).await,
+            },
+            _ => self.ports_of_pair(cx).await,
+        }
     }
 
     async fn lun_map(&self, cx: &Cx, lun: &str, host: &ArrayId) -> Result<Option<wire::LunMap>> {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::array::Ontap;
 use crate::client::{Api, patiently};
 use crate::config::{Autodelete, Encryption, NONE, OntapConfig, Provisioning, Tiering, VolumeSettings};
-use crate::convert::{self, Key, inconsistent};
+use crate::convert::{self, Key, inconsistent, lun_path};
 use crate::error::{code, is};
 use crate::layout::Layout;
 use crate::probe::Problems;
@@ -258,7 +258,7 @@ impl Ontap {
             let message = "the volume does not carry our mark any more";
             return Err(Error::new(ErrorKind::Conflict, message).with_effect(EffectState::None));
         }
-        let lun = self.lun_at(cx, &convert::lun_path(&flexvol.name.parse()?)).await?;
+        let lun = self.lun_at(cx, &lun_path(&flexvol.name.parse()?)).await?;
         let lun = lun.filter(|it| Some(it.uuid.as_str()) == key.lun.as_deref());
         let missing = || Error::new(ErrorKind::Conflict, "the volume is half-made: it has no LUN");
         Ok((flexvol, lun.ok_or_else(missing)?))

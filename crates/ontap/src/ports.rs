@@ -28,8 +28,8 @@ pub(crate) struct Ports {
     pub(crate) up: usize,
     /// The addresses of further ones that the settings do not let us use.
     pub(crate) passed_over: Vec<IpAddr>,
-    /// The high-availability partner of each node.
-    pub(crate) partners: BTreeMap<String, String>,
+    /// The high-availability partner of each node; `None` where the account is not told, as one of an SVM.
+    pub(crate) partners: Option<BTreeMap<String, String>>,
 }
 
 impl Ontap {
@@ -69,12 +69,25 @@ impl Ontap {
     }
 
     /// The portals that serve a LUN on `node`: by default ONTAP reports a LUN on its node and that node's partner
-    /// (selective LUN map).
-    pub(crate) async fn ports_serving(&self, cx: &Cx, node: &str) -> Result<Vec<TargetPort>> {
+    /// (selective LUN map). `None` where the account is not told the pairs.
+    pub(crate) async fn ports_serving(&self, cx: &Cx, node: &str) -> Result<Option<Vec<TargetPort>>> {
         let known = self.known_ports(cx).await?;
+        let Some(partners) = &known.partners else { return Ok(None) };
         let mut nodes = vec![node.to_owned()];
-        nodes.extend(known.partners.get(node).cloned());
-        self.ports_on(cx, &nodes).await
+        nodes.extend(partners.get(node).cloned());
+        self.ports_on(cx, &nodes).await.map(Some)
+    }
+
+    /// The portals that serve a mapping whose nodes are not told: of an SVM on one pair of nodes, all of them.
+    ///
+    /// # Errors
+    /// `Protocol` where the account sees nodes, so that it should have been told.
+    pub(crate) async fn ports_of_pair(&self, cx: &Cx) -> Result<Vec<TargetPort>> {
+        let known = self.known_ports(cx).await?;
+        if known.partners.is_some() {
+            return Err(inconsistent("the array does not tell on which nodes a LUN is reported"));
+        }
+        Ok(known.all.clone())
     }
 
     /// The portals on these nodes.
@@ -105,7 +118,8 @@ impl Ontap {
 }
 
 fn on(ports: &Ports, nodes: &[String]) -> Vec<TargetPort> {
-    let here = |port: &&TargetPort| port.node().is_some_and(|it| nodes.iter().any(|node| node == it));
+    // One whose node the account is not told may be.
+    let here = |port: &&TargetPort| port.node().is_none_or(|it| nodes.iter().any(|node| node == it));
     ports.all.iter().filter(here).cloned().collect()
 }
 
@@ -132,9 +146,8 @@ pub(crate) async fn read_ports(
         .query("svm.uuid", svm)
         .query("services", "data_iscsi")
         .query("fields", "name,enabled,state,ip.address,location.node.name");
-    let nodes = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
-    let (interfaces, nodes) =
-        both(api.list::<wire::Interface>(cx, request), api.list::<wire::Node>(cx, nodes)).await?;
+    let (interfaces, partners) =
+        both(api.list::<wire::Interface>(cx, request), read_partners(cx, api)).await?;
     let (mut all, mut up, mut passed_over) = (Vec::new(), 0, Vec::new());
     for it in interfaces {
         if it.enabled == Some(false) {
@@ -151,9 +164,19 @@ pub(crate) async fn read_ports(
         let portal = SocketAddr::new(address, ISCSI_PORT);
         all.push(TargetPort::Iscsi { portal, target: target.clone(), node: it.location.node.name });
     }
-    let partners = nodes
-        .into_iter()
-        .filter_map(|node| Some((node.name, node.ha.partners.into_iter().next()?.name?)))
-        .collect();
     Ok(Ports { all, up, passed_over, partners })
+}
+
+/// The pairs of nodes, where the account may see nodes.
+async fn read_partners(cx: &Cx, api: &Api) -> Result<Option<BTreeMap<String, String>>> {
+    let request = Request::get("/api/cluster/nodes", &[]).query("fields", "name,ha.partners");
+    let nodes = match api.list::<wire::Node>(cx, request).await {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(None),
+        other => other?,
+    };
+    if nodes.is_empty() {
+        return Ok(None);
+    }
+    let pair = |node: wire::Node| Some((node.name, node.ha.partners.into_iter().next()?.name?));
+    Ok(Some(nodes.into_iter().filter_map(pair).collect()))
 }

@@ -1,6 +1,10 @@
 //! The first questions to an array: is it one we serve, and does everything the settings name exist?
 
-use san_core::{ArrayProfile, ByteSize, Cx, EffectState, Error, ErrorKind, Limits, Lun, NameRules, Result};
+use std::collections::BTreeSet;
+
+use san_core::{
+    ArrayProfile, ByteSize, Cx, EffectState, Error, ErrorKind, Limits, Lun, NameRules, Result, TargetPort,
+};
 use san_rest::Request;
 
 use crate::aggregates::{self, Room};
@@ -30,7 +34,11 @@ impl Problems {
         message: impl Into<std::borrow::Cow<'static, str>>,
         remedy: &'static str,
     ) {
-        self.0.push(Error::new(kind, message).with_remedy(remedy));
+        self.push(Error::new(kind, message).with_remedy(remedy));
+    }
+
+    pub(crate) fn push(&mut self, error: Error) {
+        self.0.push(error);
     }
 
     /// Keeps what can be named beside other problems; a failure of the connection ends the probe.
@@ -68,10 +76,10 @@ pub(crate) async fn probe(cx: &Cx, api: &Api, config: &OntapConfig) -> Result<Fo
     refuse_unserved(&cluster)?;
     let mut problems = Problems::default();
     let svm = check_svm(cx, api, config, &mut problems).await?;
-    let rooms = aggregates::check(cx, api, config, &mut problems).await?;
+    let rooms = aggregates::check(cx, api, config, cluster.version, svm.as_ref(), &mut problems).await?;
     policy::check(cx, api, config, cluster.version, &mut problems).await?;
     let ports = match &svm {
-        Some(svm) => check_iscsi(cx, api, config, svm, &mut problems).await?,
+        Some(svm) => check_iscsi(cx, api, config, cluster.version, svm, &mut problems).await?,
         None => None,
     };
     if let Some(error) = problems.into_error() {
@@ -112,12 +120,14 @@ fn refuse_unserved(cluster: &Cluster) -> Result<()> {
         return Ok(());
     };
     Err(Error::new(ErrorKind::Unsupported, refusal)
-        .on(&cluster.name)
+        .on(cluster.name.as_deref().unwrap_or("the cluster"))
         .with_remedy("use a FAS, AFF or ASA (not ASA r2) system with ONTAP 9.8 or newer"))
 }
 
 async fn check_svm(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Problems) -> Result<Option<Svm>> {
-    let found: Result<Option<Svm>> = api.find_one(cx, svm_request(&config.svm)).await;
+    let request =
+        Request::get("/api/svm/svms", &[]).query("name", &config.svm).query("fields", "uuid,name,state");
+    let found: Result<Option<Svm>> = api.find_one(cx, request).await;
     match found {
         Err(error) => {
             problems.keep(error, format!("cannot look up the SVM {}", config.svm))?;
@@ -143,6 +153,7 @@ async fn check_iscsi(
     cx: &Cx,
     api: &Api,
     config: &OntapConfig,
+    release: Release,
     svm: &Svm,
     problems: &mut Problems,
 ) -> Result<Option<Ports>> {
@@ -169,6 +180,15 @@ async fn check_iscsi(
         }
         Ok(it) => it,
     };
+    let nodes: BTreeSet<_> = ports.all.iter().filter_map(TargetPort::node).collect();
+    if ports.partners.is_none() && !release.has(Feature::LunNode) && nodes.len() > 2 {
+        let message = "the SVM has interfaces on more than two nodes, and this account is not told which of them are a pair";
+        problems.add(
+            ErrorKind::Unsupported,
+            message,
+            "use an account of the cluster, update to ONTAP 9.10.1 or newer, or keep the SVM's interfaces to one pair of nodes",
+        );
+    }
     if ports.all.is_empty() && !ports.passed_over.is_empty() {
         let there: Vec<String> = ports.passed_over.iter().map(ToString::to_string).collect();
         let message = format!(
@@ -194,8 +214,8 @@ fn profile(cluster: &Cluster, svm: &Svm) -> ArrayProfile {
         vendor: "NetApp".into(),
         personality: personality.word().into(),
         version: cluster.version.to_string(),
-        serial: format!("{}/{}", cluster.uuid, svm.uuid),
-        name: format!("{}/{}", cluster.name, svm.name),
+        serial: format!("{}/{}", cluster.uuid.as_deref().unwrap_or_default(), svm.uuid),
+        name: format!("{}/{}", cluster.name.as_deref().unwrap_or("ONTAP"), svm.name),
         limits: limits(cluster.version, personality),
     }
 }

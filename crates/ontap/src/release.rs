@@ -85,6 +85,8 @@ pub(crate) enum Feature {
     ForcedDelete,
     /// Autodelete of snapshots has an order and exceptions.
     AutodeleteOrder,
+    /// An SVM tells the room in the aggregates that are assigned to it.
+    SvmRoom,
     /// The larger limits of [`Release::largest`].
     LargeLuns,
     /// ASA r2 and AFX exist, and the cluster says whether it is one.
@@ -96,7 +98,9 @@ impl Feature {
         match self {
             Self::IgroupComment => Release::new(9, 1),
             Self::LunNode | Self::UnmapSwitch => Release::new(10, 1),
-            Self::ExactSizes | Self::FractionalReserve | Self::ForcedDelete => Release::new(12, 1),
+            Self::ExactSizes | Self::FractionalReserve | Self::ForcedDelete | Self::SvmRoom => {
+                Release::new(12, 1)
+            }
             Self::AutodeleteOrder | Self::LargeLuns => Release::new(13, 1),
             Self::TellsDisaggregated => Release::new(16, 1),
         }

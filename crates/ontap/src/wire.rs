@@ -16,8 +16,9 @@ pub(crate) struct Reference {
 /// `/cluster`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Cluster {
-    pub(crate) name: String,
-    pub(crate) uuid: String,
+    // An SVM's account may not be told.
+    pub(crate) name: Option<String>,
+    pub(crate) uuid: Option<String>,
     pub(crate) version: Release,
     #[serde(default)]
     pub(crate) san_optimized: bool,
@@ -28,7 +29,7 @@ pub(crate) struct Cluster {
 /// `/cluster` with `fields=uuid,version`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ClusterId {
-    pub(crate) uuid: String,
+    pub(crate) uuid: Option<String>,
     pub(crate) version: Release,
 }
 
@@ -52,6 +53,16 @@ pub(crate) struct Svm {
     pub(crate) uuid: String,
     pub(crate) name: String,
     pub(crate) state: Option<String>,
+    /// Those that are assigned to it.
+    #[serde(default)]
+    pub(crate) aggregates: Vec<Assigned>,
+}
+
+/// An aggregate as an SVM shows it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Assigned {
+    pub(crate) name: String,
+    pub(crate) available_size: Option<u64>,
 }
 
 /// `/storage/aggregates`.
@@ -120,6 +131,21 @@ pub(crate) struct Volume {
 #[derive(Debug, Deserialize)]
 pub(crate) struct SizeOf {
     pub(crate) size: u64,
+}
+
+/// The room of one of `/storage/volumes`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct VolumeRoom {
+    #[serde(default)]
+    pub(crate) aggregates: Vec<Reference>,
+    pub(crate) space: Option<VolumeSpace>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct VolumeSpace {
+    pub(crate) size: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
 }
 
 /// `/storage/luns`.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use san_contract::audit::{Audit, Ledger};
 use san_sim::kernel::{KernelPlane, LiveArray, LivePlane};
-use san_sim::ontap::{IscsiConfig, OntapConfig, OntapSim, PortalConfig, SvmConfig, Version};
+use san_sim::ontap::{Assigned, IscsiConfig, OntapConfig, OntapSim, PortalConfig, SvmConfig, Version};
 use san_sim::server::{Api, ApiState, Cut, HttpsServer};
 use sanbridge_tests::daemons::{Client, Reply, options};
 use sanbridge_tests::ledger::{ArrayLedger, FolderLedger};
@@ -125,6 +125,7 @@ impl Site {
             name: FOREIGN_SVM.to_owned(),
             iscsi: IscsiConfig::Enabled,
             portals: neighbours,
+            assigned: Assigned::All,
         });
         let array = OntapSim::new(config)?;
         array.add_volume(FOREIGN_SVM, "foreign_db", 1 << 30, "made by hand")?;

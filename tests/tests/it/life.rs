@@ -2,8 +2,8 @@
 
 use san_core::{ByteSize, Effects, SnapshotName};
 use san_engine::{Outcome, Tie};
-use san_sim::ontap::{Personality, Version};
-use sanbridge_tests::site::Site;
+use san_sim::ontap::{Personality, Role, Scope, Version};
+use sanbridge_tests::site::{SVM, SVM_ROLE, Site};
 
 const DISK: &str = "vm-100-disk-0";
 const SIZE: ByteSize = ByteSize::from_mib(8);
@@ -20,6 +20,20 @@ async fn a_disk_lives_on_every_release_and_personality() {
             let site = Site::with(2, version, |it| it.personality = personality).unwrap();
             live(running(site).await).await;
         }
+    }
+}
+
+/// With an account of the SVM and exactly the role that is shipped for it.
+#[tokio::test(start_paused = true)]
+async fn a_disk_lives_with_an_account_of_the_svm() {
+    // All suites have that of the cluster.
+    let role: Role = SVM_ROLE.parse().unwrap();
+    for version in [Version::OLDEST, Version::new(9, 12, 1), Version::NEWEST] {
+        let site = Site::with(2, version, |it| {
+            it.role = Some(role.clone());
+            it.scope = Scope::Svm(SVM.to_owned());
+        });
+        live(running(site.unwrap()).await).await;
     }
 }
 

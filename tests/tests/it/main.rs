@@ -19,6 +19,7 @@ mod faults;
 mod hosts;
 mod identity;
 mod input;
+mod kept;
 mod life;
 mod masks;
 mod model;

@@ -12,7 +12,9 @@ use san_core::{
 };
 use san_ontap::{Ontap, OntapConfig};
 use san_rest::{Client, Credentials, Endpoint, HttpsWire, Trust, Wire};
-use san_sim::ontap::{Fault, OntapConfig as SimConfig, OntapSim, Personality, Rule, Times, Version, When};
+use san_sim::ontap::{
+    Assigned, Fault, OntapConfig as SimConfig, OntapSim, Personality, Rule, Scope, Times, Version, When,
+};
 use san_sim::server::HttpsServer;
 
 pub(crate) const SVM: &str = "svm1";
@@ -108,6 +110,18 @@ pub(crate) fn client(sim: &OntapSim) -> Client {
 
 pub(crate) fn client_as(sim: &OntapSim, password: &str) -> Client {
     san_ontap::client(Arc::new(sim.clone()) as Arc<dyn Wire>, Arc::new(credentials(password)))
+}
+
+/// The account has the role that is shipped for accounts of the cluster; nothing is assigned to the SVM, as is usual.
+pub(crate) fn cluster_role(it: &mut SimConfig) {
+    it.svms[0].assigned = Assigned::These(Vec::new());
+    it.role = Some(include_str!("../../roles/cluster.txt").parse().unwrap());
+}
+
+/// The account belongs to the SVM and has the role that is shipped for such.
+pub(crate) fn svm_account(it: &mut SimConfig) {
+    it.scope = Scope::Svm(SVM.into());
+    it.role = Some(include_str!("../../roles/svm.txt").parse().unwrap());
 }
 
 fn credentials(password: &str) -> Credentials {

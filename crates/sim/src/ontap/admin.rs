@@ -388,6 +388,19 @@ impl OntapSim {
         })
     }
 
+    /// Locks a snapshot of a volume for `seconds` from now on, as an administrator or a policy does.
+    pub fn lock_snapshot(&self, svm: &str, volume: &str, snapshot: &str, seconds: u64) -> io::Result<()> {
+        self.change(|state| {
+            let svm = state.svm_index(svm)?;
+            let until = state.stamp(state.now + std::time::Duration::from_secs(seconds));
+            let uuid = super::luns::volume_for(state, svm, volume)?;
+            let mut snapshots = state.volume_mut(uuid)?.snapshots.iter_mut();
+            let found = snapshots.find(|it| it.name == snapshot).ok_or_else(ApiError::no_entry)?;
+            found.expiry = Some(until);
+            Ok(())
+        })
+    }
+
     /// Empties the recovery queue.
     pub fn purge_recovery_queue(&self) -> io::Result<()> {
         self.change(|state| {

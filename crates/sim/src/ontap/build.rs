@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use super::config::{AggregateEncryption, IscsiConfig, OntapConfig};
+use super::account::Account;
+use super::approval::Approvals;
+use super::config::{AggregateEncryption, IscsiConfig, OntapConfig, Scope};
 use super::disk::Store;
 use super::ids::Ids;
 use super::jobs::Jobs;
@@ -38,6 +40,7 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
             name: it.name.clone(),
             uuid: ids.uuid(),
             running: true,
+            assigned: it.assigned.clone(),
             iscsi: (it.iscsi != IscsiConfig::Absent).then(|| IscsiService {
                 enabled: it.iscsi == IscsiConfig::Enabled,
                 target: format!("iqn.1992-08.com.netapp:sn.{}:vs.{}", ids.hex(32), at + 2),
@@ -50,6 +53,7 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         epoch: config.epoch,
         version: config.version,
         personality: config.personality,
+        account: Account { scope: config.scope.clone(), role: config.role.clone() },
         limits: config.limits.clone(),
         pace: config.pace.clone(),
         unverified: config.unverified.clone(),
@@ -71,6 +75,8 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         jobs: Jobs::default(),
         recovery_queue: BTreeSet::new(),
         overrides: Overrides::default(),
+        approvals: Approvals::default(),
+        replicated: BTreeSet::new(),
         ids,
     })
 }
@@ -125,6 +131,11 @@ fn check(config: &OntapConfig) -> io::Result<()> {
     }
     if config.nodes.is_empty() || config.aggregates.is_empty() {
         return wrong("an array needs a node and an aggregate");
+    }
+    if let Scope::Svm(name) = &config.scope
+        && config.svms.iter().all(|it| it.name != *name)
+    {
+        return wrong("the account belongs to an SVM that does not exist");
     }
     let portals = || config.svms.iter().flat_map(|svm| &svm.portals);
     let nodes = config.aggregates.iter().map(|it| it.node).chain(portals().map(|it| it.node));

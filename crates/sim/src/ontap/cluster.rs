@@ -81,7 +81,9 @@ pub(crate) fn svms(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
 
 fn svm(state: &State, at: usize) -> Row {
     let svm = &state.svms[at];
+    let assigned = |at: &usize| svm.assigned.holds(&state.aggregates[*at].name);
     let aggregates: Vec<Value> = (0..state.aggregates.len())
+        .filter(assigned)
         .map(|at| {
             let aggregate = &state.aggregates[at];
             let available = aggregate.size - state.aggregate_used(at);
@@ -97,7 +99,7 @@ fn svm(state: &State, at: usize) -> Row {
         "comment": "",
         "language": "c.utf_8",
         "ipspace": { "name": "Default" },
-        "aggregates": aggregates,
+        "aggregates": (!aggregates.is_empty()).then_some(aggregates),
         "aggregates_delegated": true,
         "snapshot_policy": { "name": "default" },
         "iscsi": {

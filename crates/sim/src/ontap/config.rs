@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::role::Role;
 use super::version::{Personality, Version};
 
 /// KiB, MiB and TiB in bytes.
@@ -34,10 +35,14 @@ pub struct OntapConfig {
     pub snapshot_policies: Vec<String>,
     /// QoS policies that every SVM has, fixed or adaptive.
     pub qos_policies: Vec<String>,
-    /// The one account, cluster-scoped.
+    /// The one account.
     pub user: String,
     /// Its password.
     pub password: SecretString,
+    /// Whose account it is.
+    pub scope: Scope,
+    /// What it may do; `None`: everything its scope lets it.
+    pub role: Option<Role>,
     /// Folder for the LUNs' bytes. Created when missing; never shared by two arrays.
     pub data_dir: PathBuf,
     /// Limits an admin can meet.
@@ -69,6 +74,8 @@ impl OntapConfig {
             qos_policies: ["gold", "silver"].map(str::to_owned).into(),
             user: "admin".to_owned(),
             password: SecretString::from("netapp1!"),
+            scope: Scope::Cluster,
+            role: None,
             data_dir: data_dir.into(),
             limits: Limits::default(),
             pace: Pace::default(),
@@ -76,6 +83,15 @@ impl OntapConfig {
             epoch: 1_767_225_600,
         }
     }
+}
+
+/// Whose the account is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// The cluster's.
+    Cluster,
+    /// That of the SVM of this name: it sees nothing else.
+    Svm(String),
 }
 
 /// One aggregate.
@@ -119,6 +135,26 @@ pub struct SvmConfig {
     pub iscsi: IscsiConfig,
     /// Its iSCSI interfaces.
     pub portals: Vec<PortalConfig>,
+    /// The aggregates that are assigned to it: all that an account of the SVM can use. One of the cluster uses any.
+    pub assigned: Assigned,
+}
+
+/// Aggregates that are assigned to an SVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Assigned {
+    /// All.
+    All,
+    /// Those of these names.
+    These(Vec<String>),
+}
+
+impl Assigned {
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => names.iter().any(|it| it == name),
+        }
+    }
 }
 
 impl SvmConfig {
@@ -132,6 +168,7 @@ impl SvmConfig {
             name: name.into(),
             iscsi: IscsiConfig::Enabled,
             portals: vec![portal(1, 0), portal(2, 0), portal(3, 1), portal(4, 1)],
+            assigned: Assigned::All,
         }
     }
 }
@@ -228,6 +265,8 @@ pub struct Unverified {
     pub volume_limit_code: u64,
     /// Error code of a change inside an SVM that is stopped.
     pub svm_stopped_code: u64,
+    /// Error code of deleting a volume that is the source of a SnapMirror relation.
+    pub replicated_code: u64,
     /// Snapshot reserve in percent when the request does not say.
     pub snapshot_reserve: u8,
     /// Longest snapshot name.
@@ -246,6 +285,12 @@ pub struct Unverified {
     pub clone_qos: CloneSettings,
     /// Whether encryption of a single volume (NVE) works: it needs a key manager.
     pub volume_encryption: VolumeEncryption,
+    /// What an SVM's account is told of nodes and aggregates.
+    pub svm_account_hidden: Hidden,
+    /// Whether an SVM's account is told which node a LUN or an interface is on.
+    pub svm_account_nodes: NodeView,
+    /// What an SVM's account is told of the cluster.
+    pub svm_account_cluster: ClusterView,
 }
 
 impl Default for Unverified {
@@ -256,6 +301,7 @@ impl Default for Unverified {
             no_space_code: 917_505,
             volume_limit_code: 917_513,
             svm_stopped_code: 2_621_716,
+            replicated_code: 917_736,
             snapshot_reserve: 5,
             snapshot_name_max: 255,
             empty_query: EmptyQuery::Success,
@@ -265,6 +311,9 @@ impl Default for Unverified {
             clone_settings: CloneSettings::OfParent,
             clone_qos: CloneSettings::OfNewVolume,
             volume_encryption: VolumeEncryption::Works,
+            svm_account_hidden: Hidden::Forbidden,
+            svm_account_nodes: NodeView::Shown,
+            svm_account_cluster: ClusterView::Whole,
         }
     }
 }
@@ -276,6 +325,33 @@ pub enum EmptyQuery {
     Success,
     /// 404 "entry doesn't exist".
     NotFound,
+}
+
+/// What an SVM's account is told of objects of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hidden {
+    /// 403.
+    Forbidden,
+    /// That there are none.
+    Absent,
+}
+
+/// Whether an SVM's account is told on which node something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeView {
+    /// It is.
+    Shown,
+    /// It is not.
+    Hidden,
+}
+
+/// What an SVM's account is told of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterView {
+    /// Name and uuid too.
+    Whole,
+    /// Release and kind of system only.
+    VersionOnly,
 }
 
 /// The comment of a FlexClone, or of a LUN clone, whose creation says one.

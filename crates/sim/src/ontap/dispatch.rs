@@ -81,6 +81,8 @@ pub(crate) fn below_api(path: &str) -> Option<String> {
 /// Carries out a request up to the point where only time passes.
 pub(crate) fn begin(state: &mut State, raw: &Raw<'_>, fault: Option<ListFault>) -> Result<Begun, ApiError> {
     let call = parse(state, raw)?;
+    state.permit(&call)?;
+    state.check_approval(&call)?;
     if call.method == Method::GET {
         return read(state, &call, fault).map(Begun::Answered);
     }
@@ -120,7 +122,7 @@ fn parse(state: &State, raw: &Raw<'_>) -> Result<Call, ApiError> {
         Some(accept) if accept.trim().eq_ignore_ascii_case("application/json") => Links::Plain,
         _ => Links::Hal,
     };
-    let svm = text("x-dot-svm-name").map(str::to_owned);
+    let svm = state.account_svm().or_else(|| text("x-dot-svm-name")).map(str::to_owned);
     let path = format!("/api{path}");
     let query = raw.query.to_owned();
     Ok(Call { route, method: raw.method.clone(), keys, params, body, links, svm, path, query })
@@ -130,7 +132,7 @@ fn read(state: &mut State, call: &Call, fault: Option<ListFault>) -> Result<Answ
     if call.route.resource == Resource::Volume {
         state.autosize();
     }
-    let rows = (call.route.get)(state, call)?;
+    let rows = state.seen(call, (call.route.get)(state, call)?);
     if let Shape::Collection(_) = call.route.shape {
         let rows = state.overrides.lag(rows);
         let (body, cost) = answer::page(state, call, rows, fault)?;
@@ -252,7 +254,7 @@ fn add_records(state: &State, call: &Call, paths: &[String], body: &mut Value) {
 fn row_at(state: &State, call: &Call, path: &str) -> Option<Row> {
     let (route, keys) = route::find(path.strip_prefix("/api")?, state.version).ok()?;
     let call = item_call(call, route, keys, Method::GET);
-    (route.get)(state, &call).ok()?.into_iter().next()
+    state.seen(&call, (route.get)(state, &call).ok()?).into_iter().next()
 }
 
 /// The call for one item of a collection, with the parameters and the body of the call for all.
@@ -278,7 +280,7 @@ fn by_query(state: &mut State, call: &Call) -> Result<Reply, ApiError> {
     if call.params.filters.is_empty() {
         return Err(INVALID_VALUE.error(format!("{} of a collection needs a query", call.method)));
     }
-    let rows = (call.route.get)(state, call)?;
+    let rows = state.seen(call, (call.route.get)(state, call)?);
     let mut rows = answer::matching(state, call, rows)?;
     if let Some(start) = &call.params.start {
         rows.retain(|row| row.keys.join("/") > *start);

@@ -18,6 +18,8 @@ pub(crate) const NOT_SUPPORTED: Code = Code(3, 400);
 pub(crate) const NO_SUCH_API: Code = Code(3, 404);
 pub(crate) const BAD_METHOD: Code = Code(3, 405);
 pub(crate) const NO_ENTRY: Code = Code(4, 404);
+pub(crate) const FORBIDDEN: Code = Code(6, 403);
+pub(crate) const APPROVAL_NEEDED: Code = Code(262_325, 403);
 
 pub(crate) const UNKNOWN_ARGUMENT: Code = Code(262_179, 400);
 pub(crate) const FIELDS_EXCLUDE: Code = Code(262_186, 400);
@@ -52,6 +54,7 @@ pub(crate) const AUTOSIZE_BELOW_SIZE: Code = Code(918_521, 400);
 pub(crate) const AUTOSIZE_ABOVE_SIZE: Code = Code(918_524, 400);
 pub(crate) const VOLUME_HAS_CLONES: Code = Code(524_615, 409);
 pub(crate) const VOLUME_BUSY: Code = Code(524_486, 409);
+pub(crate) const VOLUME_LOCKED: Code = Code(524_481, 409);
 pub(crate) const CLONE_PARENT_MISSING: Code = Code(524_601, 404);
 pub(crate) const PARENT_SNAPSHOT_DISAGREES: Code = Code(918_243, 400);
 

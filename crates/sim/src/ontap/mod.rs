@@ -1,7 +1,9 @@
 //! A simulated NetApp ONTAP array: the REST API with its quirks, and the bytes behind it.
 
+mod account;
 mod admin;
 mod answer;
+mod approval;
 mod auth;
 mod body;
 mod build;
@@ -30,6 +32,7 @@ mod network;
 mod overrides;
 mod recovery_queue;
 mod restore;
+mod role;
 mod route;
 mod schema;
 mod select;
@@ -44,12 +47,15 @@ mod volumes;
 mod wire;
 
 pub use admin::{IgroupInfo, LunInfo, MapInfo, Online, Running, SnapshotInfo, VolumeInfo, VolumeSettings};
+pub use approval::Replicated;
 pub use config::{
-    AggregateConfig, AggregateEncryption, CloneComment, CloneSettings, EmptyQuery, IscsiConfig, Limits,
-    MappedDelete, OntapConfig, Pace, PortalConfig, SvmConfig, Unverified, VolumeEncryption,
+    AggregateConfig, AggregateEncryption, Assigned, CloneComment, CloneSettings, ClusterView, EmptyQuery,
+    Hidden, IscsiConfig, Limits, MappedDelete, NodeView, OntapConfig, Pace, PortalConfig, Scope, SvmConfig,
+    Unverified, VolumeEncryption,
 };
 pub use faults::{Fault, Rule, RuleId, Times, When};
 pub use log::{Counts, Entry, Mark, Outcome};
 pub use overrides::Identity;
+pub use role::{BadRole, Role};
 pub use sim::OntapSim;
 pub use version::{Personality, UnknownPersonality, UnknownVersion, Version};

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::config::{Limits, Pace, Unverified};
+use super::account::Account;
+use super::approval::Approvals;
+use super::config::{Assigned, Limits, Pace, Unverified};
 use super::credentials::Credential;
 use super::disk::{Stamp, Store};
 use super::error::{ApiError, LUN_MISSING, SVM_MISSING};
@@ -24,6 +26,7 @@ pub(crate) struct State {
     pub(crate) epoch: i64,
     pub(crate) version: Version,
     pub(crate) personality: Personality,
+    pub(crate) account: Account,
     pub(crate) limits: Limits,
     pub(crate) pace: Pace,
     pub(crate) unverified: Unverified,
@@ -52,6 +55,9 @@ pub(crate) struct State {
     /// Volumes in the recovery queue, by the time at which they are purged.
     pub(crate) recovery_queue: BTreeSet<(Duration, Uuid)>,
     pub(crate) overrides: Overrides,
+    pub(crate) approvals: Approvals,
+    /// Volumes that are replicated, and the snapshots their relations hold.
+    pub(crate) replicated: BTreeSet<Uuid>,
 }
 
 #[derive(Debug, Clone)]
@@ -87,6 +93,7 @@ pub(crate) struct Svm {
     pub(crate) uuid: Uuid,
     pub(crate) running: bool,
     pub(crate) iscsi: Option<IscsiService>,
+    pub(crate) assigned: Assigned,
 }
 
 #[derive(Debug, Clone)]

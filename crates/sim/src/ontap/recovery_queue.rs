@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::answer::{Reply, Row};
 use super::call::Call;
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, SVM_MISSING};
 use super::model::State;
 
 /// GET: the volumes in the queue, by the names they have there.
@@ -26,13 +26,16 @@ pub(crate) fn recover(state: &mut State, call: &Call) -> Result<Reply, ApiError>
     let required = |name: &str| Code(262_254, 400).error(format!("field \"{name}\" is required"));
     let svm = call.body.text("vserver")?.ok_or_else(|| required("vserver"))?;
     let name = call.body.text("volume")?.ok_or_else(|| required("volume"))?;
+    if state.account_svm().is_some_and(|own| own != svm) {
+        return Err(SVM_MISSING.error("the SVM does not exist"));
+    }
     let svm = state.svm_index(&svm)?;
     state.check_running(svm)?;
     let queued = state.volumes.values().find(|it| it.deleted.is_some() && it.svm == svm && it.name == name);
     let mut volume = queued.ok_or_else(ApiError::no_entry)?.clone();
     volume.deleted = None;
     volume.online = false;
-    volume.snapshot_policy = "none".to_owned();
+    "none".clone_into(&mut volume.snapshot_policy);
     state.recovery_queue.retain(|(_, uuid)| *uuid != volume.uuid);
     state.put_volume(volume);
     Ok(Reply::Done)

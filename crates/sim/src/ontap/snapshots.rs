@@ -67,6 +67,9 @@ fn owners(state: &State, snapshot: &Snapshot, pinned: &BTreeSet<Uuid>) -> Vec<&'
     if snapshot.busy_until > state.now {
         owners.push("LUN clone");
     }
+    if state.is_replicated(snapshot.uuid) {
+        owners.push("snapmirror");
+    }
     owners
 }
 
@@ -244,11 +247,15 @@ fn check_free(state: &State, snapshot: &Snapshot) -> Result<(), ApiError> {
         let message = format!("snapshot \"{}\" has an owner: {}", snapshot.name, holders.join(", "));
         return Err(SNAPSHOT_BUSY.error(message));
     }
-    let locked = |until: &String| jiff_before(&state.stamp(state.now), until);
-    if snapshot.expiry.as_ref().is_some_and(locked) {
+    if is_locked(state, snapshot) {
         return Err(SNAPSHOT_LOCKED.error(format!("snapshot \"{}\" has not expired", snapshot.name)));
     }
     Ok(())
+}
+
+/// Whether a snapshot's time has not come yet.
+pub(crate) fn is_locked(state: &State, snapshot: &Snapshot) -> bool {
+    snapshot.expiry.as_ref().is_some_and(|until| jiff_before(&state.stamp(state.now), until))
 }
 
 /// Whether one RFC 3339 time lies before another; what cannot be read never does.

@@ -53,6 +53,11 @@ pub(crate) fn svm_of(state: &State, call: &Call) -> Result<usize, ApiError> {
             Some(found.ok_or_else(missing)?)
         }
     };
+    if let Some(own) = state.account_svm()
+        && by_name.or(by_uuid).is_some_and(|at| state.svms[at].name != own)
+    {
+        return Err(super::error::SVM_MISSING.error("the SVM does not exist"));
+    }
     match (by_name, by_uuid) {
         (None, None) => Err(SVM_NOT_GIVEN.error("svm.name or svm.uuid is required").target("svm")),
         (Some(a), Some(b)) if a != b => Err(SVM_DISAGREES.error("svm.name and svm.uuid are different SVMs")),
@@ -77,7 +82,7 @@ fn plan(state: &mut State, call: &Call, svm: usize) -> Result<(Volume, Option<Pa
     let original = parent.as_ref().and_then(|parent| state.live_volume(parent.volume));
     let (aggregate, inherited) = match original {
         Some(original) => (original.aggregate, Some((original.size, original.thick))),
-        None => (aggregate(state, body)?, None),
+        None => (aggregate(state, svm, body)?, None),
     };
     let size = size(body)?.or(inherited.map(|(size, _)| size)).unwrap_or(20 * MIB);
     check_size(state, size)?;
@@ -148,11 +153,15 @@ fn inherit(state: &State, volume: &mut Volume, parent: Uuid) {
 }
 
 /// Exactly one aggregate, by name, by uuid or by both.
-fn aggregate(state: &State, body: &Body) -> Result<usize, ApiError> {
+fn aggregate(state: &State, svm: usize, body: &Body) -> Result<usize, ApiError> {
+    // An account of the SVM knows no others.
+    let usable = |at: &usize| {
+        state.account_svm().is_none() || state.svms[svm].assigned.holds(&state.aggregates[*at].name)
+    };
     let Some(given) = body.items("aggregates")? else {
         if body.has("style") && state.version >= PLACES_ITSELF {
             let free = |at: &usize| state.aggregates[*at].size - state.aggregate_used(*at);
-            let most = (0..state.aggregates.len()).max_by_key(free);
+            let most = (0..state.aggregates.len()).filter(usable).max_by_key(free);
             return most.ok_or_else(|| AGGREGATE_NOT_GIVEN.error("the cluster has no aggregate"));
         }
         return Err(AGGREGATE_NOT_GIVEN
@@ -171,7 +180,7 @@ fn aggregate(state: &State, body: &Body) -> Result<usize, ApiError> {
             .error("aggregates.name or aggregates.uuid is required")
             .target("aggregates"));
     }
-    let all = 0..state.aggregates.len();
+    let all = (0..state.aggregates.len()).filter(usable);
     if let Some(found) = all.clone().find(|at| fits_name(*at) && fits_uuid(*at)) {
         return Ok(found);
     }

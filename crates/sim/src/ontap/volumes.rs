@@ -17,8 +17,8 @@ use super::draft::{Draft, Wants};
 use super::error::{
     AUTOSIZE_ABOVE_SIZE, AUTOSIZE_BELOW_SIZE, AUTOSIZE_BOUNDS, AUTOSIZE_THRESHOLDS, ApiError, FIELDS_EXCLUDE,
     NO_CLOUD_TIER, NOT_SUPPORTED, QOS_POLICY_MISSING, RESERVE_TOO_LARGE, SNAPSHOT_POLICY_MISSING,
-    VOLUME_BUSY, VOLUME_DUPLICATE, VOLUME_HAS_CLONES, VOLUME_NAME_CHAR, VOLUME_NAME_FIRST, VOLUME_NAME_LONG,
-    VOLUME_TOO_SMALL,
+    VOLUME_BUSY, VOLUME_DUPLICATE, VOLUME_HAS_CLONES, VOLUME_LOCKED, VOLUME_NAME_CHAR, VOLUME_NAME_FIRST,
+    VOLUME_NAME_LONG, VOLUME_TOO_SMALL,
 };
 use super::jobs::{JobFate, accepted};
 use super::model::{Autodelete, Autosize, AutosizeMode, State, Volume};
@@ -352,6 +352,11 @@ fn check_delete(state: &State, uuid: Uuid) -> Result<(), ApiError> {
     if let Some(child) = state.volumes.values().find(is_child) {
         let message = format!("volume \"{}\" has clones: \"{}\"", volume.name, child.name);
         return Err(VOLUME_HAS_CLONES.error(message));
+    }
+    state.check_not_replicated(volume)?;
+    if let Some(locked) = volume.snapshots.iter().find(|it| super::snapshots::is_locked(state, it)) {
+        let message = format!("volume \"{}\" has the locked snapshot \"{}\"", volume.name, locked.name);
+        return Err(VOLUME_LOCKED.error(message));
     }
     let mapped = volume.luns.iter().any(|lun| state.maps_of(*lun).next().is_some());
     if mapped && state.unverified.delete_volume_with_maps == MappedDelete::Refused {
