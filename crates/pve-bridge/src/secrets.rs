@@ -294,8 +294,7 @@ mod tests {
     }
 
     fn given(pairs: &[(&str, Option<&str>)]) -> Secrets {
-        let secret = |it: &Option<&str>| it.map(SecretString::from);
-        Secrets(pairs.iter().map(|(name, it)| ((*name).to_owned(), secret(it))).collect())
+        Secrets(pairs.iter().map(|(name, it)| ((*name).to_owned(), it.map(SecretString::from))).collect())
     }
 
     #[test]
