@@ -1,6 +1,8 @@
 //! FlexClones of a FlexVol's snapshot, and giving a volume another name.
 
-use san_core::{CloneSpec, Cx, Ensured, Error, ErrorKind, Mark, Marked, Result, Volume, VolumeName};
+use san_core::{
+    CloneSpec, Cx, Ensured, Error, ErrorKind, Mark, Marked, Result, Volume, VolumeKind, VolumeName,
+};
 use san_rest::Request;
 use serde_json::json;
 
@@ -117,9 +119,12 @@ impl Ontap {
         let request = Request::get("/api/storage/volumes", &[])
             .query("clone.parent_volume.uuid", &key.flexvol)
             .query("svm.uuid", &self.svm)
-            .query("fields", "name,uuid");
-        match self.api.list::<wire::Reference>(cx, request).await {
-            // It says more than the code alone: nobody finds those clones by looking.
+            .query("fields", "name,uuid,comment");
+        let is_deleted = |it: &wire::Volume| matches!(convert::mark(it), Marked::Ours(mark) if mark.kind == VolumeKind::Deleting);
+        let found = self.api.list::<wire::Volume>(cx, request).await;
+        match found.map(|it| it.into_iter().filter(|it| !is_deleted(it)).collect::<Vec<_>>()) {
+            // It says more than the code alone: nobody finds those clones by looking. One that waits to be deleted
+            // itself goes by itself, as those in the queue do.
             Ok(clones) if clones.is_empty() => Error::new(error.kind(), "clones that were deleted still hang on it")
                 .with_effect(error.effect())
                 .with_remedy(
@@ -127,7 +132,7 @@ impl Ontap {
                 )
                 .caused_by(error),
             Ok(clones) => {
-                let mut names: Vec<String> = clones.into_iter().filter_map(|it| it.name).collect();
+                let mut names: Vec<String> = clones.into_iter().map(|it| it.name).collect();
                 names.sort_unstable();
                 names.truncate(10);
                 let message = format!("clones hang on it: {}", names.join(", "));

@@ -63,6 +63,35 @@ async fn a_template_goes_after_its_deleted_clones() {
     assert_unchanged(&site, &before);
 }
 
+/// A clone that waits to be deleted holds its template no longer than those in the recovery queue.
+#[tokio::test(start_paused = true)]
+async fn a_template_goes_after_a_clone_that_waits_itself() {
+    let site = Site::started(1).await.unwrap();
+    let before = site.audit();
+    cloned(&site).await;
+    let node = site.node(0);
+    let second = "base-101-disk-0";
+    node.call(Request::Template { object: CLONE.to_owned(), naming: Naming::Exact(second.to_owned()) })
+        .await
+        .unwrap();
+    let naming = Naming::Exact(CLONE.to_owned());
+    node.call(Request::Clone { source: second.to_owned(), snapshot: None, naming }).await.unwrap();
+    node.delete(CLONE).await.unwrap();
+    for template in [second, TEMPLATE] {
+        let done = node.delete(template).await.unwrap();
+        assert!(
+            matches!(&done, Outcome::Deleting { why } if why.contains("clones that were deleted")),
+            "{done:?}"
+        );
+    }
+    for _ in 0..2 {
+        site.array.purge_recovery_queue().unwrap();
+        tokio::time::sleep(Duration::from_secs(400)).await;
+        node.san().finish_deletions().await.unwrap();
+    }
+    assert_unchanged(&site, &before);
+}
+
 /// A node that is away does not keep a disk from being deleted, and does not lose it under its hands either.
 #[tokio::test(start_paused = true)]
 async fn what_a_silent_node_has_goes_when_that_comes_back() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use san_core::{Error, ErrorKind};
+use san_core::{Error, ErrorKind, Mark};
 use san_sim::ontap::{
     AggregateEncryption, CloneSettings, LunInfo, OntapConfig, Version, VolumeEncryption, VolumeInfo,
 };
@@ -52,9 +52,10 @@ fn ours(site: &DaemonSite) -> Vec<VolumeInfo> {
     all
 }
 
+/// A clone's mark names its template too.
 fn volume(site: &DaemonSite, object: &str) -> VolumeInfo {
-    let mark = format!("\"{object}\"");
-    ours(site).into_iter().find(|it| it.comment.contains(&mark)).unwrap()
+    let is_it = |it: &VolumeInfo| Mark::parse(&it.comment).unwrap().unwrap().owner.object() == object;
+    ours(site).into_iter().find(is_it).unwrap()
 }
 
 fn lun(site: &DaemonSite, object: &str) -> LunInfo {

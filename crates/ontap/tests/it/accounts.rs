@@ -7,6 +7,7 @@ use san_sim::ontap::{Assigned, NodeView, OntapConfig as SimConfig, OntapSim, Rol
 use crate::fixture::{
     Fixture, NEW, SIZE, SVM, client, cluster_role, cx, host_spec, lun_choice, ontap_config, spec, svm_account,
 };
+use crate::logins::chap;
 
 /// What a disk meets in its life.
 async fn live(sim: &OntapSim) -> Result<()> {
@@ -16,6 +17,9 @@ async fn live(sim: &OntapSim) -> Result<()> {
     let array = Ontap::connect(&cx(), client(sim), config).await?;
     let volume = array.ensure_volume(&cx(), &spec("vm-100-disk-0")).await?.into_inner();
     let host = array.ensure_host(&cx(), &host_spec()).await?.into_inner();
+    let logins = array.host_logins().unwrap();
+    logins.ensure_login(&cx(), &host_spec().initiators, Some(&chap("a-long-secret", None))).await?;
+    logins.ensure_login(&cx(), &host_spec().initiators, None).await?;
     array.ensure_mapped(&cx(), &volume, &host, &lun_choice(&[1])).await?;
     array.mapping(&cx(), &volume, &host).await?;
     array.resize(&cx(), &volume, SIZE.times(2)).await?;
@@ -71,7 +75,6 @@ async fn every_line_is_needed(account: fn(&mut SimConfig)) {
                 patient(it);
                 it.role = Some(less);
             });
-            println!("without {path}");
             let error = live(&sim).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{path}: {error:?}");
             assert!(error.remedy().is_some(), "{path}: {error:?}");

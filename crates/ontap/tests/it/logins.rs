@@ -7,7 +7,7 @@ use crate::fixture::{Fixture, NEW, cx};
 
 const NODE: &str = "iqn.1993-08.org.debian:01:node1";
 
-fn chap(secret: &str, target: Option<&str>) -> Chap {
+pub(crate) fn chap(secret: &str, target: Option<&str>) -> Chap {
     let name = |user: &str, secret: &str| ChapName { user: user.into(), secret: secret.into() };
     Chap { initiator: name("nodes", secret), target: target.map(|it| name("filer", it)) }
 }
