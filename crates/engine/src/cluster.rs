@@ -38,6 +38,9 @@ pub struct Binding {
     /// Which part of the array held it when it was made ([`Volume::place`]).
     #[serde(default)]
     pub place: Option<String>,
+    /// Since when it is deleted and waits to go, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<u64>,
 }
 
 impl Binding {
@@ -577,6 +580,7 @@ mod tests {
             kind: VolumeKind::Disk,
             template: None,
             place: None,
+            deleted: None,
         };
         cluster.bind(&cx(5), &binding).await.unwrap();
         cluster.unbind(&cx(5), &owner(), &"c:d".parse().unwrap()).await.unwrap();

@@ -1,23 +1,26 @@
-//! What nobody detaches: templates and snapshots are attached to be copied and then forgotten. Who wants them is kept in mind,
-//! and what nobody wants or uses any more is taken down.
+//! What nobody detaches: templates and snapshots are attached to be copied and then forgotten, and so are disks whenever a
+//! hypervisor does not come to detach them. Who wants them is kept in mind, and what nobody wants or uses any more is taken down.
 
 use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use san_core::{Cx, Deadline, OperationId, Result, VolumeKind};
+use san_core::{Cx, Deadline, Error, ErrorKind, OperationId, Result, VolumeKind};
 use tokio::time::Instant;
 
 use crate::disk_view::View;
 use crate::plan::Request;
 use crate::reconciled::Repair;
-use crate::record::AttachmentState;
+use crate::record::{Attachment, AttachmentState};
 use crate::san::San;
 
-/// How long a template stays attached after its last use: whoever copies several disks comes back to each of them.
-const TEMPLATE_REST: Duration = Duration::from_secs(15 * 60);
+/// How long a disk stays attached after its last use: whoever copies several disks comes back to each of them, and a guest
+/// that starts may wait for another one.
+const DISK_REST: Duration = Duration::from_secs(15 * 60);
 /// The same for a snapshot.
 const READER_REST: Duration = Duration::from_secs(10 * 60);
+/// Two looks have to find it unused, so far apart that nobody is just changing hands.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(20);
 /// More than the kernel tells of a process.
 const STAT_MAX: usize = 4096;
 
@@ -35,12 +38,14 @@ pub struct Asker {
 pub(crate) struct Use {
     /// When it was last asked for, or seen in use.
     last: Instant,
+    /// When a look found it unused for the first time since then.
+    unused: Option<Instant>,
     askers: Vec<Asker>,
 }
 
 impl Default for Use {
     fn default() -> Self {
-        Self { last: Instant::now(), askers: Vec::new() }
+        Self { last: Instant::now(), unused: None, askers: Vec::new() }
     }
 }
 
@@ -48,15 +53,20 @@ impl Default for Use {
 fn rest(view: &View, kind: VolumeKind) -> Option<Duration> {
     match (&view.snapshot, kind) {
         (Some(_), _) => Some(READER_REST),
-        (None, VolumeKind::Template) => Some(TEMPLATE_REST),
-        (None, VolumeKind::Disk | VolumeKind::Deleting) => None,
+        (None, VolumeKind::Template | VolumeKind::Disk) => Some(DISK_REST),
+        (None, VolumeKind::Deleting) => None,
     }
 }
 
 impl San {
-    /// Takes down what nobody has used here for a while, of what is attached to be copied: as long as one node has a template
-    /// no other can delete it, and what reads a snapshot costs room. What is in use stays.
+    /// Takes down what nobody has used here for a while: as long as one node has a disk no other can delete it, and what reads
+    /// a snapshot costs room. What is in use stays, and so does whatever cannot be proved to be unused. Called again and
+    /// again: one look is no proof.
     pub async fn drop_idle(&self) -> Result<()> {
+        if self.status().problem.is_some() {
+            // It could not take the mappings away, and would have to be asked for them where they are needed next.
+            return Ok(());
+        }
         let records = self.attached().await?;
         self.shared().uses.lock().unwrap_or_else(PoisonError::into_inner).retain(|view, _| {
             // Of what is not here nothing need be remembered.
@@ -65,25 +75,41 @@ impl San {
         for record in records {
             let cx = self.cx(Deadline::after(Duration::from_secs(30)), OperationId::random());
             let view = record.view();
-            if record.state != AttachmentState::Attached || !self.has_rested(&cx, &view).await? {
-                continue;
-            }
-            if let Err(error) = self.require_unused(&cx, &record).await {
+            if record.state == AttachmentState::Attached
+                && let Err(error) = self.drop_if_idle(&cx, &record, &view).await
+            {
                 tracing::debug!(volume = %view, error = %error.chain(), "it stays attached");
                 self.note_use(&cx, &view, None).await;
-                continue;
-            }
-            let request =
-                Request::Release { object: view.owner.object().to_owned(), snapshot: view.snapshot.clone() };
-            let ticket = self.submit(cx.operation(), request, cx.deadline());
-            match ticket.wait(cx.deadline()).await {
-                Ok(_) => self.reconciled(Repair::IdleDetached, &view.file_name()),
-                Err(error) => {
-                    tracing::debug!(volume = %view, error = %error.chain(), "what is idle stays attached");
-                }
             }
         }
         Ok(())
+    }
+
+    /// An error: it is in use, or nobody knows.
+    async fn drop_if_idle(&self, cx: &Cx, record: &Attachment, view: &View) -> Result<()> {
+        if !self.has_rested(cx, view).await? {
+            return Ok(());
+        }
+        self.require_unused(cx, record).await?;
+        if !self.was_unused_before(view) {
+            return Ok(());
+        }
+        let request =
+            Request::Release { object: view.owner.object().to_owned(), snapshot: view.snapshot.clone() };
+        let ticket = self.submit(cx.operation(), request, cx.deadline());
+        ticket.wait(cx.deadline()).await?;
+        // Somebody may have asked for it at the last moment, and where the array is silent its part is still to come.
+        if self.attachments().of(view).await?.is_none() {
+            self.reconciled(Repair::IdleDetached, &view.file_name());
+        }
+        Ok(())
+    }
+
+    /// Notes that a look has found it unused; whether an earlier one has, long enough ago.
+    fn was_unused_before(&self, view: &View) -> bool {
+        let mut uses = self.shared().uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = *uses.entry(view.clone()).or_default().unused.get_or_insert_with(Instant::now);
+        first.elapsed() >= BETWEEN_LOOKS
     }
 
     /// Somebody wants it, or has it open.
@@ -97,6 +123,7 @@ impl San {
         let mut uses = self.shared().uses.lock().unwrap_or_else(PoisonError::into_inner);
         let it = uses.entry(view.clone()).or_default();
         it.last = Instant::now();
+        it.unused = None;
         if let Some(asker) = asker.filter(|asker| !it.askers.contains(asker)) {
             it.askers.push(asker);
         }
@@ -104,14 +131,36 @@ impl San {
 
     /// Whether it is to be taken down when nobody uses it for a while, and nobody has wanted it for so long. What was attached
     /// by an earlier process rests from now on.
+    ///
+    /// # Errors
+    /// `InUse` where a disk may be needed although nobody has asked for it lately: its guest runs, is locked or moves, or a
+    /// task works on it.
     pub(crate) async fn has_rested(&self, cx: &Cx, view: &View) -> Result<bool> {
-        let kind = self.cluster().binding(cx, &view.owner).await?.map(|it| it.kind).unwrap_or_default();
-        let Some(rest) = rest(view, kind) else { return Ok(false) };
+        // What the cluster knows nothing of is not idle, but stale.
+        let Some(bound) = self.cluster().binding(cx, &view.owner).await? else { return Ok(false) };
+        let Some(rest) = rest(view, bound.kind) else { return Ok(false) };
         let elapsed = {
             let mut uses = self.shared().uses.lock().unwrap_or_else(PoisonError::into_inner);
             uses.entry(view.clone()).or_default().last.elapsed()
         };
-        Ok(elapsed >= rest && !self.is_wanted(cx, view, None).await)
+        if elapsed < rest || self.is_wanted(cx, view, None).await {
+            return Ok(false);
+        }
+        if view.snapshot.is_none() && bound.kind == VolumeKind::Disk {
+            self.require_unneeded(cx, view).await?;
+        }
+        Ok(true)
+    }
+
+    /// Makes sure that no guest needs a disk here, although nobody may have it open at this moment.
+    ///
+    /// # Errors
+    /// `InUse` with what is under way.
+    pub(crate) async fn require_unneeded(&self, cx: &Cx, view: &View) -> Result<()> {
+        match self.cluster().guest_activity(cx, &view.owner).await? {
+            Some(activity) => Err(Error::new(ErrorKind::InUse, activity).on(view.owner.object())),
+            None => Ok(()),
+        }
     }
 
     /// Whether a process for which it was attached lives, besides `but`.
@@ -151,10 +200,7 @@ fn started_of(stat: &str) -> Result<u64> {
     let after_name = stat.rsplit_once(')').map(|(_, rest)| rest);
     let started = after_name.and_then(|it| it.split_whitespace().nth(19)).and_then(|it| it.parse().ok());
     started.ok_or_else(|| {
-        san_core::Error::new(
-            san_core::ErrorKind::Protocol,
-            "what the kernel tells of a process is not understood",
-        )
+        Error::new(ErrorKind::Protocol, "what the kernel tells of a process is not understood")
     })
 }
 

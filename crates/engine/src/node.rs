@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::locks::Locks;
 use crate::masks::Masks;
+use crate::reconciled::Repairs;
 use crate::record::Attachments;
 use crate::registry::Registry;
 use crate::store::Folder;
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) active: Mutex<HashSet<OperationId>>,
     /// Storages whose leftovers of earlier processes were given back.
     pub(crate) started: Mutex<HashSet<String>>,
+    /// What was put right by itself, by storage.
+    pub(crate) repairs: Mutex<HashMap<String, Repairs>>,
     /// The last number given out, per array.
     last_lun: Mutex<HashMap<String, u16>>,
     tasks: Mutex<JoinSet<()>>,
@@ -96,6 +99,7 @@ impl Node {
                 registry: Registry::default(),
                 active: Mutex::default(),
                 started: Mutex::default(),
+                repairs: Mutex::default(),
                 last_lun: Mutex::default(),
                 tasks: Mutex::default(),
                 running: watch::Sender::new(0),

@@ -20,6 +20,7 @@ use san_core::{
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use crate::reconciled::Repair;
 use crate::record::Attachment;
 use crate::san::{San, Shared};
 
@@ -291,6 +292,7 @@ impl Watch {
             match result {
                 Ok(()) => {
                     outage.has_ended = true;
+                    san.count(Repair::WaitingEnded, &record.view().file_name());
                     tracing::error!(volume = %record.owner, why, "its guest waits no longer: reads and writes fail until a path comes back");
                 }
                 Err(error) => {

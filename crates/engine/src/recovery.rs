@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::disk_view::View;
 use crate::intent::{Cursor, Found, Intent};
 use crate::plan::{Direction, Outcome, Work};
+use crate::reconciled::Repair;
 use crate::record::{Attachment, AttachmentState};
 use crate::registry::Entry;
 use crate::runner::{CLEAN_UP, End, PAUSES, Pace};
@@ -150,6 +151,7 @@ impl San {
         let end = end?;
         match end {
             End::Finished(_) | End::Undone(_) => {
+                self.note_ended(intent);
                 if had_answer {
                     self.settle_callers(intent.id, matches!(end, End::Finished(_)));
                 }
@@ -157,6 +159,11 @@ impl San {
             }
             End::Open(error) => Err(error),
         }
+    }
+
+    fn note_ended(&self, intent: &Intent) {
+        let object = intent.work.owner().map_or("", |it| it.object());
+        self.reconciled(Repair::OperationEnded, format!("{} {object}", intent.work.verb()).trim_end());
     }
 
     /// Takes up everything earlier runs left open: called after the start, and then whenever the array may answer again.
@@ -237,7 +244,11 @@ impl San {
         }
         match end {
             End::Open(error) => Err(Error::wrap(error, format!("the answer {outcome:?} was not confirmed"))),
-            _ => Ok(()),
+            End::Undone(_) => {
+                self.note_ended(intent);
+                Ok(())
+            }
+            End::Finished(_) => Ok(()),
         }
     }
 }

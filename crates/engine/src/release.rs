@@ -12,6 +12,7 @@ use crate::clock::unix_now;
 use crate::cluster::Cluster;
 use crate::node::{Inner, Node};
 use crate::plan::{Outcome, Request};
+use crate::reconciled::Repair;
 use crate::san::San;
 use crate::site::{Other, refuse_mapped_elsewhere};
 use crate::store::Folder;
@@ -308,8 +309,12 @@ impl Server {
 }
 
 async fn answer(san: San, request: ReleaseRequest) -> OperationId {
+    let was_here = san.attachments().get(&request.owner).await.is_ok_and(|it| it.is_some());
     let answer = san.release(&request).await;
     tracing::info!(volume = %request.owner, from = %request.from, ?answer, "a node asked to release it");
+    if was_here && answer == ReleaseAnswer::Released {
+        san.count(Repair::Released, request.owner.object());
+    }
     let cx = san.cx(Deadline::after(WITHDRAW), OperationId::random());
     if let Err(error) = san.cluster().answer_release(&cx, &request, answer).await {
         tracing::warn!(error = %error.chain(), "an answer could not be given");

@@ -18,10 +18,10 @@ use crate::idle::Use;
 use crate::intent::Intents;
 use crate::node::{Inner, Node};
 use crate::plan::{Request, is_asked_for};
-use crate::reconciled::{Reconciled, Repair};
+use crate::reconciled::Repair;
 use crate::record::{Attachment, AttachmentState, Attachments};
+use crate::rest::Resting;
 use crate::store::Folder;
-use crate::tombstone::Rest;
 
 /// What a storage is made of.
 #[derive(Debug)]
@@ -60,8 +60,9 @@ pub(crate) struct Shared {
     /// Who wants what is attached.
     pub(crate) uses: Mutex<HashMap<View, Use>>,
     /// Volumes that were deleted and could not go when that was tried last.
-    resting: Mutex<HashMap<String, Rest>>,
-    pub(crate) reconciled: Mutex<Reconciled>,
+    pub(crate) tombstones: Resting,
+    /// What lacks paths that could not be made when that was tried last.
+    pub(crate) incomplete: Resting,
 }
 
 #[derive(Debug, Default)]
@@ -134,8 +135,8 @@ impl San {
             status: Mutex::default(),
             outages: Mutex::default(),
             uses: Mutex::default(),
-            resting: Mutex::default(),
-            reconciled: Mutex::default(),
+            tombstones: Resting::default(),
+            incomplete: Resting::default(),
             node,
             config,
         })))
@@ -279,10 +280,6 @@ impl San {
             }
         }
         Ok(())
-    }
-
-    pub(crate) fn with_resting<T>(&self, with: impl FnOnce(&mut HashMap<String, Rest>) -> T) -> T {
-        with(&mut self.0.resting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes sure that a volume is known by the template it is said to be cloned from. Where that cannot be told, whatever is

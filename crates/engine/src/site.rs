@@ -172,6 +172,7 @@ impl San {
             template,
             // A look by the array's key does not show it.
             place: volume.place.clone().or_else(|| bound.and_then(|it| it.place.clone())),
+            deleted: bound.and_then(|it| it.deleted),
         };
         if bound == Some(&binding) { Ok(()) } else { self.cluster().bind(cx, &binding).await }
     }

@@ -1,12 +1,11 @@
 //! Tombstones: volumes that were deleted and cannot go yet. They have a name and a mark that say so, their own names are
 //! free, and whichever node comes first removes them.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use san_core::{Cx, Deadline, Mark, OperationId, Owner, Result, VolumeKind};
-use tokio::time::Instant;
+use san_core::{Cx, Deadline, Mark, OperationId, Owner, Result, VolumeKind, VolumeName};
 
+use crate::clock::unix_now;
 use crate::cluster::Binding;
 use crate::plan::Request;
 use crate::reconciled::Repair;
@@ -16,8 +15,6 @@ use crate::san::San;
 const PREFIX: &str = "deleting-";
 /// As much of the array's key as tells volumes apart.
 const MAX_KEY: usize = 64;
-/// How long a tombstone rests after it could not be removed, at first and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(55), Duration::from_secs(300));
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(30);
 
@@ -37,11 +34,22 @@ fn tombstone_of(bound: &Binding) -> Result<Owner> {
     Owner::new(owner.realm(), owner.space(), &object)
 }
 
-/// When a tombstone is tried again.
-#[derive(Debug)]
-pub(crate) struct Rest {
-    until: Instant,
-    pause: Duration,
+/// What a tombstone was called before, or as much of it as fits.
+fn former_name(object: &str) -> &str {
+    object.strip_prefix(PREFIX).and_then(|it| it.split_once('-')).map_or(object, |(_, former)| former)
+}
+
+/// A volume that was deleted and has not gone yet.
+#[derive(Debug, Clone)]
+pub struct Leaving {
+    /// What it was called, as far as its name as a tombstone tells.
+    pub object: String,
+    /// What it is called on the array.
+    pub on_array: VolumeName,
+    /// Since when, in seconds since 1970.
+    pub deleted: Option<u64>,
+    /// Why it could not go when this node tried last, and when it tries again; `None`: it has not tried yet.
+    pub waits: Option<(String, Duration)>,
 }
 
 impl San {
@@ -62,9 +70,30 @@ impl San {
     /// The cluster knows it by its name as a tombstone only.
     pub(crate) async fn bind_tombstone(&self, cx: &Cx, bound: &Binding, owner: Owner) -> Result<()> {
         let name = self.encode(&owner)?;
-        let tombstone = Binding { owner, name, kind: VolumeKind::Deleting, ..bound.clone() };
+        let deleted = bound.deleted.or_else(|| Some(unix_now()));
+        let tombstone = Binding { owner, name, kind: VolumeKind::Deleting, deleted, ..bound.clone() };
         self.cluster().bind(cx, &tombstone).await?;
         self.cluster().unbind(cx, &bound.owner, &bound.id).await
+    }
+
+    /// What was deleted and has not gone yet.
+    pub async fn leaving(&self, cx: &Cx) -> Result<Vec<Leaving>> {
+        let mut leaving = Vec::new();
+        for owner in self.cluster().bound(cx, self.realm(), self.space()).await? {
+            if !is_tombstone(owner.object()) {
+                continue;
+            }
+            // A folder may hold a lease only.
+            let Some(bound) = self.cluster().binding(cx, &owner).await? else { continue };
+            let waits = self.shared().tombstones.of(owner.object());
+            leaving.push(Leaving {
+                object: former_name(owner.object()).to_owned(),
+                on_array: bound.name,
+                deleted: bound.deleted,
+                waits,
+            });
+        }
+        Ok(leaving)
     }
 
     /// Removes what was deleted and could not go at once, where it can go now. Costs nothing while there is no such volume.
@@ -72,20 +101,19 @@ impl San {
         let cx = self.cx(Deadline::after(ATTEMPT), OperationId::random());
         let mut left = self.cluster().bound(&cx, self.realm(), self.space()).await?;
         left.retain(|it| is_tombstone(it.object()));
-        self.with_resting(|it| it.retain(|object, _| left.iter().any(|left| left.object() == object)));
+        self.shared().tombstones.keep(|object| left.iter().any(|left| left.object() == object));
         for owner in left {
             let object = owner.object().to_owned();
-            if self.with_resting(|it| it.get(&object).is_some_and(|rest| rest.until > Instant::now())) {
+            if self.shared().tombstones.is_resting(&object) {
                 continue;
             }
             let deadline = Deadline::after(ATTEMPT);
             let ticket =
                 self.submit(OperationId::random(), Request::Delete { object: object.clone() }, deadline);
             match ticket.wait(deadline).await {
-                Ok(_) => self.reconciled(Repair::DeletionFinished, owner.object()),
+                Ok(_) => self.reconciled(Repair::DeletionFinished, former_name(owner.object())),
                 Err(error) => {
-                    let first = self.with_resting(|it| rest(it, object));
-                    if first {
+                    if self.shared().tombstones.rest(&object, error.chain().to_string()) {
                         tracing::info!(volume = %owner, error = %error.chain(), "it was deleted and cannot go yet");
                     }
                 }
@@ -93,15 +121,6 @@ impl San {
         }
         Ok(())
     }
-}
-
-/// Lets a tombstone rest, longer every time; whether it is the first time.
-fn rest(resting: &mut HashMap<String, Rest>, object: String) -> bool {
-    let (shortest, longest) = PAUSES;
-    let before = resting.get(&object).map(|it| it.pause);
-    let pause = before.map_or(shortest, |it| (it * 2).min(longest));
-    resting.insert(object, Rest { until: Instant::now() + pause, pause });
-    before.is_none()
 }
 
 #[cfg(test)]
@@ -121,6 +140,7 @@ mod tests {
             kind: VolumeKind::Disk,
             template: None,
             place: None,
+            deleted: None,
         };
         let long = "x".repeat(Owner::MAX_PART);
         let names = ["a-1:b-2", "a-1:b-3"].map(|it| tombstone_of(&bound(&long, it)).unwrap());
@@ -129,15 +149,6 @@ mod tests {
         let short = bound("vm-100-disk-0", "a-1:b-2");
         assert_eq!(tombstone_of(&short).unwrap().object(), "deleting-a1b2-vm-100-disk-0");
         assert!(!is_tombstone(short.owner.object()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_cannot_go_is_tried_ever_less_often() {
-        let mut resting = HashMap::new();
-        assert!(rest(&mut resting, "a".to_owned()));
-        for expected in [110, 220, 300, 300] {
-            assert!(!rest(&mut resting, "a".to_owned()));
-            assert_eq!(resting["a"].pause.as_secs(), expected);
-        }
+        assert_eq!(former_name("deleting-a1b2-vm-100-disk-0"), "vm-100-disk-0");
     }
 }

@@ -68,7 +68,7 @@ pub struct Presence {
     pub state: AttachmentState,
     /// How its device stands; `None` where there is none.
     pub paths: Option<Paths>,
-    /// How many paths it was scanned for.
+    /// How many paths it should have.
     pub expected: usize,
     /// For how long it has had no path, as far as this process has seen.
     pub outage: Option<Duration>,
@@ -184,7 +184,7 @@ impl San {
             .map(|(record, paths)| Presence {
                 outage: self.outage(&record.identity.wwid),
                 lun: record.lun,
-                expected: record.addresses.len(),
+                expected: self.paths_wanted(&record),
                 state: record.state,
                 view: record.view(),
                 paths,

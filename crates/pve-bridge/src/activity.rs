@@ -13,11 +13,14 @@ async fn text(cx: &Cx, host: &Guard, path: &str, max: usize) -> Result<Option<St
 
 /// Whether the guest runs on this node, in words: QEMU by its process, a container by the socket of its supervisor.
 pub(crate) async fn running(cx: &Cx, host: &Guard, vmid: u64) -> Result<Option<String>> {
-    if let Some(pid) = text(cx, host, &format!("/run/qemu-server/{vmid}.pid"), 64).await?
-        && let Ok(pid) = pid.trim().parse::<u32>()
-        && text(cx, host, &format!("/proc/{pid}/stat"), 4096).await?.is_some()
-    {
-        return Ok(Some(format!("VM {vmid} runs there (QEMU pid {pid})")));
+    if let Some(pid) = text(cx, host, &format!("/run/qemu-server/{vmid}.pid"), 64).await? {
+        // It is empty for a moment while QEMU starts.
+        let Ok(pid) = pid.trim().parse::<u32>() else {
+            return Ok(Some(format!("VM {vmid} may run there: its pid file cannot be understood")));
+        };
+        if text(cx, host, &format!("/proc/{pid}/stat"), 4096).await?.is_some() {
+            return Ok(Some(format!("VM {vmid} runs there (QEMU pid {pid})")));
+        }
     }
     let supervisor = format!("@/var/lib/lxc/{vmid}/command");
     let sockets = text(cx, host, "/proc/net/unix", MAX_SOCKETS).await?.unwrap_or_default();

@@ -28,6 +28,9 @@ use crate::wires::Wires;
 const TICK: Duration = Duration::from_secs(5);
 /// The array is asked for its room at most so often.
 const STATUS_AGE: Duration = Duration::from_secs(60);
+/// What was left here, or elsewhere for this node, is looked for so often: with the time a look takes, less than a minute
+/// passes.
+const LOOK_AFTER: Duration = Duration::from_secs(30);
 /// Connections served at once; PVE has a few dozen workers.
 const CONNECTIONS: usize = 512;
 
@@ -228,7 +231,8 @@ fn is_allowed(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|it| it.uid() == 0 || it.uid() == us)
 }
 
-/// What is done without being asked: open operations ended, room asked for, what is left of removed storages dropped.
+/// What is done without being asked: open operations ended, room asked for, what is left of volumes and storages that are gone
+/// dropped, what nobody uses taken down, missing paths made.
 async fn tend(service: Arc<Service>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -246,9 +250,14 @@ async fn tend(service: Arc<Service>) {
                 storage.take_up().await;
                 let still_open = storage.open.load(Ordering::Relaxed) > 0;
                 // An array that let the last one end answers again; otherwise it is asked once a minute.
-                if (open_before && !still_open) || storage.san.status_is_older_than(STATUS_AGE) {
+                let is_asked = (open_before && !still_open) || storage.san.status_is_older_than(STATUS_AGE);
+                if is_asked {
                     storage.refresh().await;
-                    storage.drop_stale().await;
+                }
+                if storage.is_due(LOOK_AFTER) {
+                    storage.look_after().await;
+                }
+                if is_asked {
                     service.storages.drop_if_removed(&storage).await;
                 }
                 drop(turn);

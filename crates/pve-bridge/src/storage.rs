@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 use crate::names::check_storage_id;
 use crate::options::Options;
@@ -54,6 +55,8 @@ pub(crate) struct Storage {
     pub(crate) client: Client,
     /// Operations that could not be ended yet.
     pub(crate) open: AtomicUsize,
+    /// When it was looked after.
+    looked: Mutex<Option<Instant>>,
     /// Held by whoever tends it.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -236,14 +239,15 @@ impl Storages {
         )?;
         san.start().await?;
         let open = AtomicUsize::new(san.open_operations().await?.len());
-        let storage = Arc::new(Storage { san, options, client, open, turn: Arc::default() });
+        let storage =
+            Arc::new(Storage { san, options, client, open, looked: Mutex::default(), turn: Arc::default() });
         let starting = Arc::clone(&storage);
         // Whatever an earlier run left open is ended beside the work that does not concern it.
         self.node.run(async move {
             if let Some(_turn) = starting.turn() {
                 starting.take_up().await;
                 starting.refresh().await;
-                starting.drop_stale().await;
+                starting.look_after().await;
             }
         });
         Ok(storage)
@@ -497,18 +501,25 @@ impl Storage {
         }
     }
 
-    /// Takes down what is attached here on record and belongs here no longer, or is needed here no longer, and removes what
-    /// was deleted and could not go.
-    pub(crate) async fn drop_stale(&self) {
-        if let Err(error) = self.san.drop_stale_attachments().await {
-            tracing::debug!(storage = %self.san.space(), error = %error.chain(), "stale attachments are not known");
+    /// Takes down what is attached here on record and belongs here no longer, or is needed here no longer, removes what was
+    /// deleted and could not go, and makes paths that are missing. While there is nothing of that, the array is asked nothing.
+    pub(crate) async fn look_after(&self) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        for (what, done) in [
+            ("stale attachments", self.san.drop_stale_attachments().await),
+            ("what is idle", self.san.drop_idle().await),
+            ("what was deleted", self.san.finish_deletions().await),
+            ("missing paths", self.san.complete_paths().await),
+        ] {
+            if let Err(error) = done {
+                tracing::debug!(storage = %self.san.space(), error = %error.chain(), "{what}: not known");
+            }
         }
-        if let Err(error) = self.san.drop_idle().await {
-            tracing::debug!(storage = %self.san.space(), error = %error.chain(), "what is idle is not known");
-        }
-        if let Err(error) = self.san.finish_deletions().await {
-            tracing::debug!(storage = %self.san.space(), error = %error.chain(), "what was deleted is not known");
-        }
+    }
+
+    /// Whether it was last looked after longer than `age` ago.
+    pub(crate) fn is_due(&self, age: Duration) -> bool {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|it| it.elapsed() >= age)
     }
 
     /// The right to tend it, unless somebody does.

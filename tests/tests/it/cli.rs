@@ -315,3 +315,46 @@ async fn policy_shows_what_differs_and_sets_it() {
     let findings = site.audit().against(&before);
     assert!(findings.is_empty(), "{findings}");
 }
+
+/// A deletion that waits for a clone in the recovery queue, and an unmapping the array did not answer.
+#[tokio::test(start_paused = true)]
+async fn status_tells_what_waits_and_what_was_put_right() {
+    let site = with_disk(1).await;
+    let client = site.client(0);
+    client.call("volume.create", json!({ "vmid": 200, "name": null, "size_bytes": 8 << 20 })).await.unwrap();
+    client.call("volume.template", json!({ "name": "vm-200-disk-0" })).await.unwrap();
+    let made = client.call("volume.clone", json!({ "name": "base-200-disk-0", "vmid": 201 })).await.unwrap();
+    client.call("volume.delete", json!({ "name": made.ok["name"] })).await.unwrap();
+    client.call("volume.delete", json!({ "name": "base-200-disk-0" })).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let storage = run(&site, &["status", "--json"]).await.json()["storages"][0].clone();
+    let waiting = &storage["deleting"][0];
+    assert_eq!(waiting["volume"], "base-200-disk-0", "{storage}");
+    assert!(waiting["why"].as_str().unwrap().contains("clones"), "{waiting}");
+    assert!(waiting["age_seconds"].is_u64() && waiting["next_try_seconds"].is_u64(), "{waiting}");
+    assert_eq!(storage["repairs"], json!([]));
+    let silent = || san_sim::ontap::Fault::Refuse;
+    crate::support::inject(&site.site.array, "", "", san_sim::ontap::Times::Always, silent());
+    client.call("volume.detach", json!({ "name": DISK })).await.unwrap();
+    let shown = run(&site, &["status"]).await.out;
+    for expected in ["have not gone yet", "base-200-disk-0", "have not ended", "waits for the array: unmap"] {
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+    site.site.array.clear_faults();
+    site.site.array.purge_recovery_queue().unwrap();
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    let storage = run(&site, &["status", "--json"]).await.json()["storages"][0].clone();
+    let repairs: Vec<_> = storage["repairs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (&it["kind"], &it["count"], &it["last"]))
+        .collect();
+    let (ended, finished) = (json!("operation-ended"), json!("deletion-finished"));
+    let (detach, template) = (json!(format!("detach {DISK}")), json!("base-200-disk-0"));
+    assert_eq!(repairs, [(&ended, &json!(1), &detach), (&finished, &json!(1), &template)]);
+    assert_eq!((&storage["deleting"], &storage["operations"]), (&json!([]), &json!([])));
+    let shown = run(&site, &["status"]).await.out;
+    assert!(shown.contains("Put right by this node") && shown.contains("finished a deletion"), "{shown}");
+    client.call("volume.delete", json!({ "name": DISK })).await.unwrap();
+}

@@ -57,9 +57,8 @@ async fn a_template_goes_after_its_deleted_clones() {
     site.array.purge_recovery_queue().unwrap();
     tokio::time::sleep(Duration::from_secs(400)).await;
     site.node(1).san().finish_deletions().await.unwrap();
-    let repairs = site.node(1).san().repairs();
-    assert_eq!(repairs.counts.get(&Repair::DeletionFinished), Some(&1), "{repairs:?}");
-    assert!(repairs.last.is_some_and(|(what, _)| what.contains(TEMPLATE)));
+    let finished = site.node(1).san().repairs().remove(&Repair::DeletionFinished).unwrap();
+    assert_eq!((finished.count, finished.object.as_str()), (1, TEMPLATE));
     assert_unchanged(&site, &before);
 }
 
@@ -122,7 +121,7 @@ async fn what_a_silent_node_has_goes_when_that_comes_back() {
     drop(guest);
     look_after(&site).await;
     let repairs = site.node(1).san().repairs();
-    assert_eq!(repairs.counts.get(&Repair::StaleDetached), Some(&1), "{repairs:?}");
+    assert_eq!(repairs.get(&Repair::StaleDetached).map(|it| it.count), Some(1), "{repairs:?}");
     assert_eq!(site.node(0).read(&path, 0, 5).await.unwrap(), b"newer");
     site.node(0).delete(DISK).await.unwrap();
     assert_unchanged(&site, &before);

@@ -94,7 +94,7 @@ async fn what_waited_for_a_dead_node_goes() {
     assert!(matches!(site.node(0).delete(DISK).await.unwrap(), Outcome::Deleting { .. }));
     let san = site.node(0).san();
     san.finish_deletions().await.unwrap();
-    assert_eq!(san.repairs().counts.get(&Repair::DeletionFinished), None);
+    assert_eq!(san.repairs().get(&Repair::DeletionFinished), None);
     let cx = san.cx(Deadline::after(PATIENCE), OperationId::random());
     assert_eq!(san.forget_node(&cx, &site.node(1).name).await.unwrap(), 1);
     assert!(san.forget_host_of(&cx, &site.node(1).name).await.unwrap());
@@ -105,5 +105,5 @@ async fn what_waited_for_a_dead_node_goes() {
     );
     tokio::time::sleep(Duration::from_secs(60)).await;
     san.finish_deletions().await.unwrap();
-    assert_eq!(san.repairs().counts.get(&Repair::DeletionFinished), Some(&1));
+    assert_eq!(san.repairs().get(&Repair::DeletionFinished).map(|it| it.count), Some(1));
 }

@@ -18,6 +18,7 @@ mod farewell;
 mod faults;
 mod hosts;
 mod identity;
+mod idle;
 mod input;
 mod kept;
 mod life;

@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use san_core::{ErrorKind, Result};
-use san_engine::{Outcome, Request};
+use san_core::{Effects, ErrorKind, Result};
+use san_engine::{Outcome, Repair, Request, Tie};
 use san_sim::target::{Reachability, Target};
+use sanbridge_tests::crash::{Side, Stopper};
+use sanbridge_tests::daemons::DaemonSite;
 use sanbridge_tests::site::Site;
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::{DISK, GROWN, SIZE, assert_unchanged, snapshot};
@@ -271,4 +275,134 @@ async fn whatever_is_in_use_stays_and_its_user_is_named() {
     node.detach(DISK).await.unwrap();
     node.delete(DISK).await.unwrap();
     assert_unchanged(&site, &before);
+}
+
+/// The first node has the disk, with one path less than it could have.
+async fn attached_with_a_dead_portal(site: &Site) -> (PathBuf, SocketAddr) {
+    let dead = portals(site)[1];
+    site.array.set_portal(dead, Reachability::Refusing).unwrap();
+    site.node(0).create(DISK, SIZE).await.unwrap();
+    let (path, _) = attach(site, 0).await.unwrap();
+    assert_eq!(paths(site, 0), 3);
+    (path, dead)
+}
+
+fn completed(site: &Site, index: usize) -> u64 {
+    let repairs = site.node(index).san().repairs();
+    repairs.get(&Repair::PathsCompleted).map_or(0, |it| it.count)
+}
+
+#[tokio::test(start_paused = true)]
+async fn paths_that_were_missing_are_made_when_their_portal_is_back() {
+    let site = Site::started(1).await.unwrap();
+    let before = site.audit();
+    let node = site.node(0);
+    let (path, dead) = attached_with_a_dead_portal(&site).await;
+    let guest = node.host.open(&path).unwrap();
+    let mark = site.array.mark();
+    for _ in 0..3 {
+        node.san().complete_paths().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    assert_eq!((paths(&site, 0), completed(&site, 0)), (3, 0), "the portal is still dead");
+    site.array.set_portal(dead, Reachability::Up).unwrap();
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        node.san().complete_paths().await.unwrap();
+    }
+    assert_eq!((paths(&site, 0), completed(&site, 0)), (4, 1));
+    assert_eq!(site.array.requests(mark), [], "the array is asked nothing");
+    node.write(&path, 0, b"works").await.unwrap();
+    drop(guest);
+    node.detach(DISK).await.unwrap();
+    node.delete(DISK).await.unwrap();
+    assert_unchanged(&site, &before);
+}
+
+/// The guest has moved, and this node only has not noticed yet.
+#[tokio::test(start_paused = true)]
+async fn no_paths_are_made_to_what_belongs_here_no_longer() {
+    let site = Site::started(2).await.unwrap();
+    let before = site.audit();
+    let (_, dead) = attached_with_a_dead_portal(&site).await;
+    let held = site.node(0).host.inventory().legs.len();
+    site.guests.place(DISK, &site.node(1).name, Tie::Configured);
+    site.array.set_portal(dead, Reachability::Up).unwrap();
+    attach(&site, 1).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    site.node(0).san().complete_paths().await.unwrap();
+    assert_eq!((site.node(0).host.inventory().legs.len(), completed(&site, 0)), (held, 0));
+    site.node(0).san().drop_stale_attachments().await.unwrap();
+    site.node(1).delete(DISK).await.unwrap();
+    assert_unchanged(&site, &before);
+}
+
+/// Whatever was begun when the daemon was killed is on record, and ended by the next look or with the disk.
+#[tokio::test(start_paused = true)]
+async fn making_paths_can_be_interrupted_anywhere() {
+    for side in [Side::Before, Side::After] {
+        let mut boundaries = 0;
+        while stopped_at(boundaries, side).await {
+            boundaries += 1;
+        }
+        assert!(boundaries > 3, "only {boundaries} boundaries");
+    }
+}
+
+/// `false`: there is no such boundary.
+async fn stopped_at(number: usize, which: Side) -> bool {
+    let mut site = Site::started(1).await.unwrap();
+    let before = site.audit();
+    let (_, dead) = attached_with_a_dead_portal(&site).await;
+    site.kill(0);
+    site.array.set_portal(dead, Reachability::Up).unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let stopper = Stopper::new(Some((number, which)));
+    let array = Arc::new(site.connect(stopper.effects()).await.unwrap());
+    site.start_with(0, stopper.effects(), array).await.unwrap();
+    let reached = {
+        let made = site.node(0).san().complete_paths();
+        tokio::pin!(made);
+        tokio::select! {
+            biased;
+            () = stopper.reached() => true,
+            done = &mut made => { done.unwrap(); false }
+        }
+    };
+    site.kill(0);
+    site.start(0, Effects::unobserved()).await.unwrap();
+    if number.is_multiple_of(2) {
+        site.node(0).san().complete_paths().await.unwrap();
+        assert_eq!(paths(&site, 0), 4, "{which:?} {number}");
+    }
+    site.node(0).detach(DISK).await.unwrap();
+    site.node(0).delete(DISK).await.unwrap();
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{which:?} {number} {:?}:\n{findings}", stopper.passed().last());
+    reached
+}
+
+/// The daemon looks by itself, and its status tells what is missing until then.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_makes_missing_paths_within_a_minute() {
+    let site = DaemonSite::started(1).await.unwrap();
+    let client = site.client(0);
+    client.add().await.unwrap();
+    client.call("volume.create", json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 })).await.unwrap();
+    let dead = portals(&site.site)[1];
+    site.site.array.set_portal(dead, Reachability::BlackHole).unwrap();
+    client.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    let status = async || {
+        let status = client.call("admin.status", json!({ "storage": null })).await.unwrap();
+        let storage = &status.ok["storages"][0];
+        let disk = &storage["disks"][0];
+        (disk["paths_usable"].clone(), disk["paths_expected"].clone(), storage["repairs"].clone())
+    };
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(status().await, (json!(3), json!(4), json!([])));
+    site.site.array.set_portal(dead, Reachability::Up).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (usable, expected, repairs) = status().await;
+    assert_eq!((&usable, &expected), (&json!(4), &json!(4)));
+    assert_eq!((&repairs[0]["kind"], &repairs[0]["last"]), (&json!("paths-completed"), &json!(DISK)));
 }

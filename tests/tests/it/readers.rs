@@ -159,9 +159,11 @@ async fn an_idle_snapshot_is_closed_and_one_that_is_wanted_stays() {
     minutes(9).await;
     node.san().drop_idle().await.unwrap();
     assert_eq!(readers(&site), 1, "somebody has asked for it since");
-    minutes(2).await;
-    node.san().drop_idle().await.unwrap();
-    assert_eq!(readers(&site), 0);
+    for left in [1, 0] {
+        minutes(2).await;
+        node.san().drop_idle().await.unwrap();
+        assert_eq!(readers(&site), left, "one look is no proof");
+    }
     assert!(node.san().attached().await.unwrap().iter().all(|it| it.reads.is_none()), "the disk stays");
     // The task itself may end it.
     node.host.put_file(stat, of(99).as_bytes());

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{
-    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Result, SnapshotName, TargetPort, Volume,
-    VolumeKey, VolumeKind, VolumeState,
+    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Result, SnapshotName, Volume, VolumeKey,
+    VolumeKind, VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::cluster::Binding;
 use crate::disk_view::View;
 use crate::idle::Asker;
 use crate::readers::LeftOver;
-use crate::record::{Attachment, AttachmentState, Reading, addresses};
+use crate::record::{Attachment, AttachmentState, Reading};
 use crate::san::San;
 
 const REPLACE: usize = 0;
@@ -308,7 +308,7 @@ impl Attach {
         // Without the array's word of this moment the record has the mapping.
         let volume = match (&self.seen, &self.before) {
             (Some(volume), _) => volume.clone(),
-            (None, Some(_)) => return self.note_addresses(cx, san).await,
+            (None, Some(_)) => return san.note_addresses(cx, self.record_mut()?).await,
             (None, None) => {
                 let message = "the volume to attach was not looked up";
                 return Err(Error::new(ErrorKind::Internal, message));
@@ -335,24 +335,7 @@ impl Attach {
         record.host = Some(mapping.host);
         record.lun = Some(mapping.lun);
         record.ports = ports;
-        self.note_addresses(cx, san).await
-    }
-
-    /// Where it will be scanned for: on record before anything is.
-    async fn note_addresses(&mut self, cx: &Cx, san: &San) -> Result<()> {
-        let routes = san.routes(cx, &self.record_mut()?.ports).await?;
-        let record = self.record_mut()?;
-        if let Some(lun) = record.lun {
-            let known = std::mem::take(&mut record.addresses);
-            record.addresses = addresses(&routes, lun);
-            // Legs an earlier boot or session left behind are still ours to remove.
-            for address in known {
-                if address.lun == lun && !record.addresses.contains(&address) {
-                    record.addresses.push(address);
-                }
-            }
-        }
-        san.attachments().put(cx, self.record_mut()?).await
+        san.note_addresses(cx, record).await
     }
 
     async fn attach_device(&mut self, cx: &Cx, san: &San) -> Result<Device> {
@@ -371,7 +354,7 @@ impl Attach {
                 let record = self.record_mut()?;
                 record.ports = used;
                 record.lun = Some(mapping.lun);
-                self.note_addresses(cx, san).await?;
+                san.note_addresses(cx, record).await?;
                 let routes = san.routes(cx, &self.record_mut()?.ports).await?;
                 san.devices().attach(cx, &self.expected()?, &routes).await
             }
@@ -406,16 +389,10 @@ impl Attach {
         let Some(mut device) = san.devices().inspect(cx, &expect, &routes).await? else { return Ok(None) };
         let grown = bound.size.filter(|it| record.reads.is_none() && *it > record.size);
         // A port without a session is a path that was never made, or was lost with its session.
-        let sessions = san.transport().sessions_per_port();
-        let is_led_to = |port: &TargetPort| routes.iter().filter(|it| it.port() == port).count() >= sessions;
-        if !device.missing.is_empty() || !record.ports.iter().all(is_led_to) {
+        if !device.missing.is_empty() || !san.are_led_to(&record.ports, &routes) {
             let problems = san.connect(cx, &record.ports).await?;
             self.warnings.extend(problems);
-            self.record = Some(record);
-            self.note_addresses(cx, san).await?;
-            record = self.record_mut()?.clone();
-            let routes = san.routes(cx, &record.ports).await?;
-            device = san.devices().attach(cx, &expect, &routes).await?;
+            device = san.complete_legs(cx, &mut record, &expect).await?;
             self.warn_of(&device);
         }
         if let Some(size) = grown {

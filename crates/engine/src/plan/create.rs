@@ -219,6 +219,7 @@ impl Plan for Create {
                     size: Some(volume.size),
                     kind: VolumeKind::Disk,
                     template: self.origin.as_ref().and_then(Origin::template),
+                    deleted: None,
                 });
             }
             BIND => {

@@ -1,7 +1,7 @@
 //! Detach, in the order that alone beats both known races: map gone, legs offline, array's mapping gone, legs deleted.
 
 use async_trait::async_trait;
-use san_core::{Cx, Error, ErrorKind, Result, Retired};
+use san_core::{Cx, Result, Retired};
 use serde::{Deserialize, Serialize};
 
 use super::{Direction, Flow, Outcome, Plan};
@@ -167,15 +167,6 @@ impl Detach {
         &self.view
     }
 
-    /// Whoever attached it a moment ago may not have opened it yet. Asked under the volume's lock, so that nobody is handed
-    /// the device between the question and its end.
-    async fn require_unneeded(&self, cx: &Cx, san: &San) -> Result<()> {
-        match san.cluster().guest_activity(cx, &self.view.owner).await? {
-            Some(activity) => Err(Error::new(ErrorKind::InUse, activity).on(self.view.owner.object())),
-            None => Ok(()),
-        }
-    }
-
     /// The attachment that is being taken down, while the array still has its mapping.
     pub(crate) fn still_mapped(&self, step: usize) -> Option<&Attachment> {
         self.down.record().filter(|_| step <= UNMAP)
@@ -217,7 +208,9 @@ impl Plan for Detach {
         let record = san.attachments().of(&self.view).await?;
         if self.on == Condition::Unneeded {
             match &record {
-                Some(_) => self.require_unneeded(cx, san).await?,
+                // Whoever attached it a moment ago may not have opened it yet. Asked under the volume's lock, so that nobody is
+                // handed the device between the question and its end.
+                Some(_) => san.require_unneeded(cx, &self.view).await?,
                 // A note of an attachment that this node has no record of is of an earlier life.
                 None => san.cluster().note_detached(cx, &self.view.owner, san.node_name()).await?,
             }

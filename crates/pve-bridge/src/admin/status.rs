@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use san_core::{Cx, Lun, Result, TargetPort, Waiting};
-use san_engine::{AttachmentState, Node, OpenOperation, OpenState, Portal, Presence};
+use san_engine::{
+    AttachmentState, Leaving, Node, OpenOperation, OpenState, Portal, Presence, Repair, Repaired,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::storage::{Storage, Storages};
@@ -29,6 +31,8 @@ pub(crate) struct StorageStatus {
     pub(crate) portals: Vec<PortalStatus>,
     pub(crate) disks: Vec<DiskStatus>,
     pub(crate) operations: Vec<OperationStatus>,
+    pub(crate) deleting: Vec<DeletingStatus>,
+    pub(crate) repairs: Vec<RepairStatus>,
     /// What could not be found out, and why.
     pub(crate) unknown: Vec<String>,
 }
@@ -93,6 +97,28 @@ pub(crate) struct OperationStatus {
     pub(crate) remedy: Option<String>,
 }
 
+/// A volume that was deleted and has not gone yet: its name is free, and whichever node can removes it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DeletingStatus {
+    pub(crate) volume: String,
+    pub(crate) on_array: String,
+    pub(crate) age_seconds: Option<u64>,
+    /// Why it could not go when this node tried last; `None`: it has not tried yet.
+    pub(crate) why: Option<String>,
+    pub(crate) next_try_seconds: Option<u64>,
+}
+
+/// What this node has put right by itself since its daemon started: one kind of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RepairStatus {
+    pub(crate) kind: String,
+    pub(crate) what: String,
+    pub(crate) count: u64,
+    /// What the last one was about, and how long ago that was.
+    pub(crate) last: String,
+    pub(crate) age_seconds: u64,
+}
+
 /// How the storages of this node stand, or one of them.
 pub(crate) async fn gather(cx: &Cx, node: &Node, storages: &Storages, id: Option<&str>) -> Result<Status> {
     let mut known = storages.known(cx).await?;
@@ -128,6 +154,8 @@ impl StorageStatus {
             portals: Vec::new(),
             disks: Vec::new(),
             operations: Vec::new(),
+            deleting: Vec::new(),
+            repairs: Vec::new(),
             unknown: Vec::new(),
         }
     }
@@ -136,8 +164,8 @@ impl StorageStatus {
 async fn of_storage(cx: &Cx, id: String, storage: &Storage) -> StorageStatus {
     let (san, profile) = (&storage.san, storage.san.array().profile());
     let status = san.status();
-    let (portals, disks, operations) =
-        tokio::join!(san.portals(cx), san.presences(cx), san.open_operations());
+    let (portals, disks, operations, deleting) =
+        tokio::join!(san.portals(cx), san.presences(cx), san.open_operations(), san.leaving(cx));
     let mut unknown = Vec::new();
     let mut known = |what: &str, error: san_core::Error| unknown.push(format!("{what}: {}", error.chain()));
     StorageStatus {
@@ -170,6 +198,13 @@ async fn of_storage(cx: &Cx, id: String, storage: &Storage) -> StorageStatus {
             .into_iter()
             .map(operation)
             .collect(),
+        deleting: deleting
+            .map_err(|it| known("deletions", it))
+            .unwrap_or_default()
+            .into_iter()
+            .map(leaving)
+            .collect(),
+        repairs: san.repairs().into_iter().map(|(kind, it)| repair(kind, it)).collect(),
         unknown,
     }
 }
@@ -225,6 +260,27 @@ fn operation(of: OpenOperation) -> OperationStatus {
         step: step.map(str::to_owned),
         reason,
         remedy: remedy.map(str::to_owned),
+    }
+}
+
+fn leaving(of: Leaving) -> DeletingStatus {
+    let (why, next_try) = of.waits.unzip();
+    DeletingStatus {
+        volume: of.object,
+        on_array: of.on_array.to_string(),
+        age_seconds: of.deleted.map(|it| now().saturating_sub(it)),
+        why,
+        next_try_seconds: next_try.map(|it: Duration| it.as_secs()),
+    }
+}
+
+fn repair(kind: Repair, of: Repaired) -> RepairStatus {
+    RepairStatus {
+        kind: kind.name().to_owned(),
+        what: kind.words().to_owned(),
+        count: of.count,
+        last: of.object,
+        age_seconds: now().saturating_sub(of.at),
     }
 }
 

@@ -48,6 +48,8 @@ fn text(of: &Answer, screen: Screen) -> String {
             let _ = writeln!(text, "{} {name}: {}{}", it.verb, plain(reason), plain(&remedy));
         }
     }
+    section(&mut text, "Deleted volumes that have not gone yet", &deleting(&of.storages), screen);
+    section(&mut text, "Put right by this node since its daemon started", &repairs(&of.storages), screen);
     text
 }
 
@@ -140,6 +142,34 @@ fn operations(of: &[StorageStatus]) -> Table {
                 it.age_seconds.map_or_else(|| "-".to_owned(), age),
                 operation_state(it),
             ]);
+        }
+    }
+    table
+}
+
+fn deleting(of: &[StorageStatus]) -> Table {
+    let mut table = Table::new(&["STORAGE", "VOLUME", "AGE>", "NEXT TRY>", "WAITS FOR"]);
+    for storage in of {
+        for it in &storage.deleting {
+            let seconds = |it: Option<u64>| it.map_or_else(|| "-".to_owned(), age);
+            table.row(&[
+                storage.id.clone(),
+                it.volume.clone(),
+                seconds(it.age_seconds),
+                seconds(it.next_try_seconds),
+                it.why.clone().unwrap_or_else(|| "its turn".to_owned()),
+            ]);
+        }
+    }
+    table
+}
+
+fn repairs(of: &[StorageStatus]) -> Table {
+    let mut table = Table::new(&["STORAGE", "WHAT", "COUNT>", "LAST", "AGE>"]);
+    for storage in of {
+        for it in &storage.repairs {
+            let count = it.count.to_string();
+            table.row(&[storage.id.clone(), it.what.clone(), count, it.last.clone(), age(it.age_seconds)]);
         }
     }
     table

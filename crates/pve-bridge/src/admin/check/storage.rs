@@ -164,7 +164,8 @@ async fn lost(cx: &Cx, guard: &Guard, space: &str, of: &Portal) -> Option<Findin
         Ok(Probe::Open) => (
             "session-missing",
             format!("there is no session with {address}, which answers"),
-            "the next attach makes it; journalctl -u iscsid says what went wrong".to_owned(),
+            "it is made by itself within a minute; if not, journalctl -u iscsid says what went wrong"
+                .to_owned(),
         ),
         _ => (
             "portal-unreachable",
@@ -241,7 +242,7 @@ fn disk(of: &Presence) -> Option<Finding> {
         let words = words(
             format!("it has {usable} of {} paths", of.expected),
             "when the others go, its guest waits or gets errors",
-            "sanbridge status shows the portals; the next attach brings missing paths back",
+            "sanbridge status shows the portals; missing paths are made by themselves within a minute of their portal's return",
         );
         return Some(finding("paths-missing", Severity::Warning, name, words));
     }
