@@ -4,6 +4,7 @@ pub mod bench;
 pub mod crash;
 pub mod daemons;
 pub mod demo;
+pub mod faults;
 pub mod ledger;
 pub mod log;
 pub mod matrix;

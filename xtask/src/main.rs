@@ -10,6 +10,7 @@ cargo xtask demo [--json]   the main job, on simulated arrays and nodes
 cargo xtask test            everything that has to hold; installs what it needs on Debian when root
 cargo xtask bench [--json]  requests, programs and waits per operation, against the budgets
 cargo xtask crash [--json]  every operation killed at every boundary of every effect, ended, and audited; see --help
+cargo xtask faults [--json] every operation with every trouble at every request it sends, mended, and audited; see --help
 cargo xtask lab ...         a machine with a real kernel, real tools and kernel targets: up, run, shell, down; see --help
 ";
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Some("demo") => program("sanbridge-tests", "demo", rest),
         Some("bench") => program("sanbridge-tests", "bench", rest),
         Some("crash") => program("sanbridge-tests", "crash", rest),
+        Some("faults") => program("sanbridge-tests", "faults", rest),
         Some("lab") => program("sanbridge-lab", "lab", rest),
         Some("test") if rest.is_empty() => test(),
         Some("--help" | "-h" | "help") => {

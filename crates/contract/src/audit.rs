@@ -52,6 +52,13 @@ impl Audit {
         audit
     }
 
+    /// The same stock with every line put in other words, for what two runs of the same work never share.
+    #[must_use]
+    pub fn reworded(&self, reword: impl Fn(&str) -> String) -> Self {
+        let all = |lines: &BTreeSet<String>| lines.iter().map(|it| reword(it)).collect();
+        Self { ours: all(&self.ours), others: all(&self.others) }
+    }
+
     /// What differs from `before`: things of ours that are left over or missing, things of others that were touched.
     pub fn against(&self, before: &Self) -> Findings {
         let mut findings = Vec::new();

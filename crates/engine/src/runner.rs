@@ -337,8 +337,16 @@ impl San {
         // that, but a definite refusal comes from a fresh look.
         let may_be_done = intent.uncertain == Some(step) && may_pass(&error);
         if !committed && !may_be_done && error.effect() == EffectState::None {
+            if let Err(error) = intent.work.plan_mut().give_up(clean_up, self).await {
+                tracing::warn!(operation = %intent.id, error = %error.chain(), "what it noted in the cluster stays");
+            }
             self.close(clean_up, intent).await;
-            return Some(End::Undone(error));
+            let has_begun = intent.work.plan().has_begun(step) || intent.uncertain == Some(step);
+            return Some(End::Undone(if has_begun {
+                error.with_effect(EffectState::Unknown)
+            } else {
+                error
+            }));
         }
         if committed && !may_pass(&error) {
             self.stick(clean_up, intent, step, None, &error).await;

@@ -23,6 +23,9 @@ const RETURN_TIMEOUT: u64 = 120;
 const SHORTEST_SHARE: Duration = Duration::from_secs(10);
 /// How much later than asked for an answer may come.
 const GRACE: Duration = Duration::from_secs(5);
+/// A change is not begun anew with less time than this: nobody would see its end, and an undo that has looked already
+/// would miss what comes of it.
+const SECOND_TRY: Duration = Duration::from_secs(5);
 /// What is kept back of a deadline for the answer to travel.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -81,7 +84,10 @@ impl Api {
         for _ in 0..PAGES {
             let page: Page<T> = self.get(cx, &request).await?;
             if let Some(failure) = page.error {
-                return Err(Error::wrap(of_failure(None, failure), "the array broke off a list"));
+                // What went wrong with collecting says nothing of the objects, whatever code it has.
+                return Err(Error::new(ErrorKind::Unavailable, "the array broke off a list")
+                    .with_effect(EffectState::None)
+                    .caused_by(of_failure(None, failure)));
             }
             if page.num_records != page.records.len() as u64 {
                 return Err(Error::new(ErrorKind::Protocol, "the array miscounts a page of a list")
@@ -187,14 +193,23 @@ impl Api {
         };
         match look().await {
             Ok(Some(it)) => Ok(Settled::Seen(it)),
+            Ok(None) if cx.deadline().remaining() < SECOND_TRY => Err(error),
             Ok(None) => self.change(cx, request).await.map(Settled::Answered).map_err(|again| {
                 // The first attempt may still be carried out: a second that never left does not change that.
                 if again.is_passing() { again.with_effect(EffectState::Unknown) } else { again }
             }),
-            // A look that cannot be had leaves the first error standing; one that contradicts the request says more.
-            Err(looked) => Err(if looked.is_passing() { error } else { looked }),
+            // A look that contradicts the request says more; one that cannot be had leaves the first error standing.
+            Err(looked) => Err(if contradicts(looked.kind()) { looked } else { error }),
         }
     }
+}
+
+/// Whether a look ended with what it saw, not with why it could not look.
+fn contradicts(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::AlreadyExists | ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::IdentityMismatch
+    )
 }
 
 impl Api {

@@ -115,9 +115,9 @@ pub(crate) fn of_answer(answer: &Answer) -> Error {
         message: "an answer that is not ONTAP's".into(),
         target: None,
     };
-    let effect = if answer.status.is_client_error() { EffectState::None } else { EffectState::Unknown };
+    // Whoever wrote that did not say what was done, whatever the status.
     Error::new(ErrorKind::Protocol, "the array's error cannot be understood")
-        .with_effect(effect)
+        .with_effect(EffectState::Unknown)
         .with_remedy("check that the address is an ONTAP management interface")
         .caused_by(said)
 }

@@ -7,6 +7,9 @@ use san_core::{ByteSize, Effects, ErrorKind};
 use san_engine::{Naming, Outcome, Request, Tie};
 use san_sim::ontap::{Fault, Limits, Times, Version};
 use san_sim::server::ApiState;
+use sanbridge_tests::faults::{Often, Selection, Trouble, run};
+use sanbridge_tests::matrix::Progress;
+use sanbridge_tests::operation::Operation;
 use sanbridge_tests::site::{SVM, Site};
 use tokio::time::Instant;
 
@@ -469,4 +472,17 @@ async fn a_request_that_is_never_answered_leaves_time_for_another() {
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
     site.node(0).delete(DISK).await.unwrap();
     assert_unchanged(&site, &before);
+}
+
+/// Everything that can happen to a request, at every request of every operation; `cargo xtask faults` shows it.
+#[test]
+fn the_fault_matrix_has_no_hole() {
+    let selection = Selection {
+        operations: Operation::all().to_vec(),
+        troubles: Trouble::all().to_vec(),
+        often: Often::all().to_vec(),
+        step: None,
+    };
+    let matrix = run(&selection, &Progress::Silent).unwrap();
+    assert!(matrix.is_good(), "{}", matrix.to_text());
 }

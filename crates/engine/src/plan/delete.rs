@@ -148,6 +148,10 @@ impl Plan for Delete {
         TakeDown::is_committed(step) || step == FORGET
     }
 
+    fn has_begun(&self, _step: usize) -> bool {
+        self.down.has_begun()
+    }
+
     fn needs_lease(&self) -> bool {
         true
     }

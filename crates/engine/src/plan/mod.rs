@@ -285,6 +285,16 @@ pub(crate) trait Plan: Send + Sync {
     /// Whether going back is out of the question once `step` is to be done (operations that go forward only).
     fn is_committed(&self, step: usize) -> bool;
 
+    /// Whether anything was done before `step`, so that its refusal does not mean that nothing happened.
+    fn has_begun(&self, step: usize) -> bool {
+        step > 0
+    }
+
+    /// The operation is given up where it stands, and nobody goes on with it (operations that go forward only).
+    async fn give_up(&mut self, _cx: &Cx, _san: &San) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether the caller is told success as soon as this step is reached, whatever becomes of the rest.
     fn may_end_later(&self, _step: usize) -> bool {
         false

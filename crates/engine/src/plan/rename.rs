@@ -246,7 +246,11 @@ impl Plan for Rename {
         let name = VolumeKey::Name(san.encode(&self.owner)?);
         let volume = san.array().volume(cx, &name).await?.ok_or_else(|| san.no_such(&self.owner))?;
         require_ours(&self.owner, &volume, None)?;
-        volume.identity()?;
+        let identity = volume.identity()?;
+        if bound.as_ref().is_some_and(|it| it.id == volume.id && it.identity != *identity) {
+            let message = "it does not have the identity that is on record for it";
+            return Err(Error::new(ErrorKind::IdentityMismatch, message).on(&volume.name));
+        }
         let Marked::Ours(mark) = volume.mark.clone() else { return Err(san.no_such(&self.owner)) };
         self.require_fit(cx, san, &volume, &mark).await?;
         let (_, others) = san.split_mappings(cx, &volume).await?;

@@ -61,6 +61,14 @@ impl Rollback {
         Ok(())
     }
 
+    /// Takes our note away, where nobody has done so.
+    async fn forget_intention(&self, cx: &Cx, san: &San) -> Result<()> {
+        if san.cluster().overwriting(cx, &self.owner).await? == Some(cx.operation()) {
+            san.cluster().note_overwriting(cx, &self.owner, None).await?;
+        }
+        Ok(())
+    }
+
     fn bound(&self) -> Result<&Binding> {
         self.bound.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "the volume was not looked up"))
     }
@@ -86,6 +94,14 @@ impl Plan for Rollback {
 
     fn is_committed(&self, step: usize) -> bool {
         TakeDown::is_committed(step) || step == DONE
+    }
+
+    fn has_begun(&self, _step: usize) -> bool {
+        self.down.has_begun()
+    }
+
+    async fn give_up(&mut self, cx: &Cx, san: &San) -> Result<()> {
+        self.forget_intention(cx, san).await
     }
 
     fn needs_lease(&self) -> bool {
@@ -126,11 +142,7 @@ impl Plan for Rollback {
                 }
                 san.array().rollback(cx, &self.bound()?.to_volume(), &self.snapshot).await?;
             }
-            DONE => {
-                if san.cluster().overwriting(cx, &self.owner).await? == Some(cx.operation()) {
-                    san.cluster().note_overwriting(cx, &self.owner, None).await?;
-                }
-            }
+            DONE => self.forget_intention(cx, san).await?,
             // What the node's cache holds of the old bytes goes with the device.
             _ => self.down.forward(step, cx, san).await?,
         }

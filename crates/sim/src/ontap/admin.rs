@@ -284,6 +284,11 @@ impl OntapSim {
         })
     }
 
+    /// Lets every job that would never end fail now, as a restart of the array's management does.
+    pub fn fail_stuck_jobs(&self) {
+        self.state().fail_stuck_jobs();
+    }
+
     /// Removes a volume for good, whatever hangs on it.
     pub fn destroy_volume(&self, svm: &str, name: &str) -> io::Result<()> {
         self.change(|state| {

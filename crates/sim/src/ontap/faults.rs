@@ -108,6 +108,13 @@ pub enum Fault {
     Garbage,
     /// The request is carried out; the answer ends in the middle.
     Truncated,
+    /// The request is carried out; every member of this name in the answer has this value instead of its own.
+    Alter {
+        /// The member's name, at whatever depth.
+        member: String,
+        /// What it says.
+        value: serde_json::Value,
+    },
     /// The request is carried out; the answer is this many bytes long.
     Huge {
         /// Bytes of the body.

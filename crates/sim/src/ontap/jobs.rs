@@ -120,6 +120,20 @@ impl State {
     }
 }
 
+impl State {
+    /// Ends every job that would never end, in failure.
+    pub(crate) fn fail_stuck_jobs(&mut self) {
+        let now = self.now;
+        for job in self.jobs.all.values_mut().filter(|job| job.end.is_none()) {
+            job.end = Some(now);
+            job.work = None;
+            job.claim = None;
+            job.result = Some(Err(Code(4, 500).error("the job was lost in a restart")));
+            self.jobs.running.remove(&job.uuid);
+        }
+    }
+}
+
 impl Jobs {
     /// Keeps a name for a job as long as it runs.
     pub(crate) fn claim(&mut self, uuid: Uuid, svm: usize, name: String) {

@@ -25,6 +25,8 @@ pub struct Entry {
     pub template: &'static str,
     /// `X-Dot-Client-App`, else `User-Agent`.
     pub agent: String,
+    /// Whether a job does its work.
+    pub job: bool,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -70,12 +72,22 @@ impl Log {
         self.last
     }
 
+    /// Notes that a job does the work of a request.
+    pub(crate) fn became_job(&mut self, seq: u64) {
+        if let Some(entry) = self.entry(seq) {
+            entry.job = true;
+        }
+    }
+
     pub(crate) fn end(&mut self, seq: u64, outcome: Outcome) {
-        let first = self.entries.front().map_or(0, |entry| entry.seq);
-        let at = usize::try_from(seq.wrapping_sub(first)).unwrap_or(usize::MAX);
-        if let Some(entry) = self.entries.get_mut(at) {
+        if let Some(entry) = self.entry(seq) {
             entry.outcome = outcome;
         }
+    }
+
+    fn entry(&mut self, seq: u64) -> Option<&mut Entry> {
+        let first = self.entries.front().map_or(0, |entry| entry.seq);
+        self.entries.get_mut(usize::try_from(seq.wrapping_sub(first)).unwrap_or(usize::MAX))
     }
 
     pub(crate) fn mark(&self) -> Mark {

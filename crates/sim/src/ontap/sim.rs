@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -61,6 +62,7 @@ struct Effects {
     list: Option<ListFault>,
     job: Option<JobFate>,
     lag: u32,
+    alter: Option<(String, Value)>,
     body: Option<BodyFault>,
 }
 
@@ -106,7 +108,7 @@ impl OntapSim {
     /// is never answered does not return.
     pub async fn handle(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Cut> {
         let (seq, effects) = self.arrive(&request);
-        let result = self.carry_out(&request, effects).await;
+        let result = self.carry_out(seq, &request, effects).await;
         let outcome = match &result {
             Ok(response) => Outcome::Answered(response.status().as_u16()),
             Err(Cut::Refused) => Outcome::Refused,
@@ -141,19 +143,25 @@ impl OntapSim {
             query: query.to_owned(),
             template,
             agent: agent.to_owned(),
+            job: false,
             outcome: Outcome::Pending,
         };
         let seq = lock(&self.shared.log).add(entry);
         (seq, effects)
     }
 
-    async fn carry_out(&self, request: &Request<Bytes>, effects: Effects) -> Result<Response<Bytes>, Cut> {
+    async fn carry_out(
+        &self,
+        seq: u64,
+        request: &Request<Bytes>,
+        effects: Effects,
+    ) -> Result<Response<Bytes>, Cut> {
         if let Some(Instead::Cut(Cut::Refused)) = effects.instead {
             return Err(Cut::Refused);
         }
         let half = self.shared.config.pace.latency / 2;
         pause(half + effects.delay).await;
-        let answer = match &effects.instead {
+        let mut answer = match &effects.instead {
             Some(Instead::Cut(cut)) => return Err(*cut),
             Some(Instead::Silence) => std::future::pending().await,
             Some(Instead::Error(error, retry)) => {
@@ -166,11 +174,14 @@ impl OntapSim {
             }
             Some(Instead::Unauthorized) => self.unauthorized(),
             None if !self.is_authorized(request.headers()) => self.unauthorized(),
-            None => self.work(request, &effects).await,
+            None => self.work(seq, request, &effects).await,
         };
         pause(half + answer.cost).await;
         if effects.lose {
             return Err(Cut::Lost);
+        }
+        if let Some((member, value)) = &effects.alter {
+            alter(&mut answer.body, member, value);
         }
         let mut response = Self::respond(&answer);
         if answer.status == StatusCode::UNAUTHORIZED {
@@ -182,7 +193,7 @@ impl OntapSim {
     }
 
     /// Carries out the request and waits for its jobs as long as it asked to.
-    async fn work(&self, request: &Request<Bytes>, effects: &Effects) -> Answer {
+    async fn work(&self, seq: u64, request: &Request<Bytes>, effects: &Effects) -> Answer {
         let raw = Raw {
             method: request.method(),
             path: request.uri().path(),
@@ -211,6 +222,7 @@ impl OntapSim {
             Ok(Begun::Answered(answer)) => return answer,
             Ok(Begun::Waiting(waiting)) => waiting,
         };
+        lock(&self.shared.log).became_job(seq);
         loop {
             let next = {
                 let state = self.state();
@@ -356,10 +368,28 @@ impl Effects {
             Fault::ShortPage { records } => self.list = Some(ListFault::Short(records)),
             Fault::BrokenNext => self.list = Some(ListFault::BrokenNext),
             Fault::PartialPage { records } => self.list = Some(ListFault::Partial(records)),
+            Fault::Alter { member, value } => self.alter = Some((member, value)),
             Fault::Garbage => self.body = Some(BodyFault::Garbage),
             Fault::Truncated => self.body = Some(BodyFault::Truncated),
             Fault::Huge { bytes } => self.body = Some(BodyFault::Huge(bytes)),
         }
+    }
+}
+
+/// Lets every member of this name have this value.
+fn alter(body: &mut Value, member: &str, value: &Value) {
+    match body {
+        Value::Object(members) => {
+            for (name, of) in members {
+                if name == member {
+                    *of = value.clone();
+                } else {
+                    alter(of, member, value);
+                }
+            }
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(|it| alter(it, member, value)),
+        _ => {}
     }
 }
 

@@ -1,0 +1,66 @@
+//! `cargo xtask faults [--json]`: every operation with every trouble at every request it sends, and what came of it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use sanbridge_tests::faults::{self, Often, Selection, Trouble};
+use sanbridge_tests::matrix::Progress;
+use sanbridge_tests::operation::Operation;
+
+/// Lets everything that can happen to a request happen to every request of every operation, mends the array, and audits.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Print one JSON document and nothing else on standard output
+    #[arg(long)]
+    json: bool,
+    /// Only this operation (may be given several times)
+    #[arg(long = "operation")]
+    operations: Vec<Operation>,
+    /// Only this trouble (may be given several times)
+    #[arg(long = "fault")]
+    troubles: Vec<Trouble>,
+    /// Only this often
+    #[arg(long)]
+    often: Option<Often>,
+    /// Only at this request, counted from 0
+    #[arg(long)]
+    step: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let Arguments { json, operations, troubles, often, step } = Arguments::parse();
+    let selection = Selection {
+        operations: if operations.is_empty() { Operation::all().to_vec() } else { operations },
+        troubles: if troubles.is_empty() { Trouble::all().to_vec() } else { troubles },
+        often: often.map_or_else(|| Often::all().to_vec(), |it| vec![it]),
+        step,
+    };
+    let progress = Progress::on_stderr();
+    let matrix = faults::run(&selection, &progress);
+    progress.finish();
+    match matrix {
+        Err(error) => {
+            let error = format!("the matrix could not be run: {error:?}");
+            if json {
+                say(&serde_json::json!({ "format": 1, "ok": false, "error": error }).to_string());
+            } else {
+                complain(&error);
+            }
+            ExitCode::FAILURE
+        }
+        Ok(matrix) => {
+            say(&if json { format!("{:#}", matrix.to_json()) } else { matrix.to_text() });
+            if matrix.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}
