@@ -280,8 +280,8 @@ fn users(site: &DaemonSite, node: usize) -> Option<(Option<String>, Option<Strin
     site.site.array.credential_users(&site.site.node(node).host.initiator())
 }
 
-fn both() -> Option<(Option<String>, Option<String>)> {
-    Some((Some("nodes".to_owned()), Some("filer".to_owned())))
+fn both() -> (Option<String>, Option<String>) {
+    (Some("nodes".to_owned()), Some("filer".to_owned()))
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,7 +290,7 @@ async fn logins_prove_themselves_both_ways_and_nobody_else_sees_the_secrets() {
     let (site, clients) = proving().await;
     assert_eq!(attach(&clients[0], "vm-100-disk-0").await, [] as [&str; 0]);
     assert_eq!(attach(&clients[1], "vm-100-disk-1").await, [] as [&str; 0]);
-    assert_eq!((users(&site, 0), users(&site, 1)), (both(), both()));
+    assert_eq!((users(&site, 0), users(&site, 1)), (Some(both()), Some(both())));
     drop(capturing);
     let mut texts = vec![log.text()];
     for node in 0..2 {
