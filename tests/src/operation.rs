@@ -58,6 +58,8 @@ pub enum Operation {
     Rollback,
     /// A disk made of a template.
     Clone,
+    /// A disk of the next free number made of a snapshot.
+    CloneSnapshot,
     /// A disk made a template.
     Template,
     /// A disk given another name.
@@ -161,6 +163,11 @@ impl Operation {
             Self::Clone => {
                 Request::Clone { source: TEMPLATE.to_owned(), snapshot: None, naming: Naming::Exact(object) }
             }
+            Self::CloneSnapshot => Request::Clone {
+                source: object,
+                snapshot: Some(snapshot()?),
+                naming: Naming::Numbered { stem: STEM.to_owned() },
+            },
             Self::Template => Request::Template { object, naming: Naming::Exact(TEMPLATE.to_owned()) },
             Self::Rename => Request::Rename { object, naming: Naming::Exact(RENAMED.to_owned()) },
             Self::Split => Request::Split { object },
@@ -175,6 +182,7 @@ impl Operation {
             Self::Grow
                 | Self::Rollback
                 | Self::Clone
+                | Self::CloneSnapshot
                 | Self::Template
                 | Self::Rename
                 | Self::Split
@@ -191,7 +199,8 @@ impl Operation {
     /// Takes everything away again, as a user would.
     pub async fn clean_up(self, site: &Site) -> Result<()> {
         let node = site.node(0);
-        for object in [DISK, NEXT, RENAMED, TEMPLATE] {
+        // Clones before what they are made of.
+        for object in [NEXT, DISK, RENAMED, TEMPLATE] {
             match node.delete(object).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -210,9 +219,9 @@ impl Operation {
         site.guests.place(DISK, &node.name, Tie::Configured);
         match self.verify_on(node).await {
             // A creation that was cut between its two halves is seen for what it is, and can be deleted.
-            Err(error) if error.kind() == ErrorKind::Conflict && self.creates() => {
+            Err(error) if error.kind() == ErrorKind::Conflict && self.makes().is_some() => {
                 require(error.remedy().is_some_and(|it| it.contains("delete it")), || format!("{error:?}"))?;
-                node.delete(DISK).await?;
+                node.delete(self.makes().unwrap_or(DISK)).await?;
             }
             // One that has its new name already is told by it, and whole.
             Err(error) if error.kind() == ErrorKind::Conflict && self.new_name().is_some() => {
@@ -236,8 +245,18 @@ impl Operation {
         require(matches!(made, Outcome::Created { .. }), || format!("{made:?}"))
     }
 
-    fn creates(self) -> bool {
-        matches!(self, Self::Create | Self::CreateNumbered | Self::Clone)
+    /// The disk that is new afterwards.
+    fn makes(self) -> Option<&'static str> {
+        match self {
+            Self::Create | Self::CreateNumbered | Self::Clone => Some(DISK),
+            Self::CloneSnapshot => Some(NEXT),
+            _ => None,
+        }
+    }
+
+    /// Whether it makes a disk of another number each time.
+    pub fn counts_on(self) -> bool {
+        matches!(self, Self::CreateNumbered | Self::CloneSnapshot)
     }
 
     /// What the disk is called afterwards, where that changes.
@@ -256,7 +275,7 @@ impl Operation {
 
     /// Whether the disk has other bytes than its snapshot.
     fn is_overwritten(self) -> bool {
-        matches!(self, Self::DeleteSnapshot | Self::Rollback) || self.reads()
+        matches!(self, Self::DeleteSnapshot | Self::Rollback | Self::CloneSnapshot) || self.reads()
     }
 
     /// Whether something was written to the disk before.
@@ -279,7 +298,7 @@ impl Operation {
         }
         let path = match attached {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let may_be_gone = self.creates()
+                let may_be_gone = self.makes() == Some(DISK)
                     || matches!(
                         self,
                         Self::Delete | Self::DeleteAttached | Self::DeleteHeld | Self::Undelete
@@ -292,6 +311,13 @@ impl Operation {
         match self {
             _ if !self.is_written() => holds(&bytes, &[&[0; SNAPSHOTTED.len()]]),
             Self::DeleteSnapshot => holds(&bytes, &[OVERWRITTEN]),
+            Self::CloneSnapshot => {
+                holds(&bytes, &[OVERWRITTEN])?;
+                match node.attach(NEXT).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    attached => holds(&node.read(&attached?, 0, SNAPSHOTTED.len()).await?, &[SNAPSHOTTED]),
+                }
+            }
             _ if self.reads() => {
                 holds(&bytes, &[OVERWRITTEN])?;
                 match node.attach_snapshot(DISK, &snapshot()?).await {

@@ -127,6 +127,8 @@ impl San {
             (Cursor::Forward(step), Direction::Undo) => {
                 intent.cursor = Cursor::Back((*step).min(steps - 1), "it was interrupted".to_owned());
             }
+            // How far the step had come, nobody knows.
+            (Cursor::Forward(step), Direction::Forward) => intent.uncertain = Some(*step),
             (Cursor::Stuck(stuck), _) => {
                 intent.cursor = match &stuck.undoing {
                     Some(why) => Cursor::Back(stuck.step, why.clone()),

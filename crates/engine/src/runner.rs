@@ -335,7 +335,7 @@ impl San {
         let committed = intent.work.plan().is_committed(step);
         // An attempt without an answer may have done it: a later one that could not even be made changes nothing about
         // that, but a definite refusal comes from a fresh look.
-        let may_be_done = intent.uncertain == Some(step) && may_pass(&error);
+        let may_be_done = intent.uncertain == Some(step) && !is_definite(&error);
         if !committed && !may_be_done && error.effect() == EffectState::None {
             if let Err(error) = intent.work.plan_mut().give_up(clean_up, self).await {
                 tracing::warn!(operation = %intent.id, error = %error.chain(), "what it noted in the cluster stays");
@@ -350,7 +350,7 @@ impl San {
         }
         if committed && !may_pass(&error) {
             self.stick(clean_up, intent, step, None, &error).await;
-            return Some(End::Open(error));
+            return Some(End::Open(error.with_effect(EffectState::Unknown)));
         }
         tracing::warn!(operation = %intent.id, error = %error.chain(), "a step failed and is tried again");
         if error.effect() == EffectState::Unknown {
@@ -428,6 +428,11 @@ impl San {
             tracing::error!(operation = %intent.id, error = %error.chain(), "an intent could not be removed");
         }
     }
+}
+
+/// Whether the far side has looked and said no. An answer nobody understands, or a failure of its own, is no such word.
+fn is_definite(error: &Error) -> bool {
+    !may_pass(error) && !matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Internal)
 }
 
 /// Whether a step that has to be ended is worth another try: only a definite refusal is not. A refused password says

@@ -150,8 +150,10 @@ impl Ontap {
         if !exists && error.effect() == EffectState::None {
             return Err(error);
         }
-        // If the look fails too, the first error says more.
-        let Ok(found) = self.flexvol_named(cx, wanted.name).await else { return Err(error) };
+        let found = match self.flexvol_named(cx, wanted.name).await {
+            Ok(found) => found,
+            Err(looked) => return Err(unseen(error, exists, looked)),
+        };
         match found {
             Some(it) if convert::mark(&it) == san_core::Marked::Ours(wanted.mark.clone()) => {
                 Ok(Next::Use(Made { it, now: !exists }))
@@ -201,7 +203,10 @@ impl Ontap {
                 return Err(error);
             }
             // The FlexVol is ours by its claim, so a LUN of this name in it is ours as well.
-            let Ok(found) = self.lun_at(cx, &lun_path(&spec.name)).await else { return Err(error) };
+            let found = match self.lun_at(cx, &lun_path(&spec.name)).await {
+                Ok(found) => found,
+                Err(looked) => return Err(unseen(error, exists, looked)),
+            };
             match found {
                 Some(it) => return self.check_lun(spec, flexvol, Made { it, now: !exists }),
                 None => pause(cx, &mut pauses).await?,
@@ -245,6 +250,12 @@ impl Ontap {
         }
         Ok(body)
     }
+}
+
+/// Where a creation failed and the look failed too, the first error says more. Unless it says that the name is taken: whose it
+/// is nobody knows then, and it may be this very operation's, of an earlier attempt.
+fn unseen(failed: Error, is_taken: bool, looked: Error) -> Error {
+    if is_taken { looked.with_effect(EffectState::Unknown) } else { failed }
 }
 
 /// The mark as a FlexVol's comment.

@@ -87,40 +87,48 @@ impl Ontap {
         let in_queue = self.read_queue(cx, deleted.name.as_str()).await?.contains(deleted);
         let named = self.flexvol_named(cx, &deleted.name).await?;
         let queued: VolumeName = deleted.queued.parse()?;
-        let volume = match (in_queue, named) {
+        match (in_queue, named) {
             (true, Some(_)) => {
-                return Err(Error::new(ErrorKind::AlreadyExists, "its name is taken by another volume")
+                Err(Error::new(ErrorKind::AlreadyExists, "its name is taken by another volume")
                     .on(&deleted.name)
-                    .with_remedy("rename or delete the volume that has the name now"));
+                    .with_remedy("rename or delete the volume that has the name now"))
             }
-            (true, None) => self.take_from_queue(cx, &queued).await?,
+            (true, None) => {
+                self.take_from_queue(cx, &queued).await?;
+                let back = crate::create::once_shown(cx, || self.flexvol_named(cx, &queued)).await;
+                let whole = async { self.give_back(cx, &back?, deleted, owner).await };
+                // It has left the queue, and nobody finds it there any more.
+                whole.await.map_err(|error| error.with_effect(EffectState::Unknown))
+            }
             // An earlier attempt may have done it all, or the first half.
             (false, named) => match (self.flexvol_named(cx, &queued).await?, named) {
-                (Some(it), _) => it,
-                (None, Some(it)) if is_of(&it, owner) => return Ok(()),
-                (None, _) => {
-                    return Err(Error::new(ErrorKind::NotFound, "it is in the recovery queue no longer"));
-                }
+                (Some(it), _) => self.give_back(cx, &it, deleted, owner).await,
+                (None, Some(it)) if is_of(&it, owner) => Ok(()),
+                (None, _) => Err(Error::new(ErrorKind::NotFound, "it is in the recovery queue no longer")),
             },
-        };
-        if !is_of(&volume, owner) {
+        }
+    }
+
+    async fn take_from_queue(&self, cx: &Cx, queued: &VolumeName) -> Result<()> {
+        let request =
+            Request::post(RECOVER, &[]).json(&json!({ "vserver": self.config.svm, "volume": queued }))?;
+        let back = || self.flexvol_named(cx, queued);
+        self.api.settle::<serde_json::Value, _, _>(cx, &request, back).await.map(drop).map_err(allowed)
+    }
+
+    /// Its name and its state, together.
+    async fn give_back(
+        &self,
+        cx: &Cx,
+        volume: &wire::Volume,
+        deleted: &Deleted,
+        owner: &Owner,
+    ) -> Result<()> {
+        if !is_of(volume, owner) {
             return Err(Error::new(ErrorKind::Conflict, format!("its mark does not say that it is {owner}"))
                 .on(&deleted.queued)
                 .with_remedy("it is left alone, offline: look at the volume's comment on the array"));
         }
-        self.give_back(cx, &volume, deleted).await
-    }
-
-    async fn take_from_queue(&self, cx: &Cx, queued: &VolumeName) -> Result<wire::Volume> {
-        let request =
-            Request::post(RECOVER, &[]).json(&json!({ "vserver": self.config.svm, "volume": queued }))?;
-        let back = || self.flexvol_named(cx, queued);
-        self.api.settle::<serde_json::Value, _, _>(cx, &request, back).await.map_err(allowed)?;
-        crate::create::once_shown(cx, back).await
-    }
-
-    /// Its name and its state, together.
-    async fn give_back(&self, cx: &Cx, volume: &wire::Volume, deleted: &Deleted) -> Result<()> {
         let request = Request::patch("/api/storage/volumes/{}", &[&volume.uuid])
             .json(&json!({ "name": deleted.name, "state": "online" }))?;
         let done = || async {

@@ -16,6 +16,7 @@ mod doubt;
 mod exclusive;
 mod farewell;
 mod faults;
+mod halfway;
 mod hosts;
 mod identity;
 mod idle;

@@ -148,8 +148,9 @@ impl Plan for Delete {
         TakeDown::is_committed(step) || step == FORGET
     }
 
-    fn has_begun(&self, _step: usize) -> bool {
-        self.down.has_begun()
+    fn has_begun(&self, step: usize) -> bool {
+        let is_mapped = !self.strays.is_empty() || !self.readers.is_empty();
+        self.down.had_to_begin(step) || (is_mapped && step > UNMAP)
     }
 
     fn needs_lease(&self) -> bool {

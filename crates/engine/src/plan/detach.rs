@@ -108,6 +108,11 @@ impl TakeDown {
         self.retired.is_some()
     }
 
+    /// Whether there was something to take down, and `step` comes after the first of it.
+    pub(crate) fn had_to_begin(&self, step: usize) -> bool {
+        self.record.is_some() && step > RETIRE
+    }
+
     /// How many steps it has.
     pub(crate) const STEPS: usize = 4;
 

@@ -96,8 +96,8 @@ impl Plan for Rollback {
         TakeDown::is_committed(step) || step == DONE
     }
 
-    fn has_begun(&self, _step: usize) -> bool {
-        self.down.has_begun()
+    fn has_begun(&self, step: usize) -> bool {
+        self.down.had_to_begin(step)
     }
 
     async fn give_up(&mut self, cx: &Cx, san: &San) -> Result<()> {

@@ -158,6 +158,10 @@ impl Plan for DeleteSnapshot {
         TakeDown::is_committed(step)
     }
 
+    fn has_begun(&self, step: usize) -> bool {
+        self.down.had_to_begin(step)
+    }
+
     fn needs_lease(&self) -> bool {
         false
     }

@@ -6,6 +6,7 @@ mod accounts;
 mod budgets;
 mod connect;
 mod contract;
+mod doubt;
 mod faults;
 mod fixture;
 mod logins;

@@ -169,6 +169,7 @@ impl OntapSim {
                 if let Some(seconds) = retry {
                     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
                 }
+                spoil(&mut response, effects.body.as_ref());
                 pause(half).await;
                 return Ok(response);
             }
