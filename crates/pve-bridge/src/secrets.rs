@@ -60,6 +60,16 @@ pub(crate) struct Stored {
     chap_target: Option<SecretString>,
 }
 
+impl Stored {
+    /// Whether logins prove the same with both.
+    pub(crate) fn proves_like(&self, other: &Self) -> bool {
+        let same = |one: &Option<SecretString>, two: &Option<SecretString>| {
+            one.as_ref().map(ExposeSecret::expose_secret) == two.as_ref().map(ExposeSecret::expose_secret)
+        };
+        same(&self.chap, &other.chap) && same(&self.chap_target, &other.chap_target)
+    }
+}
+
 #[derive(Serialize)]
 struct Written<'a> {
     password: &'a str,

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::names::check_storage_id;
 use crate::options::Options;
 use crate::protocol::StorageRef;
-use crate::secrets::{ChapUse, SecretFiles, Secrets};
+use crate::secrets::{ChapUse, SecretFiles, Secrets, Stored};
 use crate::wires::Wires;
 
 /// What of a storage is kept on this node, so that its disks can be served while the array is down.
@@ -29,10 +29,12 @@ use crate::wires::Wires;
 struct Kept {
     options: BTreeMap<String, Value>,
     profile: ArrayProfile,
+    /// Whether its logins have ever proved something: then the array may still ask this node for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_proved: bool,
 }
 
 const KEPT: &str = "storage";
-const CHAP_USERNAME: &str = "sanbridge-chap-username";
 /// How long one of several addresses may take to show that it leads to the array, when settings are checked.
 const ADDRESS_LOOK: Duration = Duration::from_secs(6);
 /// How long a storage that is being made, or looked after, is waited for by whoever wants to know of it.
@@ -215,9 +217,13 @@ impl Storages {
         array: Ontap,
     ) -> Result<Arc<Storage>> {
         let before: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
-        let kept = Kept { options: only_ours(&of.options), profile: array.profile().clone() };
+        let proved = before.is_some_and(|it| it.has_proved);
+        let kept = Kept {
+            options: only_ours(&of.options),
+            profile: array.profile().clone(),
+            has_proved: proved || options.chap.is_some(),
+        };
         self.state.below(&of.id).write(cx, KEPT, &kept).await?;
-        let proved = before.is_some_and(|it| it.options.get(CHAP_USERNAME).is_some_and(|it| !it.is_null()));
         let chap = match &options.chap {
             Some(names) => ChapUse::Names(names.clone()),
             None if proved => ChapUse::NoLonger,
@@ -279,7 +285,7 @@ impl Storages {
         let transport = self.sessions.with(|it| options.sessions.apply(it));
         problems.extend(transport.initiators(cx).await.err());
         if let Some(array) = &array {
-            problems.extend(self.check_chap(&of.id, &options, array.profile()).err());
+            problems.extend(self.check_chap(&of.id, &options, &secrets, array.profile()).await.err());
         }
         let Some(array) = array.filter(|_| problems.is_empty()) else { return Err(all_of(problems)) };
         let mut slot = self.slot(cx, &of.id).await?;
@@ -327,11 +333,10 @@ impl Storages {
         let after = after.map_err(|error| error.on(&of.id))?;
         let (array, mut warnings) = self.connect_with(cx, &options, &after.password).await?;
         // Storages are changed one after the other, so that on the way they differ.
-        let differs = self.check_chap(&of.id, &options, array.profile()).err();
+        let differs = self.check_chap(&of.id, &options, &after, array.profile()).await.err();
         warnings.extend(differs.map(|it| format!("{}: {}", it.chain(), it.remedy().unwrap_or_default())));
         let kept: Option<Kept> = self.state.below(&of.id).read(KEPT).await?;
-        let is_proving = |of: &BTreeMap<String, Value>| of.get(CHAP_USERNAME).is_some_and(|it| !it.is_null());
-        let was_proving = kept.as_ref().is_some_and(|it| is_proving(&it.options));
+        let was_proving = kept.as_ref().is_some_and(|it| it.has_proved);
         if let Some(kept) = kept {
             require_same(&kept.profile, array.profile())?;
         }
@@ -358,20 +363,31 @@ impl Storages {
 
     /// Makes sure that no other storage of the same array and tenant proves something else: an array has one entry for each
     /// node.
-    fn check_chap(&self, id: &str, options: &Options, profile: &ArrayProfile) -> Result<()> {
-        let others = self.ready();
-        let other = others.iter().find(|it| {
-            let same = it.san.space() != id && it.san.array().profile().serial == profile.serial;
-            same && it.options.chap != options.chap
-        });
-        let Some(other) = other else { return Ok(()) };
-        let message = format!(
-            "storage {} is on {} too, and its nodes do not log in in the same way",
-            other.san.space(),
-            profile.name
-        );
-        Err(Error::new(ErrorKind::Conflict, message)
-            .with_remedy("give all storages of one SVM the same CHAP settings, or each an SVM of its own"))
+    async fn check_chap(
+        &self,
+        id: &str,
+        options: &Options,
+        secrets: &Stored,
+        profile: &ArrayProfile,
+    ) -> Result<()> {
+        let is_beside =
+            |it: &&Arc<Storage>| it.san.space() != id && it.san.array().profile().serial == profile.serial;
+        for other in self.ready().iter().filter(is_beside) {
+            let stored = self.secrets.read(other.san.space()).await?;
+            let is_same = other.options.chap == options.chap
+                && stored.as_ref().is_none_or(|it| it.proves_like(secrets));
+            if !is_same {
+                let message = format!(
+                    "storage {} is on {} too, and its nodes do not log in in the same way",
+                    other.san.space(),
+                    profile.name
+                );
+                return Err(Error::new(ErrorKind::Conflict, message).with_remedy(
+                    "give all storages of one SVM the same CHAP settings and secrets, or each an SVM of its own",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The storage is not configured any more: what this node keeps of it goes; its volumes stay on the array.

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use san_core::Error;
+use san_core::{Error, HostLogin};
 use tokio::time::Instant;
 
 use crate::link::Link;
 
 /// What went wrong last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// The portal took no TCP connection.
     Probe,
-    /// The login failed although the portal took the connection.
-    Login,
+    /// The login failed although the portal took the connection, and proved this: with another secret it is worth a new
+    /// one at once.
+    Login(HostLogin),
 }
 
 #[derive(Debug, Clone)]
@@ -37,10 +38,10 @@ impl Holds {
     }
 
     /// Why `link` is left alone because of `trouble`, if it still is.
-    pub(crate) fn active(&self, link: &Link, trouble: Trouble) -> Option<Error> {
+    pub(crate) fn active(&self, link: &Link, trouble: &Trouble) -> Option<Error> {
         let now = Instant::now();
         self.map(|holds| {
-            let hold = holds.get(link).filter(|it| it.trouble == trouble && it.until > now)?;
+            let hold = holds.get(link).filter(|it| it.trouble == *trouble && it.until > now)?;
             Some(hold.error.clone().with_retry_after(hold.until - now))
         })
     }
@@ -49,7 +50,7 @@ impl Holds {
     pub(crate) fn failed(&self, link: &Link, trouble: Trouble, error: &Error, hold: Duration) {
         self.map(|holds| {
             let before = holds.get(link).filter(|it| it.trouble == trouble).map_or(0, |it| it.failures);
-            let factor = if trouble == Trouble::Login { 1 << before.min(4) } else { 1 };
+            let factor = if trouble == Trouble::Probe { 1 } else { 1 << before.min(4) };
             let until = Instant::now() + hold * factor;
             let failures = before.saturating_add(1);
             holds.insert(link.clone(), Hold { trouble, until, failures, error: error.clone() });
@@ -78,20 +79,25 @@ mod tests {
         let link = Link::new(&port, "default");
         let error = Error::new(ErrorKind::Unauthenticated, "refused");
         let second = Duration::from_secs(1);
+        let login = Trouble::Login(HostLogin::AsItIs);
         let mut spans = Vec::new();
         for _ in 0..6 {
-            holds.failed(&link, Trouble::Login, &error, second);
-            spans.push(holds.active(&link, Trouble::Login).unwrap().retry_after().unwrap().as_secs());
+            holds.failed(&link, login.clone(), &error, second);
+            spans.push(holds.active(&link, &login).unwrap().retry_after().unwrap().as_secs());
         }
         assert_eq!(spans, [1, 2, 4, 8, 16, 16]);
-        assert!(holds.active(&link, Trouble::Probe).is_none());
+        assert!(
+            holds.active(&link, &Trouble::Login(HostLogin::Open)).is_none(),
+            "it proves something else now"
+        );
+        assert!(holds.active(&link, &Trouble::Probe).is_none());
         tokio::time::advance(Duration::from_secs(17)).await;
-        assert!(holds.active(&link, Trouble::Login).is_none());
+        assert!(holds.active(&link, &login).is_none());
         for _ in 0..3 {
             holds.failed(&link, Trouble::Probe, &error, second);
         }
-        assert_eq!(holds.active(&link, Trouble::Probe).unwrap().retry_after(), Some(second));
+        assert_eq!(holds.active(&link, &Trouble::Probe).unwrap().retry_after(), Some(second));
         holds.clear(&link);
-        assert!(holds.active(&link, Trouble::Probe).is_none());
+        assert!(holds.active(&link, &Trouble::Probe).is_none());
     }
 }

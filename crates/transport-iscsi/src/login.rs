@@ -51,7 +51,10 @@ impl Iscsi {
         any_up: bool,
     ) -> Result<HashMap<Link, PortStatus>> {
         cx.check("connecting")?;
-        let results = join_all(links.iter().map(|it| self.reach(cx, it, any_up))).await;
+        // A file that cannot be read fails each login, and says so there.
+        let proof = cx.within("reading what logins prove", self.proof()).await.unwrap_or_default();
+        let failed_login = Trouble::Login(proof);
+        let results = join_all(links.iter().map(|it| self.reach(cx, it, any_up, &failed_login))).await;
         let mut open: BTreeMap<&TargetPort, Vec<&Link>> = BTreeMap::new();
         for (link, _) in links.iter().zip(&results).filter(|(_, it)| it.is_ok()) {
             open.entry(&link.port).or_default().push(link);
@@ -82,7 +85,8 @@ impl Iscsi {
                     if is_of_this_node {
                         of_this_node = Some(error.clone());
                     } else {
-                        self.holds.failed(link, Trouble::Login, &error, self.config.login_hold);
+                        let hold = self.config.login_hold;
+                        self.holds.failed(link, failed_login.clone(), &error, hold);
                     }
                     PortStatus::Failed(error)
                 }
@@ -95,17 +99,17 @@ impl Iscsi {
         }
     }
 
-    /// Whether the portal takes a connection and no login with it failed just now.
-    async fn reach(&self, cx: &Cx, link: &Link, any_up: bool) -> Result<()> {
+    /// Whether the portal takes a connection and no login with it failed just now as `failed_login`.
+    async fn reach(&self, cx: &Cx, link: &Link, any_up: bool, failed_login: &Trouble) -> Result<()> {
         // Where the volume has another road, a dead portal must not cost every attach a probe.
-        if any_up && let Some(error) = self.holds.active(link, Trouble::Probe) {
+        if any_up && let Some(error) = self.holds.active(link, &Trouble::Probe) {
             return Err(error);
         }
         let TargetPort::Iscsi { portal, .. } = &link.port else {
             return Err(Error::new(ErrorKind::Unsupported, "this is not an iSCSI port").on(link));
         };
         let error = match self.guard.probe(cx, *portal, self.config.probe_timeout).await? {
-            Probe::Open => return self.holds.active(link, Trouble::Login).map_or(Ok(()), Err),
+            Probe::Open => return self.holds.active(link, failed_login).map_or(Ok(()), Err),
             Probe::Refused => "the portal refuses connections",
             Probe::Silent => "the portal does not answer",
         };
