@@ -20,31 +20,36 @@ my $class = 'PVE::Storage::Custom::SanbridgePlugin';
 my $scfg = { type => 'sanbridge', content => { images => 1 }, 'sanbridge-array' => 'ontap' };
 my $yes = JSON::PP::true;
 
-sub alloc_under_lock {
+# Allocates under an alarm as PVE sets them, after so many seconds.
+sub alloc_under_alarm {
+    my ($seconds) = @_;
     my $before = Time::HiRes::time();
     my $name = eval {
-        $class->cluster_lock_storage('s1', 1, undef, sub { $class->alloc_image('s1', $scfg, 100, 'raw', undef, 1024) });
+        local $SIG{ALRM} = sub { die "timed out - aborting\n" };
+        alarm($seconds);
+        my $made = $class->alloc_image('s1', $scfg, 100, 'raw', undef, 1024);
+        alarm(0);
+        $made;
     };
-    return ($name, $@, Time::HiRes::time() - $before);
+    my $err = $@;
+    alarm(0);
+    return ($name, $err, Time::HiRes::time() - $before);
 }
 
-subtest 'the alarm of the storage lock' => sub {
-    local $PVE::Storage::Plugin::LOCK_ALARM = 1;
+subtest 'an alarm' => sub {
     my $daemon = FakeDaemon->start(sub { $_[0]->read; $_[0]->read });
-    my ($name, $err, $took) = alloc_under_lock();
-    is($err, "'storage-s1'-locked command timed out - aborting\n", 'comes through unchanged');
+    my ($name, $err, $took) = alloc_under_alarm(1);
+    is($err, "timed out - aborting\n", 'comes through unchanged');
     ok($took < 2, "at its time ($took s)");
     my @notes = $daemon->notes;
     is(scalar(grep { $_->{frame} } @notes), 1, 'nothing was acknowledged');
     ok($notes[-1]->{eof}, 'the connection was closed: a refusal');
-    is($PVE::Storage::Custom::SanbridgePlugin::locked_until, undef, 'the end of the lock is forgotten');
 };
 
 subtest 'the alarm during a retry of the connection' => sub {
-    local $PVE::Storage::Plugin::LOCK_ALARM = 1;
     my $daemon = FakeDaemon->start(sub { $_[0]->read });
-    my ($name, $err, $took) = alloc_under_lock();
-    like($err, qr/locked command timed out/, 'comes through');
+    my ($name, $err, $took) = alloc_under_alarm(1);
+    like($err, qr/timed out/, 'comes through');
     ok($took < 2, "at its time ($took s)");
 };
 
@@ -53,7 +58,7 @@ subtest 'the alarm before the acknowledgement' => sub {
     no warnings 'redefine';
     my $original = \&PVE::Storage::Sanbridge::Client::acknowledge;
     local *PVE::Storage::Sanbridge::Client::acknowledge = sub { die "got alarm\n" };
-    my ($name, $err) = alloc_under_lock();
+    my ($name, $err) = alloc_under_alarm(30);
     is($err, "got alarm\n", 'comes through');
     my @notes = $daemon->notes;
     is(scalar(grep { $_->{frame} } @notes), 1, 'nothing was acknowledged');
@@ -89,7 +94,7 @@ subtest 'signals whose handlers return' => sub {
             $c->write_raw($part);
         }
     });
-    my ($name, $err) = alloc_under_lock();
+    my ($name, $err) = alloc_under_alarm(30);
     is($name, 'vm-100-disk-0', 'change nothing') or diag($err);
     ok($caught > 3, "$caught signals were handled");
 };

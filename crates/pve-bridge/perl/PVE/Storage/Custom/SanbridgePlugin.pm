@@ -22,21 +22,13 @@ package PVE::Storage::Custom::SanbridgePlugin;
 use strict;
 use warnings;
 
-use Time::HiRes qw(CLOCK_MONOTONIC clock_gettime);
-
 use base qw(PVE::Storage::Plugin);
 
 # The newest storage API this plugin was tested with.
 use constant TESTED_API => 15;
 
-# PVE gives code under its storage lock 60 s and callers elsewhere more; see PROTOCOL.md, section 4.
-use constant {
-    LOCKED_WORK => 55,
-    LOCK_WAIT => 60,
-};
-
-# The end (monotonic) of the work under the storage lock this process holds.
-our $locked_until;
+# How long what makes, removes or renames a volume may take, in seconds. Most of it is a wait where many come at once.
+use constant WORK => 120;
 
 my $VMID = qr/[1-9][0-9]{2,8}/;
 my $TEXT = qr/[A-Za-z0-9_-][A-Za-z0-9._-]{0,179}/;
@@ -237,11 +229,6 @@ sub get_formats { return { default => 'raw', valid => { raw => 1 } } }
 my $ask = sub {
     my ($storeid, $scfg, $method, $wait, $params, $answer) = @_;
     require PVE::Storage::Sanbridge::Client;
-    if (defined($locked_until)) {
-        my $left = $locked_until - clock_gettime(CLOCK_MONOTONIC);
-        die "no time left for $method under the storage lock\n" if $left < 1;
-        $wait = $left if $left < $wait;
-    }
     my $secret = __PACKAGE__->plugindata()->{'sensitive-properties'};
     my $options = {
         (
@@ -433,16 +420,12 @@ sub get_identity {
     return $ask->($storeid, $scfg, 'storage.identity', 5, undef, sub { return $line->($_[0], 'identity') });
 }
 
-# PVE waits 10 s for the storage lock, less than one slow operation of another node may take. The 60 s for the work under
-# the lock are PVE's; we are done before them, whatever is called.
+# PVE's storage lock lets one operation at a time through in the whole cluster, of whatever volumes. Many at once would
+# wait longer for it than they may, and nothing here needs it: the daemons have a lease for each volume, the array makes
+# each name once and deletes nothing that has clones. Imports come without it anyway.
 sub cluster_lock_storage {
     my ($class, $storeid, $shared, $timeout, $func, @param) = @_;
-    my $work = sub {
-        local $locked_until = clock_gettime(CLOCK_MONOTONIC) + LOCKED_WORK;
-        return $func->(@_);
-    };
-    $timeout = LOCK_WAIT if !defined($timeout) || $timeout < LOCK_WAIT;
-    return $class->SUPER::cluster_lock_storage($storeid, $shared, $timeout, $work, @param);
+    return scalar($func->(@param));
 }
 
 # Volumes
@@ -465,7 +448,7 @@ sub alloc_image {
         $storeid,
         $scfg,
         'volume.create',
-        LOCKED_WORK,
+        WORK,
         $params,
         sub {
             my ($ok) = @_;
@@ -480,7 +463,7 @@ sub alloc_image {
 # Under the lock the volume is only claimed; a deletion that takes longer is waited for by PVE's task, without the lock.
 sub free_image {
     my ($class, $storeid, $scfg, $volname, $isBase, $format) = @_;
-    $ask->($storeid, $scfg, 'volume.delete', LOCKED_WORK, { name => $volume->($class, $volname) });
+    $ask->($storeid, $scfg, 'volume.delete', WORK, { name => $volume->($class, $volname) });
     return undef;
 }
 
@@ -799,7 +782,7 @@ sub clone_image {
         $storeid,
         $scfg,
         'volume.clone',
-        LOCKED_WORK,
+        WORK,
         { name => $volume->($class, $volname), vmid => $owner + 0, snapshot => $of },
         sub { return $pattern->($_[0], 'name', $expected) },
     );
@@ -814,7 +797,7 @@ sub create_base {
         $storeid,
         $scfg,
         'volume.template',
-        LOCKED_WORK,
+        WORK,
         { name => $volume->($class, $volname) },
         sub { return $pattern->($_[0], 'name', qr/\Q$expected\E/) },
     );
@@ -835,7 +818,7 @@ sub rename_volume {
         $storeid,
         $scfg,
         'volume.rename',
-        LOCKED_WORK,
+        WORK,
         { name => $volume->($class, $volname), vmid => $owner + 0, target => $target },
         sub { return $pattern->($_[0], 'name', $expected) },
     );

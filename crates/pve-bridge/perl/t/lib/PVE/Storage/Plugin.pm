@@ -1,20 +1,16 @@
 package PVE::Storage::Plugin;
 
 # Stand-in for PVE's base class in our tests: the methods a plugin inherits, each of which fails the test that reaches
-# it, and the storage lock with its alarm.
+# it.
 
 use strict;
 use warnings;
 
 our @SHARED_STORAGE = ('nfs');
 
-# What the lock saw, and how long the work under it may take (PVE: 60 s).
-our @LOCKED;
-our $LOCK_ALARM = 60;
-
 # Every method of the base class of API 15 that takes a storage or a volume.
 our @METHODS = qw(
-    activate_storage activate_volume alloc_image check_connection clone_image create_base deactivate_storage
+    activate_storage activate_volume alloc_image check_connection clone_image cluster_lock_storage create_base deactivate_storage
     deactivate_volume filesystem_path find_free_diskname free_image get_formats get_identity get_subdir
     get_volume_attribute get_volume_notes list_images list_volumes map_volume new_backup_provider on_add_hook
     on_delete_hook on_update_hook on_update_hook_full parse_volname path prune_backups qemu_blockdev_options
@@ -28,22 +24,6 @@ our @METHODS = qw(
 for my $method (@METHODS) {
     no strict 'refs';
     *{$method} = sub { die "base class method $method reached\n" };
-}
-
-sub cluster_lock_storage {
-    my ($class, $storeid, $shared, $timeout, $func, @param) = @_;
-    push @LOCKED, { storeid => $storeid, shared => $shared, timeout => $timeout };
-    my $result = eval {
-        local $SIG{ALRM} = sub { die "'storage-$storeid'-locked command timed out - aborting\n" };
-        alarm($LOCK_ALARM);
-        my $got = $func->(@param);
-        alarm(0);
-        $got;
-    };
-    my $err = $@;
-    alarm(0);
-    die $err if $err;
-    return $result;
 }
 
 1;
