@@ -189,7 +189,14 @@ subtest 'snapshots' => sub {
     is($class->volume_snapshot($scfg, $id, $disk, 'before'), undef, 'taken');
     refused('taken twice', qr/before/, sub { $class->volume_snapshot($scfg, $id, $disk, 'before') });
     place('snapshotted');
-    $class->volume_snapshot($scfg, $id, $disk, 'vzdump');
+    no warnings 'once';
+    local *PVE::Cluster::get_vmlist = sub { return { ids => { 100 => { type => 'lxc' } } } };
+    my $backup = sub { return $class->volume_snapshot_info($scfg, $id, $disk)->{vzdump}->{id} };
+    is($class->volume_snapshot($scfg, $id, $disk, 'vzdump'), undef, 'of a backup');
+    my $left = $backup->();
+    $class->activate_volume($id, $scfg, $disk, 'vzdump');
+    is($class->volume_snapshot($scfg, $id, $disk, 'vzdump'), undef, 'of the next, where that one was killed');
+    isnt($backup->(), $left, 'it is a new one');
     for my $time ('read', 'once more') {
         is($class->activate_volume($id, $scfg, $disk, 'before'), 1, $time);
     }

@@ -98,6 +98,22 @@ subtest 'an answer that is refused is not acknowledged' => sub {
     ok($notes[-1]->{eof}, 'and the connection closed');
 };
 
+subtest 'an error that is expected' => sub {
+    my $error = { kind => 'AlreadyExists', effect => 'none', message => 'it is there' };
+    my %cases = (
+        'of that kind' => [$error, 'instead', ''],
+        'of another kind' => [{ $error->%*, kind => 'InUse' }, undef, "it is there\n"],
+        'that may have done something' => [{ $error->%*, effect => 'unknown' }, undef, "it is there\n"],
+    );
+    for my $title (sort keys %cases) {
+        my ($answer, $expected, $text) = $cases{$title}->@*;
+        my $daemon = FakeDaemon->start(sub { $_[0]->answer(error => $answer) });
+        my ($result, $err) = ask(5, otherwise => { AlreadyExists => sub { return 'instead' } });
+        is($result, $expected, "$title: result");
+        is($err, $text, "$title: error");
+    }
+};
+
 subtest 'errors' => sub {
     my $full = {
         kind => 'OutOfSpace',

@@ -18,11 +18,12 @@ my $class = 'PVE::Storage::Custom::SanbridgePlugin';
 
 my ($yes, $no) = (JSON::PP::true, JSON::PP::false);
 my $id = '0123456789abcdef' x 2;
-my ($asked, @replies);
+my ($asked, @methods, @replies);
 {
     no warnings 'redefine';
     *PVE::Storage::Sanbridge::Client::call = sub {
         $asked = {@_};
+        push @methods, $asked->{method};
         my $reply = @replies ? shift @replies : {};
         return delete($asked->{answer})->($reply, $id);
     };
@@ -350,6 +351,24 @@ subtest 'snapshots' => sub {
     is($class->volume_snapshot_needs_fsfreeze, 1, 'needs fsfreeze');
     is($class->volume_qemu_snapshot_method('s1', $scfg, $vol), 'storage', 'QEMU leaves it to us');
     is($asked, undef, 'nobody asked');
+};
+
+subtest 'the snapshot of a backup that an earlier one has left' => sub {
+    no warnings 'once';
+    local *PVE::Cluster::get_vmlist = sub { return { ids => { 100 => { type => 'qemu' }, 101 => { type => 'lxc' } } } };
+    my $of_container = 'vm-101-disk-0';
+    for my $case ([$of_container, 'snap1'], [$vol, 'vzdump'], ['vm-102-disk-0', 'vzdump']) {
+        $class->volume_snapshot($scfg, 's1', $case->@*);
+        is_deeply($asked->{otherwise}, {}, "nothing is replaced: @$case");
+    }
+    $class->volume_snapshot($scfg, 's1', $of_container, 'vzdump');
+    request('taken', 'snapshot.create', 60, { name => $of_container, snapshot => 'vzdump' });
+    is_deeply([keys $asked->{otherwise}->%*], ['AlreadyExists'], 'what is done where there is one');
+    @methods = ();
+    $asked->{otherwise}->{AlreadyExists}->();
+    is_deeply(\@methods, ['snapshot.delete', 'snapshot.create'], 'it is replaced');
+    request('taken again', 'snapshot.create', 60, { name => $of_container, snapshot => 'vzdump' });
+    is_deeply($asked->{otherwise}, {}, 'once');
 };
 
 subtest 'features' => sub {

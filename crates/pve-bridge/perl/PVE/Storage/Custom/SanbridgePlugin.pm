@@ -225,9 +225,10 @@ sub get_formats { return { default => 'raw', valid => { raw => 1 } } }
 
 # Asking the daemon
 
-# One request about a storage. `answer` (optional) makes the result of the daemon's checked `ok`.
+# One request about a storage. `answer` (optional) makes the result of the daemon's checked `ok`; `otherwise` (optional)
+# says what is done instead of dying, by the kind of the error.
 my $ask = sub {
-    my ($storeid, $scfg, $method, $wait, $params, $answer) = @_;
+    my ($storeid, $scfg, $method, $wait, $params, $answer, $otherwise) = @_;
     require PVE::Storage::Sanbridge::Client;
     my $secret = __PACKAGE__->plugindata()->{'sensitive-properties'};
     my $options = {
@@ -245,6 +246,7 @@ my $ask = sub {
         storage => { id => $storeid, options => $options },
         params => $params,
         answer => $answer // sub { return undef },
+        otherwise => $otherwise // {},
     );
 };
 
@@ -273,6 +275,13 @@ my $list = sub {
     my ($ok, $key) = @_;
     die "bad '$key'\n" if ref($ok->{$key}) ne 'ARRAY';
     return $ok->{$key}->@*;
+};
+
+# Whether a guest is a container.
+my $is_container = sub {
+    my ($vmid, $guests) = @_;
+    $guests //= PVE::Cluster::get_vmlist();
+    return ((($guests->{ids} // {})->{$vmid} // {})->{type} // 'qemu') eq 'lxc';
 };
 
 # Names
@@ -495,12 +504,9 @@ sub list_volumes {
     my ($class, $storeid, $scfg, $vmid, $content_types) = @_;
     my %wanted = map { $_ => 1 } $content_types->@*;
     return [] if !$wanted{images} && !$wanted{rootdir};
-    my $guests = PVE::Cluster::get_vmlist()->{ids} // {};
+    my $guests = PVE::Cluster::get_vmlist();
     my @volumes = $class->list_images($storeid, $scfg, $vmid)->@*;
-    for my $item (@volumes) {
-        my $kind = ($guests->{ $item->{vmid} } // {})->{type} // 'qemu';
-        $item->{content} = $kind eq 'lxc' ? 'rootdir' : 'images';
-    }
+    $_->{content} = $is_container->($_->{vmid}, $guests) ? 'rootdir' : 'images' for @volumes;
     return [grep { $wanted{ $_->{content} } } @volumes];
 }
 
@@ -596,9 +602,19 @@ my $of_snapshot = sub {
     return (name => $volume->($class, $volname), snapshot => $snapshot->($snap));
 };
 
+# The snapshot of a container's backup has a name that PVE keeps for backups, and is taken anew for each. PVE asks for it
+# only where no container knows of one. So one that is there all the same is what an earlier backup has left: PVE forgets
+# it even where its removal failed, because the array was away or something still read it.
 sub volume_snapshot {
     my ($class, $scfg, $storeid, $volname, $snap) = @_;
-    $ask->($storeid, $scfg, 'snapshot.create', 60, { $of_snapshot->($class, $volname, $snap) });
+    my %of = $of_snapshot->($class, $volname, $snap);
+    my $take = sub { $ask->($storeid, $scfg, 'snapshot.create', 60, {%of}, undef, $_[0]) };
+    my $replace = sub {
+        $ask->($storeid, $scfg, 'snapshot.delete', 60, { %of, running => \0 });
+        $take->();
+    };
+    my $is_backup = $snap eq 'vzdump' && $is_container->(($class->parse_volname($volname))[2]);
+    $take->($is_backup ? { AlreadyExists => $replace } : undef);
     return undef;
 }
 

@@ -57,6 +57,8 @@ sub new_id {
 #   storage       { id, options } or undef
 #   params        hash of parameters
 #   answer        sub(ok, operation id) that checks and untaints `ok` and returns the result; its die refuses the answer
+#   otherwise     { kind => sub() }: what gives the result instead where the daemon answers with an error of that kind and
+#                 has certainly done nothing; optional
 sub call {
     my (%arg) = @_;
     my $call = {
@@ -75,7 +77,11 @@ sub call {
     $call->{body}->{id} = $call->{id};
 
     my ($sock, $answer) = exchange($call);
-    die failure_text($answer->{error}) if defined($answer->{error});
+    if (my $error = $answer->{error}) {
+        my $otherwise = ($arg{otherwise} // {})->{ $error->{kind} // '' };
+        return $otherwise->() if $otherwise && ($error->{effect} // '') eq 'none';
+        die failure_text($error);
+    }
 
     my $result = eval { $arg{answer}->($answer->{ok}, $call->{id}) };
     if (my $err = $@) {
