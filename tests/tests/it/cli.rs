@@ -223,6 +223,20 @@ async fn orphans_are_told_apart_and_only_what_is_proved_unused_is_removed() {
     assert!(findings.is_empty(), "{findings}");
 }
 
+/// Its notes are needed until it has gone.
+#[tokio::test]
+async fn a_template_that_waits_for_its_deleted_clones_is_no_orphan() {
+    let site = with_disk(1).await;
+    let client = site.client(0);
+    client.call("volume.template", json!({ "name": DISK })).await.unwrap();
+    let made = client.call("volume.clone", json!({ "name": "base-100-disk-0", "vmid": 101 })).await.unwrap();
+    for name in [&made.ok["name"], &json!("base-100-disk-0")] {
+        client.call("volume.delete", json!({ "name": name })).await.unwrap();
+    }
+    assert!(site.site.array.volumes().iter().any(|it| it.name.contains("deleting")));
+    assert_eq!(run(&site, &["orphans"]).await.out, "There are no orphans.\n");
+}
+
 #[tokio::test]
 async fn a_disk_on_record_without_a_device_is_an_orphan_until_it_is_removed() {
     let site = with_disk(1).await;

@@ -114,12 +114,12 @@ async fn of_storage(cx: &Cx, san: &San) -> Result<Vec<Orphan>> {
     let mut found = Vec::new();
     let mut known = BTreeSet::new();
     for volume in &volumes {
+        let owner = san.owner_of(volume);
+        known.extend(owner.as_ref().map(|it| it.object().to_owned()));
         // What is deleted and cannot go yet goes by itself.
         if matches!(&volume.mark, Marked::Ours(mark) if mark.kind == VolumeKind::Deleting) {
             continue;
         }
-        let owner = san.owner_of(volume);
-        known.extend(owner.as_ref().map(|it| it.object().to_owned()));
         // What is being worked on is no orphan.
         if !owner.as_ref().is_some_and(|it| busy.contains(it.object())) {
             found.extend(of_volume(cx, san, volume, owner.as_ref()).await?);
