@@ -147,7 +147,11 @@ async fn the_disks_of_a_guest_are_kept_apart_where_room_allows() {
     for _ in 0..4 {
         names.push(create(&client, 100).await.unwrap());
     }
-    assert_eq!(site.site.array.requests(mark).len(), 8, "placing costs no request");
+    assert_eq!(changes(&site.site.array, mark).len(), 8);
+    // A look of the daemon's own may fall in between.
+    let sent = site.site.array.requests(mark);
+    let looks = sent.iter().filter(|it| it.template == "/storage/aggregates").count();
+    assert!(looks <= 1, "placing costs no request: {looks}");
     let on = |name: &str| volume(&site, name).aggregate;
     assert_ne!(on(&names[0]), on(&names[1]));
     assert_ne!(on(&names[2]), on(&names[3]));
