@@ -335,7 +335,9 @@ impl San {
         let committed = intent.work.plan().is_committed(step);
         // An attempt without an answer may have done it: a later one that could not even be made changes nothing about
         // that, but a definite refusal comes from a fresh look.
-        let may_be_done = intent.uncertain == Some(step) && !is_definite(&error);
+        let is_refused =
+            is_definite(&error) || error.kind() == ErrorKind::Busy && intent.work.plan().may_end_unseen();
+        let may_be_done = intent.uncertain == Some(step) && !is_refused;
         if !committed && !may_be_done && error.effect() == EffectState::None {
             if let Err(error) = intent.work.plan_mut().give_up(clean_up, self).await {
                 tracing::warn!(operation = %intent.id, error = %error.chain(), "what it noted in the cluster stays");

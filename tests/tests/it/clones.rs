@@ -230,6 +230,32 @@ async fn a_snapshot_is_cloned_while_its_disk_goes_on() {
     assert_unchanged(&site, &before);
 }
 
+/// What keeps the snapshot may do so for long: an operation that was cut off does not stay open for it.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_of_a_held_snapshot_that_was_cut_off_is_given_up() {
+    let mut site = Site::started(1).await.unwrap();
+    let node = site.node(0);
+    node.create(DISK, SIZE).await.unwrap();
+    node.snapshot(DISK, &snapshot()).await.unwrap();
+    let naming = exact("vm-101-disk-0");
+    let request = Request::Clone { source: DISK.to_owned(), snapshot: Some(snapshot()), naming };
+    node.call(request).await.unwrap();
+    let before = site.audit();
+    let stopper = Stopper::named("DELETE /api/storage/volumes", Side::Before);
+    let array = Arc::new(site.connect(stopper.effects()).await.unwrap());
+    site.kill(0);
+    site.start_with(0, stopper.effects(), array).await.unwrap();
+    let gone = snapshot();
+    tokio::select! {
+        biased;
+        () = stopper.reached() => {}
+        done = site.node(0).delete_snapshot(DISK, &gone) => panic!("never reached: {done:?}"),
+    }
+    site.kill(0);
+    assert_eq!(site.start(0, Effects::unobserved()).await.unwrap(), 0);
+    assert_unchanged(&site, &before);
+}
+
 /// A node dies between the array and the cluster, and the guest is started on another one under the new name: it keeps it.
 #[tokio::test(start_paused = true)]
 async fn a_renaming_that_somebody_relies_on_is_not_taken_back() {

@@ -290,6 +290,11 @@ pub(crate) trait Plan: Send + Sync {
         step > 0
     }
 
+    /// Whether nothing is lost where an attempt without an answer comes true after the operation was given up.
+    fn may_end_unseen(&self) -> bool {
+        false
+    }
+
     /// The operation is given up where it stands, and nobody goes on with it (operations that go forward only).
     async fn give_up(&mut self, _cx: &Cx, _san: &San) -> Result<()> {
         Ok(())

@@ -162,6 +162,11 @@ impl Plan for DeleteSnapshot {
         self.down.had_to_begin(step)
     }
 
+    // A clone, a lock or a replication may keep the snapshot for months, and nothing else waits for its end.
+    fn may_end_unseen(&self) -> bool {
+        true
+    }
+
     fn needs_lease(&self) -> bool {
         false
     }
