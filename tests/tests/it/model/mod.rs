@@ -7,7 +7,7 @@ mod world;
 use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use san_core::{Error, ErrorKind};
 use sanbridge_tests::crash::Side;
 use sanbridge_tests::parallel;
@@ -20,6 +20,8 @@ const DISKS: usize = 3;
 const CASES: u32 = 25;
 /// How many sets of sequences there are, for as many processors.
 const RUNNERS: u32 = 20;
+/// A number in this variable of the environment means other sequences than the usual ones.
+const SEED: &str = "SANBRIDGE_MODEL_SEED";
 /// Longest sequence.
 const LENGTH: usize = 32;
 /// What must have happened in some of them, or they prove nothing.
@@ -165,12 +167,15 @@ async fn live(acts: &[Act]) -> Met {
 fn random_lives_end_as_the_model_says() {
     let runners: Vec<u32> = (0..RUNNERS).collect();
     let met: Mutex<Met> = Mutex::default();
-    let run = |_: &u32| {
-        let persistence = FileFailurePersistence::Off;
-        let config =
-            Config { cases: CASES, failure_persistence: Some(Box::new(persistence)), ..Config::default() };
+    let base: u32 = std::env::var(SEED).map_or(0, |it| it.parse().unwrap());
+    let run = |runner: &u32| {
+        let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
         let lives = proptest::collection::vec(act(), 1..LENGTH);
-        let result = TestRunner::new(config).run(&lives, |acts| {
+        let mut seed = [0; 32];
+        seed[..4].copy_from_slice(&base.to_le_bytes());
+        seed[4..8].copy_from_slice(&runner.to_le_bytes());
+        let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let result = TestRunner::new_with_rng(config, random).run(&lives, |acts| {
             // What a killed daemon left behind ends with the runtime.
             let more = parallel::paused(async { Ok(live(&acts).await) }).unwrap();
             let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
