@@ -47,6 +47,13 @@ my (@asked, %sizes, $granule, $refusal);
             unlink("$dir/$params->{name}");
             delete $sizes{ $params->{name} };
             $ok = { pending => JSON::PP::false() };
+        } elsif ($method eq 'volume.template') {
+            my $name = $params->{name} =~ s/\Avm-/base-/r;
+            rename("$dir/$params->{name}", "$dir/$name") or die $!;
+            $sizes{$name} = delete $sizes{ $params->{name} };
+            $ok = { name => $name };
+        } elsif ($method eq 'volume.list') {
+            $ok = { volumes => [map { { name => $_, vmid => $params->{vmid}, size_bytes => $sizes{$_} } } sort keys %sizes] };
         } elsif ($method eq 'volume.size') {
             $ok = { size_bytes => $sizes{ $params->{name} } };
         }
@@ -157,9 +164,28 @@ subtest 'what does not fit leaves nothing' => sub {
     $refusal = 'no path';
     refused('it cannot be attached', qr/no path/, sub { import_of(pack('Q<', $odd) . $data, 'vm-100-disk-0') });
     is_deeply(\%sizes, {}, 'nothing is left');
+};
+
+subtest 'a template' => sub {
     reset_all();
-    refused('a template', qr/no name for a new disk/, sub { import_of(pack('Q<', 3) . 'abc', 'base-100-disk-0') });
-    is_deeply(\@asked, [], 'nobody asked');
+    my $bytes = pack('Q<', 3) . 'abc';
+    is(import_of($bytes, 'base-100-disk-0'), 's1:base-100-disk-0', 'becomes one again');
+    is(substr(content('base-100-disk-0'), 0, 4), "abc\0", 'its bytes');
+    is_deeply(
+        \@asked,
+        [
+            'volume.list any', 'volume.create vm-100-disk-0', 'volume.attach vm-100-disk-0', 'volume.detach vm-100-disk-0',
+            'volume.template vm-100-disk-0',
+        ],
+        'made as a disk',
+    );
+    refused('a name that is taken', qr/'base-100-disk-0' exists/, sub { import_of($bytes, 'base-100-disk-0') });
+    volume('vm-100-disk-1', 'abc');
+    refused('a name that a disk needs', qr/'base-100-disk-1' exists/, sub { import_of($bytes, 'base-100-disk-1') });
+    local $SIG{__WARN__} = sub { };
+    is(import_of($bytes, 'base-100-disk-1', 1), 's1:base-100-disk-2', 'another name where that is allowed');
+    is(join(' ', sort keys %sizes), 'base-100-disk-0 base-100-disk-2 vm-100-disk-1', 'nothing else is left');
+    is(import_of($bytes, 'base-199-disk-1/base-100-disk-9'), 's1:base-100-disk-9', 'of a linked clone: independent');
 };
 
 subtest 'a shorter device is refused before a byte is written' => sub {

@@ -751,6 +751,24 @@ sub volume_export {
     return undef;
 }
 
+# A template is a disk first, so that both names must be free: the disk's name.
+my $disk_for_template = sub {
+    my ($class, $storeid, $scfg, $name, $vmid, $allow_rename) = @_;
+    my $numbered = sub { return $_[0] =~ s/\A(?:vm|base)-//r };
+    my %taken;
+    for my $item ($class->list_images($storeid, $scfg, $vmid)->@*) {
+        my ($volname) = $item->{volid} =~ m/\A\Q$storeid\E:(.+)\z/;
+        $taken{ $numbered->(($class->parse_volname($volname))[1]) } = 1;
+    }
+    my $wanted = $numbered->($name);
+    return "vm-$wanted" if !$taken{$wanted};
+    die "a volume of the name '$name' exists\n" if !$allow_rename;
+    my $n = 0;
+    $n++ while $taken{"$vmid-disk-$n"};
+    warn "sanbridge: a volume of the name '$name' exists\n";
+    return "vm-$vmid-disk-$n";
+};
+
 sub volume_import {
     my (
         $class, $scfg, $storeid, $in, $volname, $format, $snapshot, $base_snapshot, $with_snapshots,
@@ -758,14 +776,15 @@ sub volume_import {
     ) = @_;
     die "a stream holds no snapshot of a sanbridge volume\n" if defined($snapshot);
     $plain_stream->($format, $base_snapshot, $with_snapshots);
-    my ($name, $vmid) = ($class->parse_volname($volname))[1, 2];
+    my ($name, $vmid, $is_base) = ($class->parse_volname($volname))[1, 2, 5];
     require PVE::Storage::Sanbridge::Stream;
     my $size = PVE::Storage::Sanbridge::Stream::read_size($in);
     my $alloc = sub { return $class->alloc_image($storeid, $scfg, $vmid, 'raw', $_[0], $size / 1024) };
-    # A template arrives as a disk, whose name is its own.
-    my $made = eval { $name =~ m/\Avm-/ ? $alloc->($name) : die "'$name' is no name for a new disk\n" };
+    my $made = eval {
+        $alloc->($is_base ? $disk_for_template->($class, $storeid, $scfg, $name, $vmid, $allow_rename) : $name);
+    };
     if (my $error = $@) {
-        die $error if !$allow_rename;
+        die $error if !$allow_rename || $is_base;
         warn "sanbridge: $error";
         $made = $alloc->(undef);
     }
@@ -775,6 +794,7 @@ sub volume_import {
         PVE::Storage::Sanbridge::Stream::copy_in($in, scalar($class->path($scfg, $made, $storeid)), $size);
         # Its guest does not run yet.
         $class->deactivate_volume($storeid, $scfg, $made, undef, {});
+        $made = $class->create_base($storeid, $scfg, $made) if $is_base;
     };
     if (my $error = $@) {
         # Half a disk is none.
