@@ -318,7 +318,7 @@ async fn policy_shows_what_differs_and_sets_it() {
     for expected in ["OPTION", DISK, "snapshot-policy", "default", "none", "snapshot_policy.name"] {
         assert!(shown.out.contains(expected), "{expected}: {}", shown.out);
     }
-    let dry = run(&site, &["policy", "apply", "--dry-run", "--volume", DISK]).await;
+    let dry = run(&site, &["policy", "apply", "--dry-run", "--volume", &format!("san1:{DISK}")]).await;
     assert_eq!((dry.code, &dry.out), (20, &shown.out));
     assert_eq!(site.site.array.volume(SVM, &name).unwrap().settings.snapshot_policy, "default");
     let applied = run(&site, &["policy", "apply"]).await;

@@ -120,10 +120,16 @@ pub(crate) struct VolumeRef {
 impl VolumeRef {
     /// As parameters of a method.
     pub(crate) fn params(&self) -> Value {
-        match self.volume.split_once(':') {
-            Some((storage, name)) if self.storage.is_none() => json!({ "storage": storage, "name": name }),
-            _ => json!({ "storage": self.storage, "name": self.volume }),
-        }
+        let (storage, name) = named(self.storage.as_deref(), &self.volume);
+        json!({ "storage": storage, "name": name })
+    }
+}
+
+/// Storage and name of a volume, which people name by the latter alone, or as `<storage>:<name>`, as PVE writes it.
+pub(crate) fn named<'a>(storage: Option<&'a str>, volume: &'a str) -> (Option<&'a str>, &'a str) {
+    match volume.split_once(':') {
+        Some((of, name)) if storage.is_none() => (Some(of), name),
+        _ => (storage, volume),
     }
 }
 

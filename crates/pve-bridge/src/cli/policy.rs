@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
 use super::output::{Screen, Table};
-use super::{Session, Verb};
+use super::{Session, Verb, named};
 use crate::admin::policy::{DeviationLine, Review};
 
 /// How long looking at all volumes of a node's storages, or setting one, may take.
@@ -40,9 +40,21 @@ struct Which {
     /// Only of this storage
     #[arg(long)]
     storage: Option<String>,
-    /// Only this volume
+    /// Only this volume: its name, or <storage>:<name> as PVE writes it
     #[arg(long)]
     volume: Option<String>,
+}
+
+impl Which {
+    /// As parameters of a method.
+    fn params(&self) -> Value {
+        let storage = self.storage.as_deref();
+        let (storage, name) = self.volume.as_deref().map_or((storage, None), |it| {
+            let (storage, name) = named(storage, it);
+            (storage, Some(name))
+        });
+        json!({ "storage": storage, "name": name })
+    }
 }
 
 impl Verb for Policy {
@@ -51,8 +63,7 @@ impl Verb for Policy {
             What::Show(which) => (which, false),
             What::Apply { which, dry_run } => (which, !dry_run),
         };
-        let params = json!({ "storage": which.storage, "name": which.volume });
-        let review: Review = session.call("admin.policy", params, PATIENCE).await?;
+        let review: Review = session.call("admin.policy", which.params(), PATIENCE).await?;
         session.show(&review, table)?;
         let seen = session.report(&review.problems);
         if !is_for_real {

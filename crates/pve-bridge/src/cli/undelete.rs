@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Screen, Table, plain, size};
-use super::{QUESTION, Session, Verb};
+use super::{QUESTION, Session, Verb, named};
 use crate::admin::deleted::Deleted;
 
 /// List the deleted volumes that arrays still keep, or bring one back under its name.
@@ -41,10 +41,7 @@ impl Verb for Undelete {
             session.show(&answer, table)?;
             return Ok(session.report(&answer.problems));
         };
-        let (storage, name) = match volume.split_once(':') {
-            Some((storage, name)) if self.storage.is_none() => (Some(storage), name),
-            _ => (self.storage.as_deref(), volume.as_str()),
-        };
+        let (storage, name) = named(self.storage.as_deref(), volume);
         let params = json!({ "storage": storage, "name": name, "queued": self.queued });
         let back: Back = session.call("admin.undelete", params, PATIENCE).await?;
         session.show(&back, |it, _| format!("{} is back ({}).\n", plain(&it.name), size(it.size_bytes)))?;
