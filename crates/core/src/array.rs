@@ -275,6 +275,15 @@ pub struct HostAccess {
     pub name: String,
 }
 
+/// A host object as the array has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHost {
+    /// Which.
+    pub access: HostAccess,
+    /// The names by which the array knows the node.
+    pub initiators: Vec<Initiator>,
+}
+
 /// Which LUN a mapping may get: the first of these that the array has free.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LunChoice(pub Vec<Lun>);
@@ -406,7 +415,7 @@ pub trait Array: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// `Conflict` where an object of that name was not made for that node.
-    async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>>;
+    async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<KnownHost>>;
 
     /// Removes a host object; whether this call did it.
     ///

@@ -20,9 +20,9 @@ mod transport;
 mod wwid;
 
 pub use array::{
-    Array, ArrayProfile, Capacity, CloneSpec, DeleteMode, Deviation, Ensured, HostAccess, HostSpec, Limits,
-    LunChoice, MappedHost, Mapping, Marked, Policies, Snapshot, SnapshotSet, Visibility, Volume, VolumeKey,
-    VolumeQuery, VolumeSpec, VolumeState,
+    Array, ArrayProfile, Capacity, CloneSpec, DeleteMode, Deviation, Ensured, HostAccess, HostSpec,
+    KnownHost, Limits, LunChoice, MappedHost, Mapping, Marked, Policies, Snapshot, SnapshotSet, Visibility,
+    Volume, VolumeKey, VolumeQuery, VolumeSpec, VolumeState,
 };
 pub use chap::{Chap, ChapName, HostLogin, HostLogins};
 pub use cx::{Cx, Deadline, Effect, EffectKind, EffectObserver, Effects};

@@ -1,9 +1,22 @@
-//! What remains of a node that is gone for ever: its mappings, notes, leases and host object end here.
+//! What remains of a node that is gone for ever: its mappings, notes, leases and host object end here. One that was reinstalled
+//! under its name is such a node, and a new one.
 
-use san_core::{Cx, Error, ErrorKind, HostAccess, NodeName, Owner, Result};
+use std::collections::BTreeSet;
+
+use san_core::{Cx, Error, ErrorKind, HostAccess, KnownHost, NodeName, Owner, Result};
 
 use crate::san::San;
 use crate::tombstone::is_tombstone;
+
+/// Of which disks the array is told that a node has them no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disks {
+    /// Those that the cluster notes.
+    Noted,
+    /// All, as long as the array has a host object of the node: what the new installation has tried and taken back has taken
+    /// the notes of the former one away.
+    All,
+}
 
 impl San {
     /// Ends what a node that is gone for ever has of this storage: its leases, its mappings, the readers of snapshots it had,
@@ -12,13 +25,18 @@ impl San {
         if node == self.node_name() {
             return Err(Error::new(ErrorKind::InvalidInput, "a node cannot end itself").on(node));
         }
+        self.end_traces(cx, node, Disks::Noted).await
+    }
+
+    async fn end_traces(&self, cx: &Cx, node: &NodeName, which: Disks) -> Result<usize> {
         self.cluster().give_back_leftovers(cx, self.realm(), self.space(), node).await?;
-        let host = self.array().host(cx, self.realm(), node).await?;
+        let host = self.array().host(cx, self.realm(), node).await?.map(|it| it.access);
         let mut ended = self.remove_readers_of(cx, node).await?;
         for owner in self.cluster().bound(cx, self.realm(), self.space()).await? {
             // Of a disk that was deleted under its hands nothing is noted any more.
-            let may_have =
-                is_tombstone(owner.object()) || self.cluster().attached_on(cx, &owner).await?.contains(node);
+            let may_have = (which == Disks::All && host.is_some())
+                || is_tombstone(owner.object())
+                || self.cluster().attached_on(cx, &owner).await?.contains(node);
             if may_have {
                 ended += usize::from(self.end_presence(cx, &owner, node, host.as_ref()).await?);
             }
@@ -58,10 +76,75 @@ impl San {
     /// `InUse` while something is mapped to it, `Conflict` where it is not one that was made for that node.
     pub async fn forget_host_of(&self, cx: &Cx, node: &NodeName) -> Result<bool> {
         let was_there = match self.array().host(cx, self.realm(), node).await? {
-            Some(host) => self.array().ensure_no_host(cx, &host.id).await?,
+            Some(host) => self.array().ensure_no_host(cx, &host.access.id).await?,
             None => false,
         };
         self.cluster().forget_hosts(cx, &self.array().profile().serial, node).await?;
         Ok(was_there)
+    }
+
+    /// Ends what an earlier installation of this node has of this storage; returns how many mappings and readers there were.
+    /// The host object goes with [`San::renew_host`], once all storages of the array have let go of it. Repeatable.
+    ///
+    /// # Errors
+    /// `Conflict` where the array knows this node by the names it has now, so that it is no other than before. `InUse` or
+    /// `Busy` where this one has disks already, or is about to.
+    pub async fn forget_former(&self, cx: &Cx) -> Result<usize> {
+        if let Some(record) = self.attached().await?.first() {
+            return Err(Error::new(ErrorKind::InUse, "it is attached on this node")
+                .on(record.view().file_name())
+                .with_remedy("stop what uses it: what is here is not of an earlier installation"));
+        }
+        if let Some(open) = self.open_operations().await?.first() {
+            let subject = open.object.clone().unwrap_or_default();
+            return Err(Error::new(ErrorKind::Busy, "an operation of this node has not ended").on(subject));
+        }
+        let routes = self.routes(cx, &self.ports(cx).await?).await?;
+        if let Some(lun) = self.devices().occupied(cx, &routes).await?.first() {
+            let message =
+                format!("LUN {lun} of this array is a device here, and this daemon knows nothing of it");
+            return Err(Error::new(ErrorKind::InUse, message)
+                .on(self.node_name())
+                .with_remedy("start the node anew if nothing uses that device"));
+        }
+        match self.known_host(cx).await? {
+            Some((host, true)) => {
+                let message =
+                    format!("the array knows this node by the initiator it has ({})", host.access.name);
+                Err(Error::new(ErrorKind::Conflict, message).on(self.node_name()).with_remedy(
+                    "nothing is to be replaced; a node that is gone for ever is ended with `sanbridge node remove`",
+                ))
+            }
+            _ => self.end_traces(cx, &self.node_name().clone(), Disks::All).await,
+        }
+    }
+
+    /// Makes the array know this node by the initiators it has now, and by no others; whether it knew it by others.
+    ///
+    /// # Errors
+    /// `InUse` while something is mapped to the former ones.
+    pub async fn renew_host(&self, cx: &Cx) -> Result<bool> {
+        let former = match self.known_host(cx).await? {
+            Some((host, false)) => {
+                self.array().ensure_no_host(cx, &host.access.id).await?;
+                self.cluster().forget_hosts(cx, &self.array().profile().serial, self.node_name()).await?;
+                true
+            }
+            _ => false,
+        };
+        self.forget_host().await;
+        self.announce(cx).await?;
+        Ok(former)
+    }
+
+    /// This node's host object, and whether it holds the initiators that this node has, and no others.
+    async fn known_host(&self, cx: &Cx) -> Result<Option<(KnownHost, bool)>> {
+        let Some(known) = self.array().host(cx, self.realm(), self.node_name()).await? else {
+            return Ok(None);
+        };
+        let names = |of: &[_]| of.iter().map(ToString::to_string).collect::<BTreeSet<String>>();
+        let present = names(&self.transport().initiators(cx).await?);
+        let is_present = names(&known.initiators) == present;
+        Ok(Some((known, is_present)))
     }
 }

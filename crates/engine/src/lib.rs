@@ -20,6 +20,7 @@ mod outage;
 mod paths;
 mod plan;
 mod readers;
+mod reaper;
 mod reconciled;
 mod record;
 mod recovery;

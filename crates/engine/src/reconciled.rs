@@ -13,6 +13,8 @@ pub enum Repair {
     OperationEnded,
     /// A volume was removed that had been deleted and could not go at once.
     DeletionFinished,
+    /// A volume was removed that nobody has finished making.
+    HalfMadeRemoved,
     /// A volume was detached that belongs here no longer.
     StaleDetached,
     /// A volume was detached that nobody has used here for a while.
@@ -31,6 +33,7 @@ impl Repair {
         match self {
             Self::OperationEnded => "operation-ended",
             Self::DeletionFinished => "deletion-finished",
+            Self::HalfMadeRemoved => "half-made-removed",
             Self::StaleDetached => "stale-detached",
             Self::IdleDetached => "idle-detached",
             Self::Released => "released",
@@ -44,6 +47,7 @@ impl Repair {
         match self {
             Self::OperationEnded => "ended an operation that was left open",
             Self::DeletionFinished => "finished a deletion",
+            Self::HalfMadeRemoved => "removed what nobody had finished making",
             Self::StaleDetached => "detached what belongs here no longer",
             Self::IdleDetached => "detached what nobody used",
             Self::Released => "detached what another node needed",

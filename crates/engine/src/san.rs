@@ -18,6 +18,7 @@ use crate::idle::Use;
 use crate::intent::Intents;
 use crate::node::{Inner, Node};
 use crate::plan::{Request, is_asked_for};
+use crate::reaper::HalfMade;
 use crate::reconciled::Repair;
 use crate::record::{Attachment, AttachmentState, Attachments};
 use crate::rest::Resting;
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) uses: Mutex<HashMap<View, Use>>,
     /// Volumes that were deleted and could not go when that was tried last.
     pub(crate) tombstones: Resting,
+    /// Volumes that nobody has finished making.
+    pub(crate) half_made: HalfMade,
     /// What lacks paths that could not be made when that was tried last.
     pub(crate) incomplete: Resting,
 }
@@ -136,6 +139,7 @@ impl San {
             outages: Mutex::default(),
             uses: Mutex::default(),
             tombstones: Resting::default(),
+            half_made: HalfMade::default(),
             incomplete: Resting::default(),
             node,
             config,

@@ -5,10 +5,10 @@ use async_trait::async_trait;
 use mockall::mock;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, Device, DeviceManager,
-    Ensured, Expected, HostAccess, HostSpec, Identity, Initiator, KnownLegs, Lun, LunChoice, Mapping, Mark,
-    NodeName, PathWatch, Paths, PortState, ReaderSpec, Result, Retired, Route, Snapshot, SnapshotName,
-    SnapshotSet, TargetPort, Transport, TransportKind, Usage, Visibility, Volume, VolumeKey, VolumeName,
-    VolumeQuery, VolumeSpec,
+    Ensured, Expected, HostAccess, HostSpec, Identity, Initiator, KnownHost, KnownLegs, Lun, LunChoice,
+    Mapping, Mark, NodeName, PathWatch, Paths, PortState, ReaderSpec, Result, Retired, Route, Snapshot,
+    SnapshotName, SnapshotSet, TargetPort, Transport, TransportKind, Usage, Visibility, Volume, VolumeKey,
+    VolumeName, VolumeQuery, VolumeSpec,
 };
 
 mock! {
@@ -35,7 +35,7 @@ mock! {
         async fn ensure_reader(&self, cx: &Cx, volume: &Volume, of: &ReaderSpec) -> Result<Ensured<Volume>>;
         async fn ensure_no_reader(&self, cx: &Cx, reader: &ArrayId) -> Result<bool>;
         async fn ensure_host(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>>;
-        async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>>;
+        async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<KnownHost>>;
         async fn ensure_no_host(&self, cx: &Cx, host: &ArrayId) -> Result<bool>;
         async fn ensure_mapped(
             &self,

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
-    Ensured, Error, ErrorKind, HostAccess, HostLogins, HostSpec, LunChoice, Mapping, Mark, NodeName,
-    Policies, ReaderSpec, RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits, TargetPort,
-    TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
+    Ensured, Error, ErrorKind, HostAccess, HostLogins, HostSpec, KnownHost, LunChoice, Mapping, Mark,
+    NodeName, Policies, ReaderSpec, RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits,
+    TargetPort, TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 
@@ -254,7 +254,7 @@ impl Array for Ontap {
         verb!(self, cx, "cannot prepare the igroup of node", &spec.node, self.prepare_host(cx, spec))
     }
 
-    async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>> {
+    async fn host(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<KnownHost>> {
         verb!(self, cx, "cannot look up the igroup of node", node, self.host_of(cx, realm, node))
     }
 

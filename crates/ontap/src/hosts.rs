@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use san_core::{ArrayId, Cx, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, NodeName, Result};
+use san_core::{
+    ArrayId, Cx, Ensured, Error, ErrorKind, HostAccess, HostSpec, Initiator, KnownHost, NodeName, Result,
+};
 use san_rest::Request;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -155,14 +157,16 @@ impl Ontap {
         Ok(found)
     }
 
-    pub(crate) async fn host_of(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<HostAccess>> {
+    pub(crate) async fn host_of(&self, cx: &Cx, realm: &str, node: &NodeName) -> Result<Option<KnownHost>> {
         let spec = HostSpec { realm: realm.to_owned(), node: node.clone(), initiators: Vec::new() };
         let Some(found) = self.igroup_named(cx, &igroup_name(&spec)).await? else {
             self.prove_svm(cx).await?;
             return Ok(None);
         };
         self.require_as_made(&spec, &found)?;
-        access(&found).map(Some)
+        let iscsi = |it: &String| it.parse().map(Initiator::Iscsi);
+        let initiators = members(&found).iter().map(iscsi).collect::<Result<_>>()?;
+        Ok(Some(KnownHost { access: access(&found)?, initiators }))
     }
 
     /// One request: that nothing is mapped to it is the array's own condition.

@@ -518,7 +518,8 @@ impl Storage {
     }
 
     /// Takes down what is attached here on record and belongs here no longer, or is needed here no longer, removes what was
-    /// deleted and could not go, and makes paths that are missing. While there is nothing of that, the array is asked nothing.
+    /// deleted and could not go, or that nobody has finished making, and makes paths that are missing. While there is nothing
+    /// of that, the array is asked for one list every ten minutes.
     pub(crate) async fn look_after(&self) {
         *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         for (what, done) in [
@@ -526,6 +527,7 @@ impl Storage {
             ("what is idle", self.san.drop_idle().await),
             ("what was deleted", self.san.finish_deletions().await),
             ("missing paths", self.san.complete_paths().await),
+            ("what is half-made", self.san.reap().await),
         ] {
             if let Err(error) = done {
                 tracing::debug!(storage = %self.san.space(), error = %error.chain(), "{what}: not known");

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use san_core::{Deadline, ErrorKind, OperationId};
+use san_core::{Deadline, Effects, ErrorKind, OperationId};
 use san_engine::{Outcome, Repair};
-use sanbridge_tests::daemons::{DaemonSite, Reply};
+use sanbridge_tests::daemons::{Client, DaemonSite, Reply};
 use sanbridge_tests::site::{PATIENCE, Site};
 use serde_json::json;
 
@@ -106,4 +106,76 @@ async fn what_waited_for_a_dead_node_goes() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     san.finish_deletions().await.unwrap();
     assert_eq!(san.repairs().get(&Repair::DeletionFinished).map(|it| it.count), Some(1));
+}
+
+/// A node that was installed anew under its name: its disks of before are nobody's, and the array knows it by another name.
+#[tokio::test]
+async fn a_reinstalled_node_is_known_anew() {
+    let mut site = DaemonSite::started(2).await.unwrap();
+    members(&site, Some(1));
+    let (one, two) = (site.client(0), site.client(1));
+    one.add().await.unwrap();
+    let before = site.audit();
+    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
+    one.call("volume.create", params).await.unwrap();
+    site.place_guest(100, 1, &[DISK]).unwrap();
+    let attach = json!({ "name": DISK });
+    one.call("volume.attach", attach.clone()).await.unwrap();
+    one.call("volume.detach", attach.clone()).await.unwrap();
+    two.call("volume.attach", attach.clone()).await.unwrap();
+    let kind = |it: san_core::Result<Reply>| it.unwrap_err().kind();
+    let replace =
+        async |client: &Client, node: &str| client.call("admin.node.replace", json!({ "node": node })).await;
+    let held = site.audit();
+    assert_eq!(kind(replace(&one, "node2").await), ErrorKind::InUse, "it is alive");
+    // What has disks, or the name it had, is no other than before.
+    let problem = |it: &Reply| it.ok["problems"][0]["why"].as_str().unwrap_or_default().to_owned();
+    assert!(problem(&replace(&two, "node2").await.unwrap()).contains("attached on this node"));
+    assert!(problem(&replace(&one, "node1").await.unwrap()).contains("by the initiator it has"));
+    let changed = site.audit().against(&held);
+    assert!(changed.is_empty(), "{changed}");
+
+    site.kill(1);
+    let host = &site.site.node(1).host;
+    host.crash();
+    host.boot();
+    std::fs::remove_dir_all(&site.site.node(1).state).unwrap();
+    host.rename_initiator("iqn.1993-08.org.debian:01:anew");
+    site.start(1, Effects::unobserved()).await.unwrap();
+    assert_eq!(kind(replace(&two, "node2").await), ErrorKind::NotFound, "it serves nothing yet");
+    two.call("storage.status", json!({})).await.unwrap();
+    let refused = two.call("volume.attach", attach.clone()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused:?}");
+    assert_eq!(kind(replace(&one, "node2").await), ErrorKind::InUse, "it is alive");
+    let done = replace(&two, "node2").await.unwrap();
+    assert_eq!(done.ok["storages"], json!([{ "storage": "san1", "mappings": 1, "host": true }]), "{done:?}");
+    assert_eq!(done.ok["problems"], json!([]));
+    assert_eq!(site.site.array.maps(), []);
+    let known = site.site.array.igroups().into_iter().find(|it| it.name.ends_with("node2")).unwrap();
+    assert_eq!(known.initiators, ["iqn.1993-08.org.debian:01:anew"]);
+    two.call("volume.attach", attach.clone()).await.unwrap();
+    two.call("volume.detach", attach.clone()).await.unwrap();
+    let again = replace(&two, "node2").await.unwrap();
+    assert!(problem(&again).contains("by the initiator it has"), "{again:?}");
+    one.call("volume.delete", attach).await.unwrap();
+    let left = site.audit().against(&before);
+    assert!(left.0.iter().all(|it| it.contains("node2")), "{left}");
+}
+
+/// The same from another node, while the one that is to be installed anew is switched off.
+#[tokio::test]
+async fn a_node_that_will_be_reinstalled_is_forgotten_from_elsewhere() {
+    let mut site = DaemonSite::started(2).await.unwrap();
+    let (one, two) = (site.client(0), site.client(1));
+    one.add().await.unwrap();
+    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
+    one.call("volume.create", params).await.unwrap();
+    two.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    site.kill(1);
+    site.site.node(1).host.crash();
+    members(&site, Some(0));
+    let done = one.call("admin.node.replace", json!({ "node": "node2" })).await.unwrap();
+    assert_eq!(done.ok["storages"], json!([{ "storage": "san1", "mappings": 1, "host": true }]));
+    assert_eq!(notes(&site), Vec::<String>::new());
+    one.call("volume.delete", json!({ "name": DISK })).await.unwrap();
 }

@@ -22,6 +22,7 @@ mod identity;
 mod idle;
 mod input;
 mod kept;
+mod leftovers;
 mod life;
 mod masks;
 mod model;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use san_core::{ByteSize, ErrorKind, TransportKind};
+use san_core::{ByteSize, ErrorKind, KnownHost, TransportKind};
 
 use super::{ArrayFixture, REALM, assert_refused, choice, cx, host, host_spec, initiator, look, made};
 
@@ -28,7 +28,8 @@ pub async fn a_host_goes_when_nothing_is_mapped_to_it(fixture: &impl ArrayFixtur
     assert_eq!(array.host(&cx(), REALM, &node).await.unwrap(), None);
     let volume = made(array, "vm-100-disk-0").await;
     let made = host(array, "node1").await;
-    assert_eq!(array.host(&cx(), REALM, &node).await.unwrap(), Some(made.clone()));
+    let known = KnownHost { access: made.clone(), initiators: vec![initiator("node1")] };
+    assert_eq!(array.host(&cx(), REALM, &node).await.unwrap(), Some(known));
     assert_eq!(array.host(&cx(), "other", &node).await.unwrap(), None);
     array.ensure_mapped(&cx(), &volume, &made, &choice([7])).await.unwrap();
     assert_refused(&array.ensure_no_host(&cx(), &made.id).await.unwrap_err(), ErrorKind::InUse);

@@ -81,6 +81,7 @@ pub(crate) async fn call(cx: &Cx, service: &Service, frame: &Frame) -> Result<Re
             value(&volumes::snapshots(cx, &storage, &name).await?)
         }
         "admin.node.remove" => value(&node::remove(cx, storages, members, params(frame)?).await?),
+        "admin.node.replace" => value(&node::replace(cx, node, storages, members, params(frame)?).await?),
         "admin.check" => {
             let Of { storage } = params(frame)?;
             value(&check::check(cx, node, storages, storage.as_deref()).await?)

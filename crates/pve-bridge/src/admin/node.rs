@@ -1,6 +1,8 @@
-//! `admin.node.remove`: what remains of a node that is gone for ever.
+//! `admin.node.remove` and `admin.node.replace`: what remains of a node that is gone for ever, or that was reinstalled under its
+//! name.
 
 use san_core::{Cx, Error, ErrorKind, NodeName, Result};
+use san_engine::Node;
 use serde::{Deserialize, Serialize};
 
 use super::{Problem, Ready, side_by_side};
@@ -13,6 +15,13 @@ use crate::storage::Storages;
 pub(crate) struct Remove {
     node: NodeName,
     listed: Listed,
+}
+
+/// Which node was reinstalled.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Replace {
+    node: NodeName,
 }
 
 /// What is done with a node that the cluster still has among its members.
@@ -39,7 +48,8 @@ pub(crate) struct RemovedFrom {
     pub(crate) storage: String,
     /// How many disks were mapped to it.
     pub(crate) mappings: usize,
-    /// Whether its host object on the array was there, and is gone. Storages of one array share it.
+    /// Whether its host object on the array was there, and is gone or, where it is this node's, made anew. Storages of one array
+    /// share it.
     pub(crate) host: bool,
 }
 
@@ -61,6 +71,54 @@ pub(crate) async fn remove(cx: &Cx, storages: &Storages, members: &Members, of: 
         }
         (Membership::Offline, Listed::Remove) | (Membership::None, _) => {}
     }
+    end(cx, storages, node).await
+}
+
+/// Makes arrays know a node that was reinstalled by its new initiators. On the node itself that is all of it; on another one
+/// the former installation is ended, and the new one introduces itself when it attaches its first disk.
+pub(crate) async fn replace(
+    cx: &Cx,
+    here: &Node,
+    storages: &Storages,
+    members: &Members,
+    of: Replace,
+) -> Result<Removed> {
+    let Replace { node } = of;
+    if node == *here.name() {
+        return replace_here(cx, storages, node).await;
+    }
+    if members.membership(cx, &node).await? == Membership::Online {
+        return Err(Error::new(ErrorKind::InUse, "the node is alive").on(&node).with_remedy(format!(
+            "where it was reinstalled already, run `sanbridge node replace {node}` on it; else switch it off first"
+        )));
+    }
+    end(cx, storages, node).await
+}
+
+async fn replace_here(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Removed> {
+    tracing::warn!(%node, "ending what remains of this node's earlier installation");
+    let ready = Ready::of(cx, storages, None).await?;
+    if matches!(&ready, Ready::All(storages, problems) if storages.is_empty() && problems.is_empty()) {
+        return Err(Error::new(ErrorKind::NotFound, "this node serves no storage yet")
+            .on(&node)
+            .with_remedy("pvesm status makes PVE ask for all of them"));
+    }
+    let (ended, mut problems) = side_by_side(ready, async |storage| {
+        storage.san.forget_former(cx).await.map(|mappings| (storage, mappings))
+    })
+    .await?;
+    let mut done = Vec::new();
+    for (storage, mappings) in ended {
+        let id = storage.san.space().to_owned();
+        match storage.san.renew_host(cx).await {
+            Ok(host) => done.push(RemovedFrom { storage: id, mappings, host }),
+            Err(error) => problems.push(Problem::new(id, &error)),
+        }
+    }
+    Ok(Removed { node, storages: done, problems })
+}
+
+async fn end(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Removed> {
     tracing::warn!(%node, "ending what remains of a node");
     let (ended, mut problems) = side_by_side(Ready::of(cx, storages, None).await?, async |storage| {
         storage.san.forget_node(cx, &node).await.map(|mappings| (storage, mappings))

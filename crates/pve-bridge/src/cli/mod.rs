@@ -40,7 +40,7 @@ pub enum Command {
     Volumes(Ask<volumes::Volumes>),
     /// List the snapshots of a volume
     Snapshots(Ask<volumes::Snapshots>),
-    /// End what remains of a node that is gone for ever
+    /// End what remains of a node that is gone for ever, or was reinstalled
     Node(Ask<node::Node>),
     /// Look for settings that are known to cause trouble. Changes nothing
     Check(Ask<check::Check>),

@@ -12,7 +12,7 @@ use crate::admin::node::{Listed, Removed};
 /// Each disk that it had mapped takes a request.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Nodes that are gone.
+/// Nodes that are gone, or were reinstalled.
 #[derive(Debug, clap::Args)]
 pub struct Node {
     #[command(subcommand)]
@@ -29,21 +29,31 @@ enum What {
         #[arg(long)]
         listed: bool,
     },
+    /// Make the arrays know a node that was reinstalled under its name and has another initiator name now: what remains of the
+    /// former installation ends. Run it on that node, before its first guest starts, or elsewhere while it is switched off
+    Replace {
+        /// The node
+        node: String,
+    },
 }
 
 impl Verb for Node {
     async fn run(&self, session: &mut Session<'_, '_>) -> Result<Exit, Failure> {
-        let What::Remove { node, listed } = &self.what;
-        let listed = if *listed { Listed::Remove } else { Listed::Refuse };
-        let params = json!({ "node": node, "listed": listed });
-        let answer: Removed = session.call("admin.node.remove", params, PATIENCE).await?;
+        let (method, params) = match &self.what {
+            What::Remove { node, listed } => {
+                let listed = if *listed { Listed::Remove } else { Listed::Refuse };
+                ("admin.node.remove", json!({ "node": node, "listed": listed }))
+            }
+            What::Replace { node } => ("admin.node.replace", json!({ "node": node })),
+        };
+        let answer: Removed = session.call(method, params, PATIENCE).await?;
         session.show(&answer, removed)?;
         Ok(session.report(&answer.problems))
     }
 }
 
 fn removed(of: &Removed, screen: Screen) -> String {
-    let mut table = Table::new(&["STORAGE", "MAPPINGS ENDED>", "HOST OBJECT"]);
+    let mut table = Table::new(&["STORAGE", "MAPPINGS ENDED>", "FORMER HOST OBJECT"]);
     for it in &of.storages {
         let host = if it.host { "removed" } else { "none" };
         table.row(&[it.storage.clone(), it.mappings.to_string(), host.to_owned()]);

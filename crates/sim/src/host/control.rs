@@ -56,6 +56,14 @@ impl SimNode {
         })
     }
 
+    /// Gives it another initiator name, as a new installation does: sessions that are made from now on have it.
+    pub fn rename_initiator(&self, name: &str) {
+        self.look(|it| {
+            name.clone_into(&mut it.spec.initiator);
+            it.tree.put_file("/etc/iscsi/initiatorname.iscsi", format!("InitiatorName={name}\n"));
+        });
+    }
+
     /// Cuts the road to a portal: packets vanish.
     pub fn partition(&self, portal: SocketAddr) {
         self.look(|it| {
