@@ -71,10 +71,23 @@ impl DaemonSite {
             std::fs::create_dir_all(config.pve.join("nodes").join(node.name.as_str())).map_err(io)?;
             this.places.push(Place { config, daemon: None });
         }
+        this.configure(&this.options)?;
         for index in 0..this.places.len() {
             this.start(index, Effects::unobserved()).await?;
         }
         Ok(this)
+    }
+
+    /// Writes storage.cfg as PVE does, with a section of these options; without any there is none.
+    pub fn configure(&self, options: &BTreeMap<String, Value>) -> Result<()> {
+        let mut text = "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n".to_owned();
+        if !options.is_empty() {
+            text += &format!("\nsanbridge: {SPACE}\n");
+        }
+        for (name, value) in options {
+            text += &format!("\t{name} {}\n", value.as_str().unwrap_or_default());
+        }
+        std::fs::write(self.pve().join("storage.cfg"), text).map_err(io)
     }
 
     /// What stands for `/etc/pve`.

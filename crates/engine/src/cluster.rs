@@ -1,5 +1,6 @@
 //! The trait [`Cluster`]: what the nodes of one hypervisor cluster know together, and one implementation over a shared folder.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,6 +144,9 @@ pub trait Cluster: fmt::Debug + Send + Sync {
 
     /// Notes a node's host object.
     async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()>;
+
+    /// The nodes that have a noted host object of an array, each once.
+    async fn hosts(&self, cx: &Cx, array: &str) -> Result<Vec<NodeName>>;
 
     /// Forgets a node's host objects of an array.
     async fn forget_hosts(&self, cx: &Cx, array: &str, node: &NodeName) -> Result<()>;
@@ -374,6 +378,16 @@ impl Cluster for FolderCluster {
     async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()> {
         let content = NodeNote { node: node.clone() };
         self.folder.below("hosts").write(cx, &Self::host_file(array, host), &content).await
+    }
+
+    async fn hosts(&self, _cx: &Cx, array: &str) -> Result<Vec<NodeName>> {
+        let folder = self.folder.below("hosts");
+        let prefix = format!("{array}.").replace('/', "_");
+        let mut nodes = BTreeSet::new();
+        for name in folder.names().await?.iter().filter(|it| it.starts_with(&prefix)) {
+            nodes.extend(folder.read::<NodeNote>(name).await?.map(|it| it.node));
+        }
+        Ok(nodes.into_iter().collect())
     }
 
     async fn forget_hosts(&self, cx: &Cx, array: &str, node: &NodeName) -> Result<()> {

@@ -47,4 +47,4 @@ pub use release::{ReleaseAnswer, ReleaseRequest};
 pub use san::{Disk, OUTAGE, San, SanConfig, Status};
 pub use store::Folder;
 pub use tombstone::Leaving;
-pub use view::{OpenOperation, OpenState, Portal, Presence};
+pub use view::{OpenOperation, OpenState, Portal, Presence, RemotePresence};

@@ -57,6 +57,15 @@ pub struct Portal {
     pub is_up: bool,
 }
 
+/// A disk, or a snapshot of one, that a node has, or may have, as far as the cluster knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemotePresence {
+    /// Which node.
+    pub node: NodeName,
+    /// What.
+    pub view: View,
+}
+
 /// A disk, or a snapshot of one, that this node has on record.
 #[derive(Debug, Clone)]
 pub struct Presence {
@@ -84,6 +93,26 @@ impl San {
     /// The nodes that have the disk mapped, or may have.
     pub async fn nodes_of(&self, cx: &Cx, owner: &Owner) -> Result<Vec<NodeName>> {
         self.cluster().attached_on(cx, owner).await
+    }
+
+    /// What the cluster notes that nodes have: disks, and snapshots of disks.
+    pub async fn remote_presences(&self, cx: &Cx) -> Result<Vec<RemotePresence>> {
+        let mut found = Vec::new();
+        for owner in self.cluster().bound(cx, self.realm(), self.space()).await? {
+            for node in self.cluster().attached_on(cx, &owner).await? {
+                found.push(RemotePresence { node, view: View::disk(owner.clone()) });
+            }
+            for reader in self.cluster().readers(cx, &owner).await? {
+                let view = View::snapshot(owner.clone(), reader.snapshot);
+                found.push(RemotePresence { node: reader.node, view });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The nodes of which the array has a host object, as far as the cluster knows.
+    pub async fn known_hosts(&self, cx: &Cx) -> Result<Vec<NodeName>> {
+        self.cluster().hosts(cx, &self.array().profile().serial).await
     }
 
     /// The guests tied to the disk.

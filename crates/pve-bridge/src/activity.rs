@@ -23,9 +23,14 @@ pub(crate) async fn running(cx: &Cx, host: &Guard, vmid: u64) -> Result<Option<S
         }
     }
     let supervisor = format!("@/var/lib/lxc/{vmid}/command");
-    let sockets = text(cx, host, "/proc/net/unix", MAX_SOCKETS).await?.unwrap_or_default();
-    let is_there = sockets.lines().any(|it| it.split_whitespace().last() == Some(supervisor.as_str()));
+    let is_there = has_socket(cx, host, &supervisor).await? == Some(true);
     Ok(is_there.then(|| format!("CT {vmid} runs there")))
+}
+
+/// Whether there is a socket of this name; `None` where the kernel lists none.
+pub(crate) async fn has_socket(cx: &Cx, host: &Guard, name: &str) -> Result<Option<bool>> {
+    let sockets = text(cx, host, "/proc/net/unix", MAX_SOCKETS).await?;
+    Ok(sockets.map(|it| it.lines().any(|it| it.split_whitespace().last() == Some(name))))
 }
 
 /// A task of this node that works on the guest and is alive.

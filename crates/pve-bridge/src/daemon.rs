@@ -17,9 +17,11 @@ use tokio::task::JoinSet;
 
 use crate::guests::PveGuests;
 use crate::members::Members;
+use crate::peers::Peers;
 use crate::prefetch::Prefetch;
 use crate::realm::realm;
 use crate::secrets::SecretFiles;
+use crate::sections::Sections;
 use crate::server::{Service, serve};
 use crate::storage::Storages;
 use crate::wires::Wires;
@@ -99,6 +101,8 @@ impl Daemon {
         let witness = config.pve.join("nodes");
         let shared = Folder::shared(config.pve.join("priv").join("sanbridge"), &witness);
         let realm = realm(&cx, &config.pve, &shared, config.node.as_str()).await?;
+        let sections = Sections::new(&shared, &config.pve);
+        let peers = Peers::below(&shared);
         let guests = Arc::new(PveGuests::new(&config.pve, guard.clone()));
         let cluster: Arc<dyn Cluster> =
             Arc::new(FolderCluster::new(shared, config.node.clone(), Arc::clone(&guests) as _));
@@ -116,15 +120,22 @@ impl Daemon {
         }));
         let secrets = SecretFiles::at(Folder::shared(config.pve.join("priv").join("storage"), &witness));
         let storages =
-            Storages::new(Arc::clone(&node), Arc::clone(&cluster), wires, secrets, state, sessions);
+            Storages::new(Arc::clone(&node), Arc::clone(&cluster), wires, secrets, sections, state, sessions);
+        let introduced = peers.note(&cx, &config.node).await;
         let members = Members::below(&config.pve);
-        let service = Arc::new(Service { node, storages, prefetch: Prefetch::new(guests), members });
+        let prefetch = Prefetch::new(guests);
+        let service =
+            Arc::new(Service { node, storages, prefetch, members, peers, state: config.state.clone() });
         // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.
         service.storages.restore(&cx).await?;
         let listener = listen(&config.socket)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&service)));
         tasks.spawn(tend(Arc::clone(&service)));
+        if let Err(error) = introduced {
+            tracing::warn!(error = %error.chain(), "the other nodes do not know yet which version runs here");
+            tasks.spawn(introduce(Arc::clone(&service)));
+        }
         let serving = Arc::downgrade(&service);
         service.node.serve_releases(cluster, move |space| {
             let storages = serving.upgrade()?.storages.ready();
@@ -229,6 +240,17 @@ async fn accept(listener: UnixListener, service: Arc<Service>) {
 fn is_allowed(stream: &UnixStream) -> bool {
     let us = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|it| it.uid() == 0 || it.uid() == us)
+}
+
+/// Tells the other nodes which version runs here as soon as the cluster file system takes it: without a quorum it does not.
+async fn introduce(service: Arc<Service>) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER).await;
+        let cx = service.node.cx(Deadline::after(LOOK_AFTER), OperationId::random());
+        if service.peers.note(&cx, service.node.name()).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// What is done without being asked: open operations ended, room asked for, what is left of volumes and storages that are gone

@@ -1,6 +1,6 @@
 //! The nodes of the PVE cluster, as the cluster file system shows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,6 +45,15 @@ impl Members {
 
     /// What the cluster says of a node at this moment.
     pub(crate) async fn membership(&self, cx: &Cx, node: &NodeName) -> Result<Membership> {
+        self.read(cx, |bytes| membership_in(bytes, node)).await
+    }
+
+    /// The names of all nodes of the cluster, this one among them; none where the node has no cluster.
+    pub(crate) async fn names(&self, cx: &Cx) -> Result<BTreeSet<String>> {
+        self.read(cx, |bytes| Ok(serde_json::from_slice::<File>(bytes)?.nodelist.into_keys().collect())).await
+    }
+
+    async fn read<T>(&self, cx: &Cx, understand: impl FnOnce(&[u8]) -> serde_json::Result<T>) -> Result<T> {
         let path = self.0.clone();
         let reading = tokio::task::spawn_blocking(move || std::fs::read(path));
         let read = cx.at_most(PATIENCE);
@@ -56,7 +65,7 @@ impl Members {
         };
         let bytes = bytes.map_err(|error| unknown().caused_by(error))?;
         let bytes = bytes.map_err(|error| unknown().caused_by(error))?;
-        membership_in(&bytes, node).map_err(|error| unknown().caused_by(error))
+        understand(&bytes).map_err(|error| unknown().caused_by(error))
     }
 }
 

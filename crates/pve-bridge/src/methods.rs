@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use san_core::{ByteSize, Cx, Deadline, Error, ErrorKind, OperationId, Result, SnapshotName, VolumeKind};
-use san_engine::{Naming, Outcome, Request, Ticket};
+use san_engine::{Naming, Node, Outcome, Request, Ticket};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -15,7 +16,10 @@ use crate::names::DiskName;
 use crate::protocol::{Caller, Frame, StorageRef, VERSION};
 use crate::secrets::Secrets;
 use crate::server::Service;
-use crate::storage::{Addition, Storage};
+use crate::storage::{Addition, Storage, Storages};
+
+/// How long keeping a copy of a section may take; nobody waits for it.
+const KEEPING: Duration = Duration::from_secs(20);
 
 /// What a request came to.
 pub(crate) enum Reply {
@@ -216,6 +220,7 @@ pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -
         }
         _ => {
             let storage = storages.get(cx, of).await?;
+            keep_section(node, storages, of);
             let reply = of_storage(cx, Arc::clone(&storage), method, frame).await?;
             if let Some(name) = starts(method, frame) {
                 prefetch.others(cx, &storage, &name);
@@ -223,6 +228,16 @@ pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -
             Ok(reply)
         }
     }
+}
+
+/// Keeps a copy of the section that came with a request, beside whatever it asks for.
+fn keep_section(node: &Node, storages: &Storages, of: &StorageRef) {
+    if storages.sections().is_noted(of) {
+        return;
+    }
+    let (sections, of) = (Arc::clone(storages.sections()), of.clone());
+    let cx = node.cx(Deadline::after(KEEPING), OperationId::random());
+    node.run(async move { sections.note(&cx, &of).await });
 }
 
 /// The disk with which a guest begins to start: PVE gives hints at no other time.

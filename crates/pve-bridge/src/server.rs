@@ -1,5 +1,6 @@
 //! Connections of the plugin: one operation each, answered in time, undone where nobody took the answer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::members::Members;
 use crate::methods::{self, Reply, Running};
+use crate::peers::Peers;
 use crate::prefetch::Prefetch;
 use crate::protocol::{Answer, Frame, VERSION, read_frame, write_frame};
 use crate::storage::{Addition, Storages};
@@ -30,6 +32,9 @@ pub(crate) struct Service {
     pub(crate) storages: Storages,
     pub(crate) prefetch: Prefetch,
     pub(crate) members: Members,
+    pub(crate) peers: Peers,
+    /// Where intents and records lie.
+    pub(crate) state: PathBuf,
 }
 
 /// Serves one connection to its end. A client that speaks nonsense is cut off.

@@ -21,6 +21,7 @@ use crate::names::check_storage_id;
 use crate::options::Options;
 use crate::protocol::StorageRef;
 use crate::secrets::{ChapUse, SecretFiles, Secrets, Stored};
+use crate::sections::Sections;
 use crate::wires::Wires;
 
 /// What of a storage is kept on this node, so that its disks can be served while the array is down.
@@ -77,6 +78,7 @@ pub(crate) struct Storages {
     cluster: Arc<dyn Cluster>,
     wires: Arc<dyn Wires>,
     secrets: SecretFiles,
+    sections: Arc<Sections>,
     state: Folder,
     sessions: Iscsi,
     slots: Mutex<HashMap<String, Slot>>,
@@ -89,6 +91,7 @@ impl Storages {
         cluster: Arc<dyn Cluster>,
         wires: Arc<dyn Wires>,
         secrets: SecretFiles,
+        sections: Sections,
         state: Folder,
         sessions: Iscsi,
     ) -> Self {
@@ -97,6 +100,7 @@ impl Storages {
             cluster,
             wires,
             secrets,
+            sections: Arc::new(sections),
             state,
             sessions,
             slots: Mutex::default(),
@@ -107,6 +111,11 @@ impl Storages {
     /// The way to the arrays, with the node's settings and none of a storage's.
     pub(crate) fn transport(&self) -> &dyn Transport {
         &self.sessions
+    }
+
+    /// The copies of the storages' sections.
+    pub(crate) fn sections(&self) -> &Arc<Sections> {
+        &self.sections
     }
 
     /// The storages that are ready now.
@@ -269,7 +278,8 @@ impl Storages {
     ) -> Result<(Addition, Vec<String>)> {
         check_storage_id(&of.id)?;
         let options = Options::parse(&of.options).map_err(|error| error.on(&of.id))?;
-        let secrets = secrets.applied_to(None, options.chap.as_ref()).map_err(|error| error.on(&of.id))?;
+        let kept = self.secrets_of_lost(of).await?;
+        let secrets = secrets.applied_to(kept, options.chap.as_ref()).map_err(|error| error.on(&of.id))?;
         let mut problems: Vec<Error> = Vec::new();
         let mut warnings = Vec::new();
         let array = match self.connect_with(cx, &options, &secrets.password).await {
@@ -301,6 +311,7 @@ impl Storages {
         match made.await {
             Ok(storage) => {
                 *slot = Some(storage);
+                self.sections.note(cx, of).await;
                 Ok((if former.is_some() { Addition::Replaced } else { Addition::New }, warnings))
             }
             Err(error) => {
@@ -314,6 +325,14 @@ impl Storages {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// The secrets of a storage whose section PVE has lost, and that is to be added as it was.
+    async fn secrets_of_lost(&self, of: &StorageRef) -> Result<Option<Stored>> {
+        match self.sections.copy(&of.id).await? {
+            Some(section) if section.leads_alike(&of.options) => self.secrets.read(&of.id).await,
+            _ => Ok(None),
         }
     }
 
@@ -345,6 +364,7 @@ impl Storages {
         }
         self.forget(cx, &of.id).await?;
         if !was_proving && options.chap.is_none() {
+            self.sections.note(cx, new).await;
             return Ok(warnings);
         }
         // Sessions of this node prove what the array expects, at once; other nodes follow when they make their next one.
@@ -358,6 +378,7 @@ impl Storages {
             restored?;
             return Err(Error::wrap(error, "the array could not be told what nodes prove from now on"));
         }
+        self.sections.note(cx, new).await;
         Ok(warnings)
     }
 
@@ -399,6 +420,8 @@ impl Storages {
             self.get(cx, of).await?.detach_all(cx, &of.id).await?;
         }
         self.forget(cx, &of.id).await?;
+        // Before the secrets: as long as there is a copy, whoever adds the storage again may need them.
+        self.sections.forget(cx, of).await?;
         self.secrets.remove(cx, &of.id).await?;
         self.state.below(&of.id).remove(cx, KEPT).await?;
         Ok(())

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::{CredentialSource, Credentials, Login, refusal};
 use crate::breaker::Breaker;
+use crate::peer::{Observed, Peer};
 use crate::stats::{Answered, RequestCount, Stats};
 use crate::{Answer, BodyLimit, Replay, Request, Wire, WireError};
 
@@ -34,6 +35,7 @@ struct Shared {
     changes: Semaphore,
     reads: Semaphore,
     breaker: Breaker,
+    observed: Observed,
     stats: Stats,
 }
 
@@ -66,6 +68,7 @@ impl Client {
             changes: Semaphore::new(CONCURRENCY),
             reads: Semaphore::new(CONCURRENCY),
             breaker: Breaker::default(),
+            observed: Observed::default(),
             stats: Stats::default(),
         }))
     }
@@ -78,6 +81,11 @@ impl Client {
     /// Whether the array failed to answer lately, so that requests are held back.
     pub fn is_cut_off(&self) -> bool {
         self.0.breaker.is_open()
+    }
+
+    /// What its answers have told of the array itself.
+    pub fn peer(&self) -> Peer {
+        self.0.observed.peer()
     }
 
     /// Sends `request` and returns the answer, whatever its status, except what this client settles itself: refused
@@ -189,7 +197,10 @@ impl Client {
         let answered = if answer.is_ok() { Answered::Yes } else { Answered::No };
         self.0.stats.count(request.verb(), request.template, answered);
         match answer {
-            Ok(it) => Outcome::Answer(it),
+            Ok(it) => {
+                self.0.observed.note(&it);
+                Outcome::Answer(it)
+            }
             Err(error) => Outcome::None(error, allowed),
         }
     }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
+use reqwest::tls::TlsInfo;
 use san_core::{Deadline, Error, ErrorKind, Result};
 
 use crate::failover::{Failover, Standing};
+use crate::peer::{ValidUntil, end_of};
 use crate::tls::{Refused, client_config};
 use crate::{Address, BodyLimit, Endpoint, Wire, WireError};
 
@@ -41,6 +43,7 @@ impl HttpsWire {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
+            .tls_info(true)
             .retry(reqwest::retry::never())
             .connect_timeout(endpoint.connect)
             .pool_idle_timeout(IDLE)
@@ -82,6 +85,10 @@ impl HttpsWire {
         }
         let mut response = Response::new(whole.freeze());
         *response.status_mut() = answer.status();
+        let certificate = answer.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate);
+        if let Some(end) = certificate.and_then(end_of) {
+            response.extensions_mut().insert(ValidUntil(end));
+        }
         *response.headers_mut() = std::mem::take(answer.headers_mut());
         Ok(response)
     }

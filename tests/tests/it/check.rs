@@ -125,6 +125,58 @@ async fn files_and_daemons_of_the_node_are_looked_at() {
     }
 }
 
+/// The array with a clock and a certificate of its own, as an answer over HTTPS tells them.
+#[derive(Debug, Clone)]
+struct Told {
+    array: OntapSim,
+    date: &'static str,
+    valid_for: i64,
+}
+
+#[async_trait::async_trait]
+impl Wire for Told {
+    async fn send(
+        &self,
+        request: http::Request<Bytes>,
+        deadline: Deadline,
+    ) -> Result<http::Response<Bytes>, san_rest::WireError> {
+        let mut answer = self.array.send(request, deadline).await?;
+        if !self.date.is_empty() {
+            answer.headers_mut().insert("date", http::HeaderValue::from_static(self.date));
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        answer.extensions_mut().insert(san_rest::ValidUntil(i64::try_from(now).unwrap() + self.valid_for));
+        Ok(answer)
+    }
+}
+
+impl sanbridge::Wires for Told {
+    fn wire(&self, _endpoint: &san_rest::Endpoint) -> san_core::Result<Arc<dyn Wire>> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_and_the_certificate_of_the_array_are_looked_at() {
+    const DAY: i64 = 86_400;
+    for (date, valid_for, expected) in [
+        ("", 40 * DAY, None),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 40 * DAY, Some(("clock-skew", "warning"))),
+        ("Fri, 01 Jan 2126 00:00:00 GMT", 40 * DAY, Some(("clock-skew", "warning"))),
+        ("", 20 * DAY, Some(("certificate-expiry", "warning"))),
+        ("", -DAY, Some(("certificate-expiry", "failure"))),
+    ] {
+        let site = Site::new(1).unwrap();
+        for rule in ["55-sanbridge.rules", "57-sanbridge.rules"] {
+            site.node(0).host.put_file(&Path::new(RULES).join(rule), b"#\n");
+        }
+        let told = Told { array: site.array.clone(), date, valid_for };
+        let site = DaemonSite::on(site, Arc::new(told)).await.unwrap();
+        site.client(0).add().await.unwrap();
+        assert_found(&site, expected.as_slice()).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_array_that_refuses_is_named_with_the_reason() {
     for (fault, check) in [
@@ -233,4 +285,55 @@ async fn records_without_a_device_and_files_nobody_understands_are_noticed() {
     std::fs::write(intents.join("00112233445566778899aabbccddeeff"), b"{\"version\":99}").unwrap();
     let seen = found(&site).await;
     assert!(seen.contains(&("unreadable-operation".to_owned(), "failure".to_owned())), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_daemon_of_iscsi_and_the_folder_of_records_are_looked_at() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = well_kept().await;
+    let host = &site.site.node(0).host;
+    let line = |name: &str| format!("0000: 00000002 00000000 00010000 0001 01 4711 {name}\n");
+    host.put_file(Path::new("/proc/net/unix"), line("/run/systemd/notify").as_bytes());
+    assert_found(&site, &[("iscsid", "failure")]).await;
+    host.put_file(Path::new("/proc/net/unix"), line("@ISCSIADM_ABSTRACT_NAMESPACE").as_bytes());
+    assert_found(&site, &[]).await;
+    let state = &site.site.node(0).state;
+    std::fs::set_permissions(state, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_found(&site, &[("state-folder", "warning")]).await;
+    std::fs::set_permissions(state, std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert_found(&site, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_with_another_package_or_none_are_noticed() {
+    let site = well_kept().await;
+    let members = |names: &[&str]| {
+        let nodes: serde_json::Map<String, Value> =
+            names.iter().map(|it| ((*it).to_owned(), json!({ "id": 1, "online": 1 }))).collect();
+        let text = json!({ "nodename": "node1", "nodelist": nodes }).to_string();
+        std::fs::write(site.pve().join(".members"), text).unwrap();
+    };
+    members(&["node1"]);
+    assert_found(&site, &[]).await;
+    members(&["node1", "node2", "node3"]);
+    let notes = site.pve().join("priv/sanbridge/nodes");
+    std::fs::write(notes.join("node2"), b"{\"version\":\"0.0.1\"}").unwrap();
+    // Of a node that has left nothing is said.
+    std::fs::write(notes.join("node4"), b"{\"version\":\"0.0.1\"}").unwrap();
+    assert_found(&site, &[("package-missing", "warning"), ("package-version", "warning")]).await;
+}
+
+/// A cluster without a quorum takes no notes; its nodes are no nodes without the package for that.
+#[tokio::test(start_paused = true)]
+async fn a_node_introduces_itself_as_soon_as_the_cluster_lets_it() {
+    let mut site = well_kept().await;
+    let notes = site.pve().join("priv/sanbridge/nodes");
+    site.kill(0);
+    std::fs::remove_dir_all(&notes).unwrap();
+    std::fs::write(&notes, b"no folder").unwrap();
+    site.start(0, san_core::Effects::unobserved()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    std::fs::remove_file(&notes).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(notes.join("node1").try_exists().unwrap());
 }

@@ -179,3 +179,40 @@ async fn a_node_that_will_be_reinstalled_is_forgotten_from_elsewhere() {
     assert_eq!(notes(&site), Vec::<String>::new());
     one.call("volume.delete", json!({ "name": DISK })).await.unwrap();
 }
+
+/// What is left of nodes that have left the cluster is listed, with the command that ends it.
+#[tokio::test]
+async fn what_is_left_of_a_node_that_has_gone_is_an_orphan() {
+    let mut site = DaemonSite::started(2).await.unwrap();
+    let (one, two) = (site.client(0), site.client(1));
+    one.add().await.unwrap();
+    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
+    one.call("volume.create", params).await.unwrap();
+    site.place_guest(100, 1, &[DISK]).unwrap();
+    one.call("snapshot.create", json!({ "name": DISK, "snapshot": "kept" })).await.unwrap();
+    two.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    two.call("volume.attach", json!({ "name": DISK, "snapshot": "kept" })).await.unwrap();
+    site.kill(1);
+    site.site.node(1).host.crash();
+    let orphans = async || {
+        let listed = one.call("admin.orphans", json!({ "storage": null })).await.unwrap();
+        let all = listed.ok["orphans"].as_array().unwrap().clone();
+        let line = |it: &serde_json::Value| {
+            assert_eq!(it["removable"], false);
+            assert!(it["plan"][0].as_str().unwrap().starts_with("sanbridge node remove node2"), "{it}");
+            format!("{} {}", it["kind"].as_str().unwrap(), it["name"].as_str().unwrap())
+        };
+        all.iter().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(orphans().await, [] as [String; 0], "nobody knows who is a member");
+    members(&site, Some(0));
+    assert_eq!(orphans().await, [] as [String; 0], "it is switched off");
+    members(&site, None);
+    assert_eq!(
+        orphans().await,
+        [format!("mapping {DISK}"), format!("reader {DISK}@kept"), "host node2".to_owned()]
+    );
+    one.call("admin.node.remove", json!({ "node": "node2", "listed": "refuse" })).await.unwrap();
+    assert_eq!(orphans().await, [] as [String; 0]);
+    assert!(!site.pve().join("priv/sanbridge/nodes/node2").try_exists().unwrap());
+}

@@ -34,6 +34,7 @@ mod perl;
 mod prefetch;
 mod readers;
 mod release;
+mod sections;
 mod storages;
 mod support;
 mod waiting;

@@ -8,6 +8,7 @@ pub(crate) mod orphans;
 pub(crate) mod policy;
 pub(crate) mod split;
 pub(crate) mod status;
+pub(crate) mod storage;
 pub(crate) mod volumes;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::names::DiskName;
 use crate::protocol::Frame;
 use crate::server::Service;
 use crate::storage::{Storage, Storages};
+use orphans::Gone;
 
 /// One storage, or all of this node.
 #[derive(Deserialize)]
@@ -65,7 +67,7 @@ pub(crate) struct Problem {
 
 /// Answers a method `admin.*`, or says which operation will.
 pub(crate) async fn call(cx: &Cx, service: &Service, frame: &Frame) -> Result<Reply> {
-    let Service { node, storages, members, .. } = service;
+    let Service { node, storages, members, peers, .. } = service;
     match frame.method.as_deref().unwrap_or_default() {
         "admin.status" => {
             let Of { storage } = params(frame)?;
@@ -80,20 +82,25 @@ pub(crate) async fn call(cx: &Cx, service: &Service, frame: &Frame) -> Result<Re
             let storage = one(cx, storages, storage.as_deref()).await?;
             value(&volumes::snapshots(cx, &storage, &name).await?)
         }
-        "admin.node.remove" => value(&node::remove(cx, storages, members, params(frame)?).await?),
-        "admin.node.replace" => value(&node::replace(cx, node, storages, members, params(frame)?).await?),
+        "admin.node.remove" => value(&node::remove(cx, storages, members, peers, params(frame)?).await?),
+        "admin.node.replace" => {
+            value(&node::replace(cx, node, storages, members, peers, params(frame)?).await?)
+        }
+        "admin.storage.restore" => value(&storage::restore(cx, storages.sections(), params(frame)?).await?),
         "admin.check" => {
             let Of { storage } = params(frame)?;
-            value(&check::check(cx, node, storages, storage.as_deref()).await?)
+            value(&check::check(cx, service, storage.as_deref()).await?)
         }
         "admin.orphans" => {
             let Of { storage } = params(frame)?;
-            value(&orphans::list(cx, Ready::of(cx, storages, storage.as_deref()).await?).await?)
+            let gone = Gone::of(members, cx, node.name()).await;
+            value(&orphans::list(cx, Ready::of(cx, storages, storage.as_deref()).await?, &gone).await?)
         }
         "admin.orphans.remove" => {
             let OfVolume { storage, name } = params(frame)?;
             let storage = one(cx, storages, storage.as_deref()).await?;
-            let request = orphans::removal(cx, &storage, &name).await?;
+            let gone = Gone::of(members, cx, node.name()).await;
+            let request = orphans::removal(cx, &storage, &name, &gone).await?;
             Ok(Reply::Operation(Box::new(Running::begin(cx, storage, request))))
         }
         "admin.deleted" => {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problem, Ready, side_by_side};
 use crate::members::{Members, Membership};
+use crate::peers::Peers;
 use crate::storage::Storages;
 
 /// Which node.
@@ -54,7 +55,13 @@ pub(crate) struct RemovedFrom {
 }
 
 /// Ends it, unless the node may be alive.
-pub(crate) async fn remove(cx: &Cx, storages: &Storages, members: &Members, of: Remove) -> Result<Removed> {
+pub(crate) async fn remove(
+    cx: &Cx,
+    storages: &Storages,
+    members: &Members,
+    peers: &Peers,
+    of: Remove,
+) -> Result<Removed> {
     let Remove { node, listed } = of;
     let refused = |message: String, remedy: &'static str| {
         Err(Error::new(ErrorKind::InUse, message).on(&node).with_remedy(remedy))
@@ -71,7 +78,7 @@ pub(crate) async fn remove(cx: &Cx, storages: &Storages, members: &Members, of: 
         }
         (Membership::Offline, Listed::Remove) | (Membership::None, _) => {}
     }
-    end(cx, storages, node).await
+    end(cx, storages, peers, node).await
 }
 
 /// Makes arrays know a node that was reinstalled by its new initiators. On the node itself that is all of it; on another one
@@ -81,6 +88,7 @@ pub(crate) async fn replace(
     here: &Node,
     storages: &Storages,
     members: &Members,
+    peers: &Peers,
     of: Replace,
 ) -> Result<Removed> {
     let Replace { node } = of;
@@ -92,7 +100,7 @@ pub(crate) async fn replace(
             "where it was reinstalled already, run `sanbridge node replace {node}` on it; else switch it off first"
         )));
     }
-    end(cx, storages, node).await
+    end(cx, storages, peers, node).await
 }
 
 async fn replace_here(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Removed> {
@@ -118,7 +126,7 @@ async fn replace_here(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Re
     Ok(Removed { node, storages: done, problems })
 }
 
-async fn end(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Removed> {
+async fn end(cx: &Cx, storages: &Storages, peers: &Peers, node: NodeName) -> Result<Removed> {
     tracing::warn!(%node, "ending what remains of a node");
     let (ended, mut problems) = side_by_side(Ready::of(cx, storages, None).await?, async |storage| {
         storage.san.forget_node(cx, &node).await.map(|mappings| (storage, mappings))
@@ -133,5 +141,6 @@ async fn end(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Removed> {
             Err(error) => problems.push(Problem::new(id, &error)),
         }
     }
+    peers.forget(cx, &node).await?;
     Ok(Removed { node, storages: done, problems })
 }

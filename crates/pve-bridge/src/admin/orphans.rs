@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use san_core::{Cx, Error, ErrorKind, Marked, Owner, Result, Volume, VolumeKind};
+use san_core::{Cx, Error, ErrorKind, Marked, NodeName, Owner, Result, Volume, VolumeKind};
 use san_engine::{AttachmentState, Request, San, Tie, View};
 use serde::{Deserialize, Serialize};
 
 use super::{Problem, Ready, side_by_side};
 use crate::admin::status::now;
+use crate::members::Members;
 use crate::names::DiskName;
 use crate::storage::Storage;
 
@@ -55,6 +56,12 @@ pub(crate) enum Kind {
     Record,
     /// A link to a disk that is not on record on this node.
     Link,
+    /// The mapping of a disk to a node that is gone, or a note of one.
+    Mapping,
+    /// What reads a snapshot for a node that is gone.
+    Reader,
+    /// The host object of a node that is gone.
+    Host,
 }
 
 impl Kind {
@@ -66,15 +73,44 @@ impl Kind {
             Self::Binding => "binding",
             Self::Record => "record",
             Self::Link => "link",
+            Self::Mapping => "mapping",
+            Self::Reader => "reader",
+            Self::Host => "host",
         }
     }
 }
 
+/// Which nodes are gone: all but the members of the cluster.
+#[derive(Debug, Clone)]
+pub(crate) enum Gone {
+    /// All that are none of these.
+    AllBut(BTreeSet<String>),
+    /// Who is a member is not known, so that nobody counts as gone.
+    Unknown,
+}
+
+impl Gone {
+    pub(crate) async fn of(members: &Members, cx: &Cx, here: &NodeName) -> Self {
+        match members.names(cx).await {
+            Ok(mut names) => {
+                // A node without a cluster is a member of none.
+                names.insert(here.to_string());
+                Self::AllBut(names)
+            }
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    fn has(&self, node: &NodeName) -> bool {
+        matches!(self, Self::AllBut(members) if !members.contains(node.as_str()))
+    }
+}
+
 /// Everything without a use. One list per array, and what this node and the cluster know.
-pub(crate) async fn list(cx: &Cx, ready: Ready) -> Result<Orphans> {
+pub(crate) async fn list(cx: &Cx, ready: Ready, gone: &Gone) -> Result<Orphans> {
     let ask = |storage: std::sync::Arc<Storage>| {
         let cx = cx.clone();
-        async move { of_storage(&cx, &storage.san).await }
+        async move { of_storage(&cx, &storage.san, gone).await }
     };
     let (lists, problems) = side_by_side(ready, ask).await?;
     Ok(Orphans { orphans: lists.into_iter().flatten().collect(), problems })
@@ -84,8 +120,8 @@ pub(crate) async fn list(cx: &Cx, ready: Ready) -> Result<Orphans> {
 ///
 /// # Errors
 /// `NotFound` where nothing of this name is an orphan, `Conflict` where it is none that an operation may remove.
-pub(crate) async fn removal(cx: &Cx, storage: &Storage, name: &str) -> Result<Request> {
-    let all = of_storage(cx, &storage.san).await?;
+pub(crate) async fn removal(cx: &Cx, storage: &Storage, name: &str, gone: &Gone) -> Result<Request> {
+    let all = of_storage(cx, &storage.san, gone).await?;
     let of_name: Vec<&Orphan> = all.iter().filter(|it| it.name == name).collect();
     let Some(first) = of_name.first() else {
         return Err(Error::new(ErrorKind::NotFound, "there is no orphan of this name")
@@ -107,7 +143,7 @@ pub(crate) async fn removal(cx: &Cx, storage: &Storage, name: &str) -> Result<Re
     }))
 }
 
-async fn of_storage(cx: &Cx, san: &San) -> Result<Vec<Orphan>> {
+async fn of_storage(cx: &Cx, san: &San, gone: &Gone) -> Result<Vec<Orphan>> {
     let volumes = san.census(cx).await?;
     let busy: BTreeSet<String> =
         san.open_operations().await?.into_iter().filter_map(|it| it.object).collect();
@@ -131,6 +167,7 @@ async fn of_storage(cx: &Cx, san: &San) -> Result<Vec<Orphan>> {
         }
     }
     found.extend(on_node(cx, san, &busy).await?);
+    found.extend(of_gone_nodes(cx, san, gone).await?);
     Ok(found)
 }
 
@@ -176,7 +213,10 @@ async fn of_volume(cx: &Cx, san: &San, volume: &Volume, owner: Option<&Owner>) -
             plan: if is_old {
                 vec![format!("delete {} on the array, after proof that nobody sees it", volume.name)]
             } else {
-                vec!["wait: it is less than an hour old, and its node may yet end it".to_owned()]
+                vec![
+                    "wait: its node may yet end it, and if not it is removed by itself within the hour"
+                        .to_owned(),
+                ]
             },
         }));
     }
@@ -198,6 +238,39 @@ async fn of_volume(cx: &Cx, san: &San, volume: &Volume, owner: Option<&Owner>) -
         name,
         what,
     }))
+}
+
+/// What the cluster notes of nodes that are none any more. Only people know that they never come back.
+async fn of_gone_nodes(cx: &Cx, san: &San, gone: &Gone) -> Result<Vec<Orphan>> {
+    let orphan = |kind: Kind, name: String, node: &NodeName, what: String| Orphan {
+        storage: san.space().to_owned(),
+        kind,
+        name,
+        what,
+        why: format!(
+            "{node} is no node of the cluster any more; as long as the array knows it, whatever has its \
+                      initiator name sees the disk, and nobody can delete that"
+        ),
+        removable: false,
+        plan: vec![format!("sanbridge node remove {node}: ends everything that is left of it")],
+    };
+    let mut found = Vec::new();
+    for presence in san.remote_presences(cx).await? {
+        let node = &presence.node;
+        if !gone.has(node) {
+            continue;
+        }
+        let name = presence.view.file_name();
+        found.push(match presence.view.snapshot {
+            None => orphan(Kind::Mapping, name, node, format!("it is mapped to {node}, or may be")),
+            Some(_) => orphan(Kind::Reader, name, node, format!("it is read for {node}, or may be")),
+        });
+    }
+    for node in san.known_hosts(cx).await?.iter().filter(|it| gone.has(it)) {
+        let what = format!("{} has a host object of {node}", san.array().profile().name);
+        found.push(orphan(Kind::Host, node.to_string(), node, what));
+    }
+    Ok(found)
 }
 
 fn binding(san: &San, owner: &Owner) -> Orphan {

@@ -24,6 +24,8 @@ pub(crate) struct StorageStatus {
     pub(crate) id: String,
     /// Whether this node serves it; if not, nothing below is known.
     pub(crate) ready: bool,
+    /// Whether PVE has its section of storage.cfg; `None`: not known.
+    pub(crate) configured: Option<bool>,
     pub(crate) array: Option<ArrayStatus>,
     pub(crate) capacity: Option<Room>,
     /// Why the array's last answer was none.
@@ -129,6 +131,13 @@ pub(crate) async fn gather(cx: &Cx, node: &Node, storages: &Storages, id: Option
             storages.by_id(cx, id).await?;
         }
     }
+    let lost = storages.sections().lost(cx).await;
+    if let (None, Ok(lost)) = (id, &lost) {
+        // This node may have served none of it yet.
+        for it in lost.keys() {
+            known.entry(it.clone()).or_default();
+        }
+    }
     // Side by side: the kernel may be slow about one of them.
     let all = known.into_iter().map(|(id, storage)| async move {
         match storage {
@@ -136,11 +145,14 @@ pub(crate) async fn gather(cx: &Cx, node: &Node, storages: &Storages, id: Option
             None => StorageStatus::not_ready(id),
         }
     });
-    Ok(Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        node: node.name().to_string(),
-        storages: futures_util::future::join_all(all).await,
-    })
+    let mut all = futures_util::future::join_all(all).await;
+    for it in &mut all {
+        match &lost {
+            Ok(lost) => it.configured = Some(!lost.contains_key(&it.id)),
+            Err(error) => it.unknown.push(format!("whether PVE has it: {}", error.chain())),
+        }
+    }
+    Ok(Status { version: env!("CARGO_PKG_VERSION").to_owned(), node: node.name().to_string(), storages: all })
 }
 
 impl StorageStatus {
@@ -148,6 +160,7 @@ impl StorageStatus {
         Self {
             id,
             ready: false,
+            configured: None,
             array: None,
             capacity: None,
             problem: Some("it is not ready on this node: journalctl -u sanbridge says why".to_owned()),
@@ -171,6 +184,7 @@ async fn of_storage(cx: &Cx, id: String, storage: &Storage) -> StorageStatus {
     StorageStatus {
         id,
         ready: true,
+        configured: None,
         array: Some(ArrayStatus {
             name: profile.name.clone(),
             vendor: profile.vendor.clone(),

@@ -12,6 +12,7 @@ mod output;
 mod policy;
 mod split;
 mod status;
+mod storage;
 mod undelete;
 mod volumes;
 
@@ -42,6 +43,8 @@ pub enum Command {
     Snapshots(Ask<volumes::Snapshots>),
     /// End what remains of a node that is gone for ever, or was reinstalled
     Node(Ask<node::Node>),
+    /// Bring back storages that Proxmox VE has lost
+    Storage(Ask<storage::Storage>),
     /// Look for settings that are known to cause trouble. Changes nothing
     Check(Ask<check::Check>),
     /// List what is ours and of no use, explain it, and remove what is proved unused
@@ -62,6 +65,7 @@ impl Command {
             Self::Volumes(it) => ask(it, console).await,
             Self::Snapshots(it) => ask(it, console).await,
             Self::Node(it) => ask(it, console).await,
+            Self::Storage(it) => ask(it, console).await,
             Self::Check(it) => ask(it, console).await,
             Self::Orphans(it) => ask(it, console).await,
             Self::Undelete(it) => ask(it, console).await,

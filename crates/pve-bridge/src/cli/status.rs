@@ -37,6 +37,10 @@ fn text(of: &Answer, screen: Screen) -> String {
         for line in it.problem.iter().chain(&it.unknown) {
             let _ = writeln!(text, "{}: {}", it.id, plain(line));
         }
+        if it.configured == Some(false) {
+            let id = plain(&it.id);
+            let _ = writeln!(text, "{id}: Proxmox VE has lost its section -- sanbridge storage restore {id}");
+        }
     }
     section(&mut text, "Portals", &portals(&of.storages), screen);
     section(&mut text, "Disks on this node", &disks(&of.storages), screen);

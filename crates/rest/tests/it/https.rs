@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use san_core::Deadline;
-use san_rest::{CONNECT, Endpoint, Fingerprint, HttpsWire, Trust, Wire, WireError};
+use san_rest::{CONNECT, Endpoint, Fingerprint, HttpsWire, Trust, ValidUntil, Wire, WireError};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -122,6 +122,16 @@ async fn many_requests_use_one_connection() {
     }
     assert_eq!(server.handshakes.load(Ordering::SeqCst), 1);
     assert_eq!(server.requests.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn answers_tell_when_the_certificate_ends() {
+    let server = Server::start().await;
+    for wire in [server.pinned(), server.wire(Trust::AuthorityFile(server.authority.path().into()))] {
+        let answer = get(&wire, "/").await.unwrap();
+        // What rcgen sets, the first of January 4096.
+        assert_eq!(answer.extensions().get(), Some(&ValidUntil(67_090_118_400)));
+    }
 }
 
 #[tokio::test]

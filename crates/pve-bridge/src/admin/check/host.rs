@@ -1,5 +1,6 @@
 //! The node's own settings: daemons, files, names.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,16 +9,24 @@ use san_host::Guard;
 use san_multipath::MultipathConfig;
 
 use super::{Words, finding};
+use crate::activity::has_socket;
 
 /// Where udev looks for rules, the strongest first.
 const RULES: [&str; 4] =
     ["/etc/udev/rules.d", "/run/udev/rules.d", "/usr/lib/udev/rules.d", "/lib/udev/rules.d"];
 /// A configuration file is shorter.
 const FILE_MAX: usize = 1 << 20;
+/// Where iscsid listens (open-iscsi, `mgmt_ipc.h`).
+const ISCSID: &str = "@ISCSIADM_ABSTRACT_NAMESPACE";
 /// One question to a daemon.
 const ANSWER: Duration = Duration::from_secs(3);
 
-pub(super) async fn findings(cx: &Cx, guard: &Guard, transport: &dyn Transport) -> Vec<Finding> {
+pub(super) async fn findings(
+    cx: &Cx,
+    guard: &Guard,
+    transport: &dyn Transport,
+    state: &Path,
+) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(multipathd(cx, guard).await);
     found.extend(initiator(cx, transport).await);
@@ -26,6 +35,8 @@ pub(super) async fn findings(cx: &Cx, guard: &Guard, transport: &dyn Transport) 
     }
     found.extend(lvm(cx, guard).await);
     found.extend(blacklist(cx, guard).await);
+    found.extend(iscsid(cx, guard).await);
+    found.extend(state_folder(state).await);
     found
 }
 
@@ -148,6 +159,47 @@ async fn blacklist(cx: &Cx, guard: &Guard) -> Option<Finding> {
         }
     }
     None
+}
+
+/// Whoever wants to be served by iscsid speaks to its socket, at which systemd listens as long as iscsid rests.
+async fn iscsid(cx: &Cx, guard: &Guard) -> Option<Finding> {
+    if has_socket(cx, guard, ISCSID).await.ok()? != Some(false) {
+        return None;
+    }
+    Some(finding(
+        "iscsid",
+        Severity::Failure,
+        "iscsid",
+        Words {
+            what: "nobody listens at the socket of iscsid".to_owned(),
+            why: "no session can be made, and one that breaks is not mended: disks lose their paths one after the other",
+            fix: "systemctl enable --now iscsid.socket iscsid".to_owned(),
+            undo: None,
+        },
+    ))
+}
+
+/// What lies there names volumes and who has them.
+async fn state_folder(state: &Path) -> Option<Finding> {
+    let path = state.to_owned();
+    let looked = tokio::task::spawn_blocking(move || std::fs::metadata(path)).await.ok()?;
+    let what = match looked.map(|it| it.permissions().mode() & 0o7777) {
+        Ok(mode) if mode == mode & 0o700 => return None,
+        Ok(mode) => format!("others than root may look into it (mode {mode:o})"),
+        Err(error) => format!("it cannot be looked at: {error}"),
+    };
+    let shown = state.display().to_string();
+    Some(finding(
+        "state-folder",
+        Severity::Warning,
+        &shown,
+        Words {
+            what,
+            why: "what is under way and which devices may be touched is on record there: nobody else may read or change it",
+            fix: format!("chmod 700 {shown}; systemctl restart sanbridge does the same"),
+            undo: None,
+        },
+    ))
 }
 
 /// The line of a section `blacklist` that fits every disk.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use san_core::{Cx, Error, ErrorKind, Finding, Result, Severity, TargetPort, Waiting};
 use san_engine::{AttachmentState, OpenOperation, OpenState, Portal, Presence};
 use san_host::{Guard, Probe};
+use san_rest::Peer;
 
 use super::{Words, finding};
 use crate::storage::Storage;
@@ -16,6 +17,10 @@ use crate::storage::Storage;
 const LEAST_FREE_PERCENT: u64 = 10;
 /// An operation that is open for so long needs somebody's eye.
 const LONG: u64 = 600;
+/// Clocks that differ by so many seconds are not kept by the same time servers.
+const SKEW_MAX: u64 = 120;
+/// A certificate that ends within so many days is renewed better today.
+const CERTIFICATE_DAYS: i64 = 30;
 /// A silent portal is waited for as long.
 const PROBE: Duration = Duration::from_secs(2);
 /// A session that waits longer than this for its portal keeps guests from using their other paths.
@@ -57,6 +62,9 @@ async fn array(cx: &Cx, storage: &Storage) -> Result<Vec<Finding>> {
         Err(error) => return Ok(vec![silent(storage, &error)]),
     };
     let mut found = san.checkup(cx).await?;
+    let Peer { ahead, valid_until } = storage.client.peer();
+    found.extend(ahead.and_then(|it| clock(san.space(), it)));
+    found.extend(valid_until.and_then(|it| certificate(san.space(), it)));
     let (total, free) = (capacity.total.bytes(), capacity.available.bytes());
     if free < total / 100 * LEAST_FREE_PERCENT {
         found.push(finding(
@@ -76,6 +84,41 @@ async fn array(cx: &Cx, storage: &Storage) -> Result<Vec<Finding>> {
         ));
     }
     Ok(found)
+}
+
+fn clock(space: &str, ahead: i64) -> Option<Finding> {
+    let away = ahead.unsigned_abs();
+    let way = if ahead > 0 { "ahead of" } else { "behind" };
+    let words = Words {
+        what: format!("the array's clock is {away} s {way} this node's"),
+        why: "times of snapshots and volumes are the array's, and ages are told by this node's clock; \
+              logs of the two cannot be compared",
+        fix: "set the same time servers for both: chronyc tracking here, cluster time-service ntp server show there"
+            .to_owned(),
+        undo: None,
+    };
+    (away > SKEW_MAX).then(|| finding("clock-skew", Severity::Warning, space, words))
+}
+
+fn certificate(space: &str, valid_until: i64) -> Option<Finding> {
+    let left = valid_until - i64::try_from(crate::admin::status::now()).unwrap_or(i64::MAX);
+    let (severity, what) = match left / 86_400 {
+        _ if left < 0 => (Severity::Failure, "the array's certificate has ended".to_owned()),
+        days if days < CERTIFICATE_DAYS => {
+            (Severity::Warning, format!("the array's certificate ends in {days} days"))
+        }
+        _ => return None,
+    };
+    let words = Words {
+        what,
+        why: "from then on it is not trusted where it is verified by a CA: nothing can be made, attached elsewhere or \
+              deleted; and whoever renews it changes the fingerprint where that is what is trusted",
+        fix: "renew it on the array; with sanbridge-fingerprint add the new one before the array uses it \
+              (pvesm set: both, with a comma between them)"
+            .to_owned(),
+        undo: None,
+    };
+    Some(finding("certificate-expiry", severity, space, words))
 }
 
 fn silent(storage: &Storage, error: &Error) -> Finding {
