@@ -80,14 +80,14 @@ impl DaemonSite {
 
     /// Writes storage.cfg as PVE does, with a section of these options; without any there is none.
     pub fn configure(&self, options: &BTreeMap<String, Value>) -> Result<()> {
-        let mut text = "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n".to_owned();
+        let mut lines = vec!["dir: local".to_owned(), "\tpath /var/lib/vz".into(), "\tcontent iso".into()];
         if !options.is_empty() {
-            text += &format!("\nsanbridge: {SPACE}\n");
+            lines.extend([String::new(), format!("sanbridge: {SPACE}")]);
         }
-        for (name, value) in options {
-            text += &format!("\t{name} {}\n", value.as_str().unwrap_or_default());
-        }
-        std::fs::write(self.pve().join("storage.cfg"), text).map_err(io)
+        let line =
+            |(name, value): (&String, &Value)| format!("\t{name} {}", value.as_str().unwrap_or_default());
+        lines.extend(options.iter().map(line));
+        std::fs::write(self.pve().join("storage.cfg"), lines.join("\n") + "\n").map_err(io)
     }
 
     /// What stands for `/etc/pve`.

@@ -146,6 +146,9 @@ async fn an_undelete_that_failed_half_way_is_ended() {
             let error = undelete(&site).await.unwrap_err();
             assert_told(&error, EffectState::Unknown, &format!("{method} {trouble:?}"));
             assert!(site.array.strikes(rule) > 0);
+            // Longer than any attempt of the operation itself: it stays open meanwhile.
+            tokio::time::sleep(AFTERWARDS).await;
+            assert_eq!(node.san().open_operations().await.unwrap().len(), 1, "{method} {trouble:?}");
             site.array.clear_faults();
             tokio::time::sleep(AFTERWARDS).await;
             assert_eq!(node.san().take_up_open().await.unwrap(), 0);

@@ -37,4 +37,5 @@ mod release;
 mod sections;
 mod storages;
 mod support;
+mod verification;
 mod waiting;

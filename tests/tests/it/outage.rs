@@ -3,6 +3,7 @@
 use san_core::Effects;
 use san_sim::server::ApiState;
 use sanbridge_tests::daemons::DaemonSite;
+use sanbridge_tests::log::Log;
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -41,6 +42,7 @@ async fn a_guest_stops_and_starts_at_once_while_the_array_is_down() {
 
 #[tokio::test(start_paused = true)]
 async fn a_mapping_the_array_kept_goes_when_the_array_is_back() {
+    let (log, _capturing) = Log::capture();
     let site = attached(1).await;
     let before = maps(&site);
     site.site.array.set_api(ApiState::Refusing);
@@ -49,6 +51,9 @@ async fn a_mapping_the_array_kept_goes_when_the_array_is_back() {
     // Longer than any attempt of the operation itself.
     sleep(Duration::from_secs(300)).await;
     assert_eq!((before, maps(&site)), (1, 1));
+    // It is tried again all the time, and told once.
+    let told = log.text().matches("operations stay open until the array answers").count();
+    assert_eq!(told, 1);
     site.site.array.set_api(ApiState::Up);
     sleep(Duration::from_secs(30)).await;
     assert_eq!(maps(&site), 0);

@@ -113,6 +113,11 @@ async fn jobs_fail_hang_and_vanish() {
     let job = rig.get(&format!("/cluster/jobs/{}", said.text("/job/uuid"))).await;
     assert_eq!(job.text("/state"), "running");
     assert!(rig.sim.volumes().is_empty());
+    // Until the array's management is started anew.
+    rig.sim.fail_stuck_jobs();
+    let job = rig.get(&format!("/cluster/jobs/{}", said.text("/job/uuid"))).await;
+    assert_eq!(job.text("/state"), "failure");
+    rig.volume("b", "20MB").await;
 
     rig.sim.inject(at("POST", "/storage/volumes", Fault::JobVanishes));
     let said = rig.post("/storage/volumes", create("c")).await;
@@ -177,6 +182,28 @@ async fn bodies_that_are_no_answers() {
         let response = rig.sim.handle(request("GET", "/cluster", "")).await.unwrap();
         assert!(check(response.body()));
     }
+}
+
+/// A refusal of which only the status can be read, and an answer that lies in one word.
+#[tokio::test(start_paused = true)]
+async fn refusals_that_are_no_answers_and_answers_that_lie() {
+    let rig = Rig::new(NEW);
+    let refusal = Fault::Answer { status: 400, code: 1, message: "no".to_owned(), retry_after: None };
+    rig.sim.inject(at("GET", "/cluster", refusal));
+    rig.sim.inject(at("GET", "/cluster", Fault::Garbage));
+    let response = rig.sim.handle(request("GET", "/cluster", "")).await.unwrap();
+    assert!(response.status() == 400 && response.body().starts_with(b"<html>"), "{response:?}");
+
+    let uuid = rig.volume("v", "20MB").await;
+    let lie = Fault::Alter { member: "size".to_owned(), value: json!(7) };
+    rig.sim.inject(at("GET", "/storage/volumes/{uuid}", lie));
+    let target = format!("/storage/volumes/{uuid}?fields=size,space.size");
+    let lied = rig.get(&target).await;
+    assert_eq!(
+        (lied.at("/size"), lied.at("/space/size"), lied.text("/name")),
+        (&json!(7), &json!(7), "v".to_owned())
+    );
+    assert_ne!(rig.get(&target).await.at("/size"), &json!(7));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,8 +20,8 @@ const DISKS: usize = 3;
 const CASES: u32 = 25;
 /// How many sets of sequences there are, for as many processors.
 const RUNNERS: u32 = 20;
-/// A number in this variable of the environment means other sequences than the usual ones.
-const SEED: &str = "SANBRIDGE_MODEL_SEED";
+/// The sequences are the same ones every time; another number here means others.
+const SEED: u32 = 0;
 /// Longest sequence.
 const LENGTH: usize = 32;
 /// What must have happened in some of them, or they prove nothing.
@@ -167,12 +167,11 @@ async fn live(acts: &[Act]) -> Met {
 fn random_lives_end_as_the_model_says() {
     let runners: Vec<u32> = (0..RUNNERS).collect();
     let met: Mutex<Met> = Mutex::default();
-    let base: u32 = std::env::var(SEED).map_or(0, |it| it.parse().unwrap());
     let run = |runner: &u32| {
         let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
         let lives = proptest::collection::vec(act(), 1..LENGTH);
         let mut seed = [0; 32];
-        seed[..4].copy_from_slice(&base.to_le_bytes());
+        seed[..4].copy_from_slice(&SEED.to_le_bytes());
         seed[4..8].copy_from_slice(&runner.to_le_bytes());
         let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let result = TestRunner::new_with_rng(config, random).run(&lives, |acts| {
