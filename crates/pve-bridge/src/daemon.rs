@@ -127,7 +127,8 @@ impl Daemon {
         let service =
             Arc::new(Service { node, storages, prefetch, members, peers, state: config.state.clone() });
         // Callers of an earlier process may come back at once: what they wait for is known before anybody is heard.
-        service.storages.restore(&cx).await?;
+        // By itself on the heap: every state a storage can be in while it is made ready would be part of this one.
+        Box::pin(service.storages.restore(&cx)).await?;
         let listener = listen(&config.socket)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&service)));

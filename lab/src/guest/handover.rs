@@ -100,7 +100,7 @@ async fn play(recorder: Recorder) -> Result<(), Failure> {
     let shared = Path::new(MEETING).join("pve");
     std::fs::create_dir_all(&shared)?;
     std::os::unix::fs::symlink(&shared, PVE)?;
-    if recorder.node() == 2 { Box::pin(serve_wishes()).await } else { Box::pin(lead(recorder)).await }
+    if recorder.node() == 2 { serve_wishes().await } else { lead(recorder).await }
 }
 
 // ---- node 2 ----

@@ -207,7 +207,7 @@ async fn a_request_sent_again_after_the_daemon_died_makes_one_disk() {
         let mut reached = false;
         for side in [Side::Before, Side::After] {
             for name in [Value::Null, json!(DISK)] {
-                reached |= Box::pin(died_and_sent_again(number, side, name)).await;
+                reached |= died_and_sent_again(number, side, name).await;
             }
         }
         if !reached {
