@@ -420,7 +420,6 @@ impl World {
 
     /// Every disk has its bytes, every snapshot and every template has its own, and after all is deleted nothing is left.
     pub(super) async fn end(mut self, empty: &Audit) -> Met {
-        let met = std::mem::take(&mut self.met);
         self.check_lists().await;
         for index in 0..DISKS {
             let node = index % NODES;
@@ -451,7 +450,7 @@ impl World {
         self.purge().await;
         let findings = self.site.audit().against(empty);
         assert!(findings.is_empty(), "{findings}");
-        met
+        self.met
     }
 
     async fn check_template(&self, node: usize, number: usize, content: Content) {
