@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use san_contract::audit::{Audit, Ledger};
 use san_core::{
     ByteSize, Cx, Deadline, DeleteMode, Effects, Error, ErrorKind, NodeName, OperationId, Owner, Result,
-    SnapshotName, TransportKind,
+    SnapshotName, TransportKind, Visibility,
 };
 use san_engine::{
     Asker, Cluster, Folder, FolderCluster, Guest, Guests, Naming, Node, NodeConfig, OUTAGE, Outcome, Request,
@@ -110,6 +110,8 @@ pub struct Site {
     pub array: OntapSim,
     /// Where guests live.
     pub guests: Arc<TestGuests>,
+    /// How engines that are started from now on map disks.
+    pub visibility: Visibility,
     nodes: Vec<SiteNode>,
     folder: tempfile::TempDir,
 }
@@ -147,12 +149,29 @@ impl Site {
             let state = folder.path().join(name.as_str());
             made.push(SiteNode { name, host, state, engine: None });
         }
-        Ok(Self { world, array, guests: Arc::default(), nodes: made, folder })
+        Ok(Self {
+            world,
+            array,
+            guests: Arc::default(),
+            visibility: Visibility::PerNode,
+            nodes: made,
+            folder,
+        })
     }
 
     /// A site whose engines all run.
     pub async fn started(nodes: usize) -> Result<Self> {
         let mut site = Self::new(nodes)?;
+        for index in 0..nodes {
+            site.start(index, Effects::unobserved()).await?;
+        }
+        Ok(site)
+    }
+
+    /// The same, of which each disk is mapped for all nodes.
+    pub async fn started_for_all(nodes: usize) -> Result<Self> {
+        let mut site = Self::new(nodes)?;
+        site.visibility = Visibility::Shared;
         for index in 0..nodes {
             site.start(index, Effects::unobserved()).await?;
         }
@@ -203,6 +222,8 @@ impl Site {
     pub async fn start_with(&mut self, index: usize, effects: Effects, array: Arc<Ontap>) -> Result<usize> {
         let (node, san) = self.build(index, effects, array)?;
         san.start().await?;
+        // The daemon tries it again and again.
+        san.join_all_nodes().await.ok();
         let open = san.take_up_open().await?;
         let serving = san.clone();
         node.serve_releases(self.cluster_of(index), move |space| (space == SPACE).then(|| serving.clone()));
@@ -233,6 +254,7 @@ impl Site {
             cluster,
             outage: OUTAGE,
             deletion: DeleteMode::Recoverable,
+            visibility: self.visibility,
         };
         let san = San::new(&node, config)?;
         Ok((node, san))

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ArrayId, ByteSize, Checkup, Cx, Error, ErrorKind, HostLogins, Identity, Initiator, Lun, Mark, NameRules,
-    NodeName, OperationId, Owner, Reader, ReaderSpec, RecoveryQueue, Result, SnapshotName, Splits,
-    TargetPort, TransportKind, VolumeName,
+    NodeName, OperationId, Owner, Reader, ReaderSpec, RecoveryQueue, Result, SharedAccess, SnapshotName,
+    Splits, TargetPort, TransportKind, VolumeName,
 };
 
 /// Whether something was made now or was there already. A conflicting request is an error, never `Already`.
@@ -300,11 +300,13 @@ pub struct Mapping {
 }
 
 /// Whether a volume is mapped per node or for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Visibility {
     /// Mapped at attach, unmapped at detach.
+    #[default]
     PerNode,
-    /// Mapped at create, unmapped only by delete.
+    /// Mapped at create, unmapped only by delete: every node can attach it without asking the array.
     Shared,
 }
 
@@ -315,8 +317,10 @@ pub trait Array: fmt::Debug + Send + Sync {
     /// What it said of itself.
     fn profile(&self) -> &ArrayProfile;
 
-    /// Whether volumes are mapped per node or for all.
-    fn visibility(&self) -> Visibility;
+    /// What maps a volume once for all nodes, where the array can.
+    fn shared_access(&self) -> Option<&dyn SharedAccess> {
+        None
+    }
 
     /// Who may log in, where the array checks that.
     fn host_logins(&self) -> Option<&dyn HostLogins> {

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cx, HostSpec, Owner, Result, Volume, VolumeName, VolumeQuery};
+use crate::{Cx, Ensured, HostAccess, HostSpec, Initiator, Owner, Result, Volume, VolumeName, VolumeQuery};
 
 /// Whether a volume shares blocks with what it was cloned from, and so holds that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,4 +91,20 @@ pub trait RecoveryQueue: fmt::Debug + Send + Sync {
     /// `AlreadyExists` where the name is taken, `NotFound` where it is kept no longer, `Conflict` where it turns out to be
     /// marked as another's; then it is left alone, offline.
     async fn ensure_recovered(&self, cx: &Cx, deleted: &Deleted, owner: &Owner) -> Result<()>;
+}
+
+/// Maps a volume once for all nodes of a realm, through one host object that holds the initiators of all of them. It stands
+/// beside the host objects of the nodes: what one node alone may see is still mapped to its own.
+#[async_trait]
+pub trait SharedAccess: fmt::Debug + Send + Sync {
+    /// Makes sure that the realm has its host object and that it holds this node's initiators; those of others stay.
+    ///
+    /// # Errors
+    /// `Conflict` where an object of that name was not made for this, where a foreign host object holds one of the initiators,
+    /// or where the node sees, through its own host object, a volume or a number that it would see twice then.
+    async fn ensure_member(&self, cx: &Cx, spec: &HostSpec) -> Result<Ensured<HostAccess>>;
+
+    /// Takes initiators of a node that is gone for ever out of the realm's host object; whether any was in it. Whoever still
+    /// goes by them sees nothing through it any more.
+    async fn ensure_no_member(&self, cx: &Cx, realm: &str, initiators: &[Initiator]) -> Result<bool>;
 }

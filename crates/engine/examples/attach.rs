@@ -74,6 +74,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             cluster: Arc::new(cluster),
             outage: OUTAGE,
             deletion: san_core::DeleteMode::Recoverable,
+            visibility: san_core::Visibility::PerNode,
         },
     )?;
     san.start().await?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{
-    ArrayId, ByteSize, Cx, Deadline, Error, ErrorKind, Identity, Marked, NodeName, OperationId, Owner,
-    ReaderSpec, Result, Volume, VolumeKind, VolumeName, VolumeState,
+    ArrayId, ByteSize, Cx, Deadline, Error, ErrorKind, Identity, Mapping, Marked, NodeName, OperationId,
+    Owner, ReaderSpec, Result, Volume, VolumeKind, VolumeName, VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,9 @@ pub struct Binding {
     /// Since when it is deleted and waits to go, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<u64>,
+    /// How all nodes see it: enough to attach it without asking the array. `None`: it is mapped node by node, or nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Mapping>,
 }
 
 impl Binding {
@@ -142,6 +145,12 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// The node a host object of an array stands for; `None`: not one of this cluster.
     async fn node_of_host(&self, cx: &Cx, array: &str, host: &ArrayId) -> Result<Option<NodeName>>;
 
+    /// Whether a host object of an array stands for all nodes together.
+    async fn is_shared_host(&self, cx: &Cx, array: &str, host: &ArrayId) -> Result<bool>;
+
+    /// Notes that it does.
+    async fn note_shared_host(&self, cx: &Cx, array: &str, host: &ArrayId) -> Result<()>;
+
     /// Notes a node's host object.
     async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()>;
 
@@ -203,6 +212,7 @@ pub trait Cluster: fmt::Debug + Send + Sync {
 /// <folder>/volumes/<space>/<object>/overwrite  which operation is about to overwrite its bytes
 /// <folder>/volumes/<space>/<object>/successor.<operation>  for a moment: who takes that operation's dead lease over
 /// <folder>/hosts/<array>.<host id>             which node a host object of an array stands for
+/// <folder>/shared-hosts/<array>.<host id>      that one stands for all nodes together
 /// <folder>/requests/<node>/<operation>         for seconds: a volume that node is asked to release, and its answer
 /// ```
 #[derive(Debug)]
@@ -373,6 +383,17 @@ impl Cluster for FolderCluster {
     async fn node_of_host(&self, _cx: &Cx, array: &str, host: &ArrayId) -> Result<Option<NodeName>> {
         let note: Option<NodeNote> = self.folder.below("hosts").read(&Self::host_file(array, host)).await?;
         Ok(note.map(|it| it.node))
+    }
+
+    async fn is_shared_host(&self, _cx: &Cx, array: &str, host: &ArrayId) -> Result<bool> {
+        let folder = self.folder.below("shared-hosts");
+        Ok(folder.read::<NodeNote>(&Self::host_file(array, host)).await?.is_some())
+    }
+
+    async fn note_shared_host(&self, cx: &Cx, array: &str, host: &ArrayId) -> Result<()> {
+        // Who noted it, for people.
+        let content = NodeNote { node: self.node.clone() };
+        self.folder.below("shared-hosts").write(cx, &Self::host_file(array, host), &content).await
     }
 
     async fn note_host(&self, cx: &Cx, array: &str, host: &ArrayId, node: &NodeName) -> Result<()> {
@@ -595,6 +616,7 @@ mod tests {
             template: None,
             place: None,
             deleted: None,
+            shared: None,
         };
         cluster.bind(&cx(5), &binding).await.unwrap();
         cluster.unbind(&cx(5), &owner(), &"c:d".parse().unwrap()).await.unwrap();

@@ -76,7 +76,10 @@ impl San {
     /// `InUse` while something is mapped to it, `Conflict` where it is not one that was made for that node.
     pub async fn forget_host_of(&self, cx: &Cx, node: &NodeName) -> Result<bool> {
         let was_there = match self.array().host(cx, self.realm(), node).await? {
-            Some(host) => self.array().ensure_no_host(cx, &host.access.id).await?,
+            Some(host) => {
+                self.leave_all_nodes(cx, &host.initiators).await?;
+                self.array().ensure_no_host(cx, &host.access.id).await?
+            }
             None => false,
         };
         self.cluster().forget_hosts(cx, &self.array().profile().serial, node).await?;
@@ -126,6 +129,7 @@ impl San {
     pub async fn renew_host(&self, cx: &Cx) -> Result<bool> {
         let former = match self.known_host(cx).await? {
             Some((host, false)) => {
+                self.leave_all_nodes(cx, &host.initiators).await?;
                 self.array().ensure_no_host(cx, &host.access.id).await?;
                 self.cluster().forget_hosts(cx, &self.array().profile().serial, self.node_name()).await?;
                 true

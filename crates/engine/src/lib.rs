@@ -7,6 +7,7 @@
 //!
 //! `cargo run -p san-engine --example attach` shows an embedder that makes and attaches a disk.
 
+mod all_nodes;
 mod clock;
 mod cluster;
 mod disk_view;

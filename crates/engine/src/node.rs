@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use san_core::{Cx, Deadline, DeviceManager, Effects, Error, ErrorKind, Lun, NodeName, OperationId, Result};
+use san_core::{
+    Cx, Deadline, DeviceManager, Effects, Error, ErrorKind, Lun, NodeName, OperationId, Result, Visibility,
+};
 use san_host::Guard;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -39,7 +41,7 @@ pub struct NodeConfig {
 }
 
 /// Highest LUN given out: beyond 255 some initiators stop looking.
-const HIGHEST_LUN: u16 = 255;
+pub(crate) const HIGHEST_LUN: u16 = 255;
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -59,8 +61,8 @@ pub(crate) struct Inner {
     pub(crate) started: Mutex<HashSet<String>>,
     /// What was put right by itself, by storage.
     pub(crate) repairs: Mutex<HashMap<String, Repairs>>,
-    /// The last number given out, per array.
-    last_lun: Mutex<HashMap<String, u16>>,
+    /// The last number given out, per array, for this node and for all.
+    last_lun: Mutex<HashMap<(String, Visibility), u16>>,
     tasks: Mutex<JoinSet<()>>,
     running: watch::Sender<usize>,
     halted: AtomicBool,
@@ -192,16 +194,28 @@ impl Inner {
     }
 
     /// The free numbers of `array`, beginning behind the one given out last, so that a number rests as long as possible
-    /// before it means another volume.
-    pub(crate) fn lun_choice(&self, array: &str, used: &[Lun]) -> Vec<Lun> {
+    /// before it means another volume. What all nodes are to see under one number goes the other way round, so that it seldom
+    /// meets the numbers that each node gives out for itself.
+    pub(crate) fn lun_choice(&self, array: &str, used: &[Lun], of: Visibility) -> Vec<Lun> {
+        let used: Vec<Lun> = used.iter().filter_map(|it| counted(*it, of)).collect();
         let mut pointers = self.last_lun.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = used.iter().map(|it| it.number()).filter(|it| *it <= HIGHEST_LUN).max().unwrap_or(0);
-        let last = pointers.entry(array.to_owned()).or_insert(newest);
-        let free = free_luns(*last, used);
+        let newest = used.iter().map(|it| it.number()).max().unwrap_or(0);
+        let last = pointers.entry((array.to_owned(), of)).or_insert(newest);
+        let free = free_luns(*last, &used);
         if let Some(first) = free.first() {
             *last = first.number();
         }
-        free
+        free.into_iter().filter_map(|it| counted(it, of)).collect()
+    }
+}
+
+/// A number as it is counted, and back; `None` where it is never given out.
+fn counted(lun: Lun, of: Visibility) -> Option<Lun> {
+    let number = lun.number();
+    match of {
+        _ if number == 0 || number > HIGHEST_LUN => None,
+        Visibility::PerNode => Some(lun),
+        Visibility::Shared => Lun::new(HIGHEST_LUN + 1 - number),
     }
 }
 
@@ -218,6 +232,15 @@ mod tests {
 
     fn numbers(luns: &[Lun]) -> Vec<u16> {
         luns.iter().map(|it| it.number()).collect()
+    }
+
+    #[test]
+    fn numbers_for_all_nodes_are_counted_from_the_other_end() {
+        let lun = |number| Lun::new(number).unwrap();
+        let back = |number| counted(counted(lun(number), Visibility::Shared)?, Visibility::Shared);
+        assert_eq!(counted(lun(1), Visibility::Shared), Some(lun(255)));
+        assert!((1..=HIGHEST_LUN).all(|it| back(it) == Some(lun(it))));
+        assert_eq!([lun(0), lun(256)].map(|it| counted(it, Visibility::Shared)), [None, None]);
     }
 
     #[test]

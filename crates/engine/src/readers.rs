@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk_view::View;
 use crate::plan::TakeDown;
 use crate::san::San;
-use crate::site::refuse_mapped_elsewhere;
+use crate::site::{Mappings, refuse_mapped_elsewhere};
 
 /// A reader on the array that no record of this node accounts for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ impl LeftOver {
     /// # Errors
     /// `InUse` where another host sees it.
     pub(crate) async fn of(cx: &Cx, san: &San, reader: &Volume) -> Result<Self> {
-        let (ours, others) = san.split_mappings(cx, reader).await?;
+        let Mappings { ours, others, .. } = san.sorted_mappings(cx, reader).await?;
         if let Some((host, _)) = others.first() {
             let message = format!("what reads a snapshot here is mapped to {}", host.name);
             return Err(Error::new(ErrorKind::InUse, message).on(&reader.name));
@@ -148,7 +148,7 @@ impl San {
         records.retain(|it| it.owner == *owner && it.reads.is_some());
         let mut found = LocalReaders::default();
         for reader in volume.map_or(Ok(&[][..]), Volume::readers)? {
-            let (ours, others) = self.split_mappings(cx, &reader.volume).await?;
+            let Mappings { ours, others, .. } = self.sorted_mappings(cx, &reader.volume).await?;
             refuse_mapped_elsewhere(owner, &others)
                 .map_err(|error| Error::wrap(error, "a snapshot of it is read").on(&reader.name))?;
             if !ours.is_empty() && !records.iter().any(|it| it.volume == reader.volume.id) {

@@ -2,7 +2,7 @@
 
 use san_core::{
     ArrayId, ByteSize, Cx, Expected, Hctl, HostAccess, Identity, KnownLegs, Lun, Owner, Result, Route,
-    SnapshotName, TargetPort,
+    SnapshotName, TargetPort, Visibility,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +47,11 @@ pub struct Attachment {
     pub identity: Identity,
     /// Its size when it was last measured here.
     pub size: ByteSize,
-    /// This node's host object; `None` until it is known.
+    /// The host object it is mapped to; `None` until it is known.
     pub host: Option<HostAccess>,
+    /// Whether that is this node's own.
+    #[serde(default)]
+    pub visibility: Visibility,
     /// The number it has here; `None` until it is mapped.
     pub lun: Option<Lun>,
     /// The ports behind which it was mapped.

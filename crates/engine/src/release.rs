@@ -14,7 +14,7 @@ use crate::node::{Inner, Node};
 use crate::plan::{Outcome, Request};
 use crate::reconciled::Repair;
 use crate::san::San;
-use crate::site::{Other, refuse_mapped_elsewhere};
+use crate::site::{Mappings, Other, refuse_mapped_elsewhere};
 use crate::store::Folder;
 
 /// How long whoever asks waits for an answer.
@@ -220,26 +220,45 @@ impl San {
         cx: &Cx,
         owner: &Owner,
         volume: &Volume,
-        others: &[Other],
+        mappings: &Mappings,
     ) -> Result<std::result::Result<Option<Volume>, Held>> {
-        if others.is_empty() {
-            return Ok(Ok(None));
+        let foreign: Vec<Other> =
+            mappings.others.iter().filter(|(_, node)| node.is_none()).cloned().collect();
+        refuse_mapped_elsewhere(owner, &foreign)?;
+        let mut nodes: Vec<NodeName> = mappings.others.iter().filter_map(|(_, node)| node.clone()).collect();
+        if mappings.shared.is_some() {
+            // The array does not know which of them have it.
+            nodes.extend(self.attached_elsewhere(cx, owner).await?);
         }
-        let nodes: Vec<NodeName> = others.iter().filter_map(|(_, node)| node.clone()).collect();
-        if nodes.len() < others.len() {
-            let foreign: Vec<Other> = others.iter().filter(|(_, node)| node.is_none()).cloned().collect();
-            refuse_mapped_elsewhere(owner, &foreign)?;
+        if nodes.is_empty() {
+            return Ok(Ok(None));
         }
         if let Some(held) = self.ask_release(cx, owner, &nodes).await?.into_iter().next() {
             return Ok(Err(held));
         }
-        // Only the array's word counts.
+        // Only the array's word counts, and where it has none, the notes.
         let key = VolumeKey::Name(volume.name.clone());
         let now = self.array().volume(cx, &key).await?.filter(|it| it.id == volume.id);
         let now = now.ok_or_else(|| self.no_such(owner))?;
-        let (_, others) = self.split_mappings(cx, &now).await?;
-        refuse_mapped_elsewhere(owner, &others)?;
+        self.require_nowhere_else(cx, owner, &self.sorted_mappings(cx, &now).await?).await?;
         Ok(Ok(Some(now)))
+    }
+
+    /// Refuses what another host sees, or where all nodes see it, what another node has.
+    pub(crate) async fn require_nowhere_else(
+        &self,
+        cx: &Cx,
+        owner: &Owner,
+        mappings: &Mappings,
+    ) -> Result<()> {
+        refuse_mapped_elsewhere(owner, &mappings.others)?;
+        if mappings.shared.is_none() {
+            return Ok(());
+        }
+        match self.attached_elsewhere(cx, owner).await?.into_iter().next() {
+            Some(node) => Err(Held::Kept(node, "it has it still, or again".to_owned()).refusal(owner)),
+            None => Ok(()),
+        }
     }
 
     /// Does what another node asks for: detaches the volume unless somebody needs it here.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use san_core::{
     Array, ByteSize, Capacity, Cx, Deadline, DeleteMode, Error, ErrorKind, HostAccess, HostLogin, Marked,
-    NameCodec, OperationId, Owner, Result, Snapshot, TargetPort, Transport, Volume, VolumeKind, VolumeQuery,
-    Wwid,
+    NameCodec, OperationId, Owner, Result, Snapshot, TargetPort, Transport, Visibility, Volume, VolumeKind,
+    VolumeQuery, Wwid,
 };
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ pub struct SanConfig {
     pub outage: Duration,
     /// How disks that are deleted go.
     pub deletion: DeleteMode,
+    /// Whether new disks are mapped node by node, or once for all nodes.
+    pub visibility: Visibility,
 }
 
 /// Longer than an array takes to hand its work to the other controller, shorter than people take to pull the plug.
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) intents: Intents,
     pub(crate) attachments: Attachments,
     pub(crate) host: tokio::sync::Mutex<Option<(HostAccess, HostLogin)>>,
+    /// The host object of all nodes, once this one is known to be in it.
+    pub(crate) host_of_all: tokio::sync::Mutex<Option<HostAccess>>,
     pub(crate) ports: tokio::sync::Mutex<Option<Vec<TargetPort>>>,
     status: Mutex<LastStatus>,
     /// The disks that have lost every path, and since when.
@@ -134,6 +138,7 @@ impl San {
             intents: Intents::at(folder.below("intents")),
             attachments: Attachments::at(folder.below("attachments")),
             host: tokio::sync::Mutex::default(),
+            host_of_all: tokio::sync::Mutex::default(),
             ports: tokio::sync::Mutex::default(),
             status: Mutex::default(),
             outages: Mutex::default(),
@@ -173,7 +178,8 @@ impl San {
 
     /// Makes the array know this node, and what it proves when it logs in, as the settings are now.
     pub async fn announce(&self, cx: &Cx) -> Result<()> {
-        self.host_access(cx).await.map(drop)
+        self.host_access(cx).await?;
+        if self.is_for_all() { self.shared_host(cx).await.map(drop) } else { Ok(()) }
     }
 
     /// A context for reading.

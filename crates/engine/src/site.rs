@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use san_core::{
     ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, Holder, HostAccess, HostLogin, HostSpec,
-    Lun, LunChoice, MappedHost, Mapping, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result,
-    Route, TargetPort, Transport, Usage, Volume, VolumeKey, VolumeKind, VolumeName, spread,
+    MappedHost, Mapping, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result, Route,
+    TargetPort, Transport, Usage, Volume, VolumeKey, VolumeKind, VolumeName, spread,
 };
 
 use crate::cluster::{Binding, Cluster};
@@ -23,6 +23,17 @@ const VISIT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A mapping for another host, with the node of this cluster it stands for.
 pub(crate) type Other = (MappedHost, Option<NodeName>);
+
+/// Who may see a volume.
+#[derive(Debug, Default)]
+pub(crate) struct Mappings {
+    /// For this node.
+    pub(crate) ours: Vec<MappedHost>,
+    /// For all nodes together: who of them has it attached, the array does not know.
+    pub(crate) shared: Option<MappedHost>,
+    /// For others.
+    pub(crate) others: Vec<Other>,
+}
 
 impl San {
     pub(crate) fn node(&self) -> &Arc<Inner> {
@@ -115,12 +126,23 @@ impl San {
         require_ours(owner, &volume, None)?;
         self.rebind(cx, owner, &volume, bound).await?;
         if bound.is_none() && volume.mapped.is_some() {
-            // What was known of it is lost, so that nothing tells who has it but the array.
-            for node in self.split_mappings(cx, &volume).await?.1.into_iter().filter_map(|(_, node)| node) {
-                self.cluster().note_attached(cx, owner, &node).await?;
-            }
+            self.note_whoever_may_have(cx, owner, &volume).await?;
         }
         Ok(Some(volume))
+    }
+
+    /// What was known of it is lost, so that nothing tells who has it but the array; and where it is mapped for all nodes,
+    /// nobody does: each is asked before anything is done to it.
+    async fn note_whoever_may_have(&self, cx: &Cx, owner: &Owner, volume: &Volume) -> Result<()> {
+        let mappings = self.sorted_mappings(cx, volume).await?;
+        let mut nodes: Vec<NodeName> = mappings.others.into_iter().filter_map(|(_, node)| node).collect();
+        if mappings.shared.is_some() {
+            nodes.extend(self.known_hosts(cx).await?.into_iter().filter(|it| it != self.node_name()));
+        }
+        for node in nodes {
+            self.cluster().note_attached(cx, owner, &node).await?;
+        }
+        Ok(())
     }
 
     /// Why the owner's volume has another name on the array; `None`: it was deleted. A renaming that has not ended is no
@@ -173,6 +195,7 @@ impl San {
             // A look by the array's key does not show it.
             place: volume.place.clone().or_else(|| bound.and_then(|it| it.place.clone())),
             deleted: bound.and_then(|it| it.deleted),
+            shared: bound.and_then(|it| it.shared.clone()).and_then(|it| still_shared(volume, it)),
         };
         if bound == Some(&binding) { Ok(()) } else { self.cluster().bind(cx, &binding).await }
     }
@@ -209,27 +232,25 @@ impl San {
         self.bound(cx, owner).await
     }
 
-    /// Its mappings: for this node, and for others with the node they stand for.
-    pub(crate) async fn split_mappings(
-        &self,
-        cx: &Cx,
-        volume: &Volume,
-    ) -> Result<(Vec<MappedHost>, Vec<Other>)> {
+    /// Its mappings, sorted by whom they are for.
+    pub(crate) async fn sorted_mappings(&self, cx: &Cx, volume: &Volume) -> Result<Mappings> {
         let Some(mapped) = &volume.mapped else {
             return Err(
                 Error::new(ErrorKind::Internal, "the array was not asked for its mappings").on(&volume.name)
             );
         };
-        let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for host in mapped {
-            let node = self.cluster().node_of_host(cx, &self.array().profile().serial, &host.id).await?;
-            if node.as_ref() == Some(self.node_name()) {
-                ours.push(host.clone());
-            } else {
-                others.push((host.clone(), node));
+        let array = &self.array().profile().serial;
+        let mut sorted = Mappings::default();
+        for host in mapped.iter().cloned() {
+            match self.cluster().node_of_host(cx, array, &host.id).await? {
+                Some(node) if node == *self.node_name() => sorted.ours.push(host),
+                None if self.cluster().is_shared_host(cx, array, &host.id).await? => {
+                    sorted.shared = Some(host);
+                }
+                node => sorted.others.push((host, node)),
             }
         }
-        Ok((ours, others))
+        Ok(sorted)
     }
 
     /// The other nodes that have it, or may have it.
@@ -404,22 +425,6 @@ impl San {
         self.shared().host.lock().await.take();
     }
 
-    /// The numbers a new mapping may get, best first; `kept` is the one it has.
-    pub(crate) async fn lun_choice(&self, cx: &Cx, kept: Option<Lun>) -> Result<LunChoice> {
-        let array = &self.array().profile().serial;
-        let mut used = self.shared().node.luns_on_record(array).await?;
-        let routes = self.routes(cx, &self.ports(cx).await?).await?;
-        used.extend(self.devices().occupied(cx, &routes).await?);
-        let mut choice: Vec<Lun> = kept.into_iter().collect();
-        choice.extend(self.shared().node.lun_choice(array, &used));
-        if choice.is_empty() {
-            let message = "this node has no free LUN below 256 left on this array";
-            return Err(Error::new(ErrorKind::LimitReached, message)
-                .with_remedy("detach disks that are not needed here"));
-        }
-        Ok(LunChoice(choice))
-    }
-
     /// Puts the device where people look for it.
     pub(crate) async fn publish(&self, cx: &Cx, view: &View, device: &Device) -> Result<()> {
         let link = self.device_path(view);
@@ -441,6 +446,16 @@ impl San {
 
     pub(crate) async fn unpublish(&self, cx: &Cx, view: &View) -> Result<()> {
         self.shared().node.host.remove_link(cx, &self.device_path(view)).await.map(|_| ())
+    }
+}
+
+/// A mapping for all nodes as the array shows it now, where it was asked; `None`: it is gone.
+fn still_shared(volume: &Volume, known: Mapping) -> Option<Mapping> {
+    match &volume.mapped {
+        None => Some(known),
+        Some(mapped) => {
+            mapped.iter().find(|it| it.id == known.host.id).map(|now| Mapping { lun: now.lun, ..known })
+        }
     }
 }
 

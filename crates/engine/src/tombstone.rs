@@ -71,6 +71,12 @@ impl San {
     pub(crate) async fn bind_tombstone(&self, cx: &Cx, bound: &Binding, owner: Owner) -> Result<()> {
         let name = self.encode(&owner)?;
         let deleted = bound.deleted.or_else(|| Some(unix_now()));
+        if bound.shared.is_some() {
+            // The array does not tell who still has it.
+            for node in self.cluster().attached_on(cx, &bound.owner).await? {
+                self.cluster().note_attached(cx, &owner, &node).await?;
+            }
+        }
         let tombstone = Binding { owner, name, kind: VolumeKind::Deleting, deleted, ..bound.clone() };
         self.cluster().bind(cx, &tombstone).await?;
         self.cluster().unbind(cx, &bound.owner, &bound.id).await
@@ -141,6 +147,7 @@ mod tests {
             template: None,
             place: None,
             deleted: None,
+            shared: None,
         };
         let long = "x".repeat(Owner::MAX_PART);
         let names = ["a-1:b-2", "a-1:b-3"].map(|it| tombstone_of(&bound(&long, it)).unwrap());

@@ -7,8 +7,8 @@ use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, CloneSpec, Cx, DeleteMode, Device, DeviceManager,
     Ensured, Expected, HostAccess, HostSpec, Identity, Initiator, KnownHost, KnownLegs, Lun, LunChoice,
     Mapping, Mark, NodeName, PathWatch, Paths, PortState, ReaderSpec, Result, Retired, Route, Snapshot,
-    SnapshotName, SnapshotSet, TargetPort, Transport, TransportKind, Usage, Visibility, Volume, VolumeKey,
-    VolumeName, VolumeQuery, VolumeSpec,
+    SnapshotName, SnapshotSet, TargetPort, Transport, TransportKind, Usage, Volume, VolumeKey, VolumeName,
+    VolumeQuery, VolumeSpec,
 };
 
 mock! {
@@ -19,7 +19,6 @@ mock! {
     #[async_trait]
     impl Array for Array {
         fn profile(&self) -> &ArrayProfile;
-        fn visibility(&self) -> Visibility;
         async fn capacity(&self, cx: &Cx) -> Result<Capacity>;
         async fn volumes(&self, cx: &Cx, of: &VolumeQuery) -> Result<Vec<Volume>>;
         async fn volume(&self, cx: &Cx, key: &VolumeKey) -> Result<Option<Volume>>;

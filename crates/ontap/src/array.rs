@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
     Ensured, Error, ErrorKind, HostAccess, HostLogins, HostSpec, KnownHost, LunChoice, Mapping, Mark,
-    NodeName, Policies, ReaderSpec, RecoveryQueue, Result, Snapshot, SnapshotName, SnapshotSet, Splits,
-    TargetPort, TransportKind, Visibility, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
+    NodeName, Policies, ReaderSpec, RecoveryQueue, Result, SharedAccess, Snapshot, SnapshotName, SnapshotSet,
+    Splits, TargetPort, TransportKind, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 
@@ -181,8 +181,8 @@ impl Array for Ontap {
         &self.profile
     }
 
-    fn visibility(&self) -> Visibility {
-        Visibility::PerNode
+    fn shared_access(&self) -> Option<&dyn SharedAccess> {
+        Some(self)
     }
 
     fn host_logins(&self) -> Option<&dyn HostLogins> {

@@ -8,7 +8,7 @@ use san_rest::Request;
 use serde::Deserialize;
 
 use crate::array::Ontap;
-use crate::hosts::{OS_TYPE, igroup_name};
+use crate::hosts::{OS_TYPE, igroup_name, shared_igroup_name};
 use crate::wire;
 
 /// What is read of a volume for this.
@@ -66,10 +66,10 @@ impl Ontap {
             .query("initiators.name", names.join("|"))
             .query("svm.uuid", &self.svm)
             .query("fields", "uuid,name,svm.uuid,os_type");
-        let own = igroup_name(host);
+        let own = [igroup_name(host), shared_igroup_name(&host.realm)];
         let mut found = Vec::new();
         for it in self.api.list::<wire::Igroup>(cx, request).await? {
-            if it.name != own {
+            if !own.contains(&it.name) {
                 found.push(Finding {
                     check: "initiator-elsewhere".to_owned(),
                     severity: Severity::Failure,
@@ -85,12 +85,12 @@ impl Ontap {
                 found.push(Finding {
                     check: "igroup-os-type".to_owned(),
                     severity: Severity::Failure,
-                    subject: own.clone(),
+                    subject: it.name.clone(),
                     what: format!("its os_type is {} instead of {OS_TYPE}", it.os_type.unwrap_or_default()),
                     why:
                         "the array answers a Linux host as it would another system: takeovers can cut it off"
                             .to_owned(),
-                    fix: format!("lun igroup modify -igroup {own} -ostype {OS_TYPE}"),
+                    fix: format!("lun igroup modify -igroup {} -ostype {OS_TYPE}", it.name),
                     undo: None,
                 });
             }

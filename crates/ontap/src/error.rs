@@ -41,8 +41,15 @@ pub(crate) mod code {
     /// There is no such igroup.
     pub(crate) const NO_IGROUP: u64 = 5_374_852;
     pub(crate) const INITIATOR_PRESENT: u64 = 5_374_035;
+    /// The initiator is not in the igroup, or neither is there.
+    pub(crate) const NO_INITIATOR: &[u64] = &[5_374_034, 5_374_852];
+    /// The initiator would see a LUN, or two LUNs of one number, through two igroups.
+    pub(crate) const SEEN_TWICE: &[u64] = &[1_254_193, 1_254_324];
     pub(crate) const ALREADY_MAPPED: u64 = 1_254_207;
 }
+
+/// An initiator would see two LUNs of one number.
+const NUMBER_TWICE: u64 = 1_254_324;
 
 /// Multi-admin verification: nothing happens before others have approved it, and then it has to be asked for once more.
 /// So waiting helps: what has to be undone stays open until it may be.
@@ -317,14 +324,16 @@ fn is_about_replication(text: &str) -> bool {
     text.to_ascii_lowercase().contains("snapmirror relationship")
 }
 
-/// Whether the LUN number that was asked for is taken in the igroup. Its code is not documented, its text is relied on.
+/// Whether the LUN number that was asked for is taken in the igroup, or in another one with an initiator of it. Its code is not
+/// documented for a mapping, its text is relied on; the one of an initiator that joins an igroup counts as well.
 pub(crate) fn is_lun_number_taken(error: &Error) -> bool {
     let mut next = StdError::source(error);
     while let Some(it) = next {
         if let Some(it) = it.downcast_ref::<OntapError>() {
             let unknown = it.code.is_none_or(|code| kind_of_code(code).is_none());
             let text = it.message.to_ascii_lowercase();
-            return unknown && text.contains("lun") && text.contains("already in use");
+            return it.code == Some(NUMBER_TWICE)
+                || (unknown && text.contains("lun") && text.contains("already in use"));
         }
         next = it.source();
     }

@@ -43,15 +43,25 @@ impl Ontap {
         if choice.0.iter().any(|it| *it > highest) {
             return Err(Error::new(ErrorKind::InvalidInput, format!("LUN numbers end at {highest}")));
         }
-        let mut taken = None;
+        let (mut taken, mut collisions) = (BTreeSet::new(), 0);
         for &number in &choice.0 {
-            if taken.as_ref().is_some_and(|it: &BTreeSet<u16>| it.contains(&number.number())) {
+            if taken.contains(&number.number()) {
                 continue;
             }
             match self.try_number(cx, lun, host, number).await? {
-                // One collision may be a race; the whole list spares the others.
-                Attempt::NumberTaken if taken.is_none() => taken = Some(self.taken_numbers(cx, host).await?),
-                Attempt::NumberTaken => {}
+                Attempt::NumberTaken => {
+                    collisions += 1;
+                    match collisions {
+                        // One collision may be a race; the whole list spares the others.
+                        1 => taken = self.taken_numbers(cx, &[host.id.to_string()]).await?,
+                        // A number that is not in it is taken in another igroup of the same initiators.
+                        2 => {
+                            let beside = self.igroups_beside(cx, host).await?;
+                            taken = self.taken_numbers(cx, &beside).await?;
+                        }
+                        _ => {}
+                    }
+                }
                 Attempt::Mapped(number) => {
                     let told = match self.lun_node(lun) {
                         Some(node) => self.ports_serving(cx, &node).await?,
@@ -165,10 +175,10 @@ impl Ontap {
         }
     }
 
-    /// The numbers that LUNs have in an igroup now.
-    async fn taken_numbers(&self, cx: &Cx, host: &HostAccess) -> Result<BTreeSet<u16>> {
+    /// The numbers that LUNs have in igroups now.
+    async fn taken_numbers(&self, cx: &Cx, igroups: &[String]) -> Result<BTreeSet<u16>> {
         let request = Request::get(COLLECTION, &[])
-            .query("igroup.uuid", &host.id)
+            .query("igroup.uuid", igroups.join("|"))
             .query("fields", "lun.uuid,igroup.uuid,logical_unit_number");
         let all: Vec<wire::LunMap> = self.api.list(cx, request).await?;
         Ok(all.into_iter().map(|it| it.logical_unit_number).collect())

@@ -250,6 +250,7 @@ impl Storages {
                 cluster: Arc::clone(&self.cluster),
                 outage: options.outage,
                 deletion: options.ontap.deletion,
+                visibility: options.visibility,
             },
         )?;
         san.start().await?;
@@ -546,8 +547,10 @@ impl Storage {
     pub(crate) async fn look_after(&self) {
         *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         for (what, done) in [
+            ("whether this node sees what all nodes see", self.san.join_all_nodes().await),
             ("stale attachments", self.san.drop_stale_attachments().await),
             ("what is idle", self.san.drop_idle().await),
+            ("notes of what was deleted", self.san.let_go_of_deleted().await),
             ("what was deleted", self.san.finish_deletions().await),
             ("missing paths", self.san.complete_paths().await),
             ("what is half-made", self.san.reap().await),

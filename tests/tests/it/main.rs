@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod add;
+mod all_nodes;
 mod budgets;
 mod callers;
 mod check;

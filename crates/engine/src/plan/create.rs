@@ -14,7 +14,8 @@ use crate::san::San;
 
 const NAME: usize = 0;
 const VOLUME: usize = 1;
-const BIND: usize = 2;
+const SHARE: usize = 2;
+const BIND: usize = 3;
 
 /// What a clone is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -158,7 +159,7 @@ async fn places_of_siblings(cx: &Cx, san: &San, owner: &Owner) -> Vec<String> {
 #[async_trait]
 impl Plan for Create {
     fn steps(&self) -> &'static [&'static str] {
-        &["choose a name", "make the volume", "tell the cluster"]
+        &["choose a name", "make the volume", "map it for all nodes", "tell the cluster"]
     }
 
     fn direction(&self) -> Direction {
@@ -180,6 +181,9 @@ impl Plan for Create {
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
         self.naming.require_unbound(cx, san).await?;
+        if san.is_for_all() {
+            san.require_number_for_all(cx).await?;
+        }
         if let Some(origin) = &mut self.origin {
             let bound = san.bound(cx, &origin.source).await?;
             if origin.snapshot.is_none() && bound.kind != VolumeKind::Template {
@@ -220,7 +224,13 @@ impl Plan for Create {
                     kind: VolumeKind::Disk,
                     template: self.origin.as_ref().and_then(Origin::template),
                     deleted: None,
+                    shared: None,
                 });
+            }
+            SHARE => {
+                if let Some(made) = self.made.as_mut().filter(|_| san.is_for_all()) {
+                    made.shared = Some(san.share(cx, &made.to_volume(), None).await?);
+                }
             }
             BIND => {
                 if let Some(binding) = &self.made {
@@ -235,6 +245,7 @@ impl Plan for Create {
     async fn back(&mut self, step: usize, cx: &Cx, san: &San) -> Result<()> {
         match (step, &self.made) {
             (BIND, Some(made)) => san.cluster().unbind(cx, &made.owner, &made.id).await,
+            (SHARE, Some(made)) if san.is_for_all() => san.unshare(cx, made).await,
             (VOLUME, _) => self.remove(cx, san).await,
             _ => Ok(()),
         }

@@ -11,7 +11,7 @@ use crate::cluster::{Binding, Guest, Tie};
 use crate::readers::LocalReaders;
 use crate::release::Held;
 use crate::san::San;
-use crate::site::{refuse_mapped_elsewhere, require_ours};
+use crate::site::require_ours;
 use crate::tombstone::is_tombstone;
 
 const UNMAP: usize = 1;
@@ -31,7 +31,7 @@ pub(crate) struct Delete {
     seen: Option<Volume>,
     bound: Option<Binding>,
     down: TakeDown,
-    /// Mappings for this node that no attachment accounts for.
+    /// Mappings that no attachment accounts for: for this node, and for all.
     strays: Vec<MappedHost>,
     /// Why it cannot be removed yet, and is only marked as deleted.
     #[serde(default)]
@@ -72,9 +72,9 @@ impl Delete {
             return Ok(None);
         }
         require_ours(&self.owner, &volume, self.bound.as_ref())?;
-        let (ours, others) = san.split_mappings(cx, &volume).await?;
-        refuse_mapped_elsewhere(&self.owner, &others)?;
-        for host in &ours {
+        let mappings = san.sorted_mappings(cx, &volume).await?;
+        san.require_nowhere_else(cx, &self.owner, &mappings).await?;
+        for host in mappings.ours.iter().chain(&mappings.shared) {
             san.array().ensure_unmapped(cx, &volume.id, &host.id).await?;
         }
         san.readers_here(cx, &self.owner, Some(&volume)).await?.unmap(cx, san).await?;
@@ -178,11 +178,11 @@ impl Plan for Delete {
         };
         // The look brought it up to date, or made it.
         self.bound = san.cluster().binding(cx, &self.owner).await?;
-        let (ours, others) = san.split_mappings(cx, &volume).await?;
+        let mappings = san.sorted_mappings(cx, &volume).await?;
         self.readers = san.readers_here(cx, &self.owner, Some(&volume)).await?;
         let record = san.attachments().get(&self.owner).await?;
         if record.as_ref().is_none_or(|it| it.volume != volume.id) {
-            self.strays = ours;
+            self.strays.clone_from(&mappings.ours);
         }
         // Nobody elsewhere lets go of it for a refusal.
         if let Some(record) = record {
@@ -191,14 +191,18 @@ impl Plan for Delete {
         }
         if is_tombstone(self.owner.object()) {
             // Whoever had it under its own name finds by himself that it is gone, this node too.
-            refuse_mapped_elsewhere(&self.owner, &others)?;
+            san.require_nowhere_else(cx, &self.owner, &mappings).await?;
             if let Some(record) = san.attached().await?.into_iter().find(|it| it.volume == volume.id) {
                 let message = format!("it is attached on this node still, as {}", record.owner.object());
                 return Err(Error::new(ErrorKind::InUse, message).on(self.owner.object()));
             }
         }
-        let volume = match san.release_elsewhere(cx, &self.owner, &volume, &others).await? {
-            Ok(now) => now.unwrap_or(volume),
+        let volume = match san.release_elsewhere(cx, &self.owner, &volume, &mappings).await? {
+            Ok(now) => {
+                // Nobody has it any more. As long as somebody may, its number must not come to mean another volume.
+                self.strays.extend(mappings.shared);
+                now.unwrap_or(volume)
+            }
             Err(held) => {
                 self.wait_for(cx, san, &held).await?;
                 volume

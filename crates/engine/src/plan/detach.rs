@@ -1,7 +1,7 @@
 //! Detach, in the order that alone beats both known races: map gone, legs offline, array's mapping gone, legs deleted.
 
 use async_trait::async_trait;
-use san_core::{Cx, Result, Retired};
+use san_core::{Cx, Result, Retired, Visibility};
 use serde::{Deserialize, Serialize};
 
 use super::{Direction, Flow, Outcome, Plan};
@@ -59,7 +59,8 @@ impl TakeDown {
     /// Takes the array's mapping away, and what was made only to be read here.
     pub(crate) async fn unmap(&self, cx: &Cx, san: &San) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
-        if let Some(host) = &record.host {
+        // What all nodes see goes with the volume only.
+        if let Some(host) = record.host.as_ref().filter(|_| record.visibility == Visibility::PerNode) {
             san.array().ensure_unmapped(cx, &record.volume, &host.id).await?;
         }
         if record.reads.is_some() {

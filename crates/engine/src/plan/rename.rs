@@ -135,7 +135,8 @@ impl Rename {
         if volume.name != san.encode(to)? {
             return Ok(false);
         }
-        let is_mapped = volume.mapped.is_some_and(|it| !it.is_empty());
+        let mappings = san.sorted_mappings(cx, &volume).await?;
+        let is_mapped = !mappings.ours.is_empty() || !mappings.others.is_empty();
         let guests = san.cluster().guests_using(cx, to).await?;
         Ok(is_mapped
             || !san.cluster().attached_on(cx, to).await?.is_empty()
@@ -253,14 +254,14 @@ impl Plan for Rename {
         }
         let Marked::Ours(mark) = volume.mark.clone() else { return Err(san.no_such(&self.owner)) };
         self.require_fit(cx, san, &volume, &mark).await?;
-        let (_, others) = san.split_mappings(cx, &volume).await?;
+        let mappings = san.sorted_mappings(cx, &volume).await?;
         self.readers = san.readers_here(cx, &self.owner, Some(&volume)).await?;
         self.require_free(cx, san).await?;
         if let Some(record) = san.attachments().get(&self.owner).await? {
             san.require_unused(cx, &record).await?;
             self.down = TakeDown::of(record);
         }
-        let volume = match san.release_elsewhere(cx, &self.owner, &volume, &others).await? {
+        let volume = match san.release_elsewhere(cx, &self.owner, &volume, &mappings).await? {
             Ok(now) => now.unwrap_or(volume),
             Err(held) => return Err(held.refusal(&self.owner)),
         };

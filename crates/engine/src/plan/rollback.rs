@@ -82,7 +82,7 @@ impl Plan for Rollback {
             "unmap it on the array",
             "delete its legs",
             "forget the attachment",
-            "forget its size",
+            "forget its size and how all nodes see it",
             "put the snapshot's bytes back",
             "tell the cluster",
         ]
@@ -134,6 +134,11 @@ impl Plan for Rollback {
             // The snapshot may be of a smaller disk: until somebody asks the array, nobody knows its size.
             UNSIZE => {
                 san.rebind_size(cx, self.bound()?, None).await?;
+                // Nobody may begin to look at it in the middle; the next attach maps it for all nodes again.
+                san.rebind_shared(cx, self.bound()?, None).await?;
+                if self.bound()?.shared.is_some() || san.is_for_all() {
+                    san.unshare(cx, self.bound()?).await?;
+                }
                 san.cluster().note_overwriting(cx, &self.owner, Some(cx.operation())).await?;
             }
             ROLL_BACK => {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use san_core::{Result, TransportKind};
+use san_core::{Result, TransportKind, Visibility};
 use san_engine::OUTAGE;
 use san_ontap::OntapConfig;
 use san_rest::Endpoint;
@@ -33,6 +33,8 @@ pub struct Options {
     pub chap: Option<ChapNames>,
     /// Most paths of one disk on a node.
     pub max_paths: Option<usize>,
+    /// Whether disks are mapped node by node, or once for all nodes.
+    pub visibility: Visibility,
     /// How long a guest waits when its disk has lost every path.
     pub outage: Duration,
 }
@@ -65,9 +67,11 @@ impl Options {
         let sessions = network::sessions(&mut parser);
         let chap = network::chap(&mut parser);
         let max_paths = network::max_paths(&mut parser);
+        let all_nodes = [("0", Visibility::PerNode), ("1", Visibility::Shared)];
+        let visibility = parser.choice("all-nodes", &all_nodes).unwrap_or_default();
         let known = parser.finish()?;
         let outage = outage.map_or(OUTAGE, Duration::from_secs);
-        Ok((Self { endpoint, username, ontap, sessions, chap, max_paths, outage }, known))
+        Ok((Self { endpoint, username, ontap, sessions, chap, max_paths, visibility, outage }, known))
     }
 }
 

@@ -156,6 +156,10 @@ sub properties {
             description => 'Most paths (2 to 32) of one disk on a node; all there are.',
             type => 'string',
         },
+        'sanbridge-all-nodes' => {
+            description => '1: volumes are mapped for all nodes, so that guests start elsewhere while the array\'s management is down; 0.',
+            type => 'string',
+        },
         'sanbridge-login-timeout' => {
             description => 'Seconds (2 to 30) that one iSCSI login may take; 5.',
             type => 'string',
@@ -207,6 +211,7 @@ sub options {
         'sanbridge-portals' => { optional => 1 },
         'sanbridge-iscsi-interfaces' => { optional => 1 },
         'sanbridge-max-paths' => { optional => 1 },
+        'sanbridge-all-nodes' => { optional => 1 },
         'sanbridge-login-timeout' => { optional => 1 },
         'sanbridge-chap-username' => { optional => 1 },
         'sanbridge-chap-password' => { optional => 1 },

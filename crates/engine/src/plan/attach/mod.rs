@@ -1,11 +1,13 @@
 //! Attach: fence other nodes, map, scan, prove, publish. An attached healthy volume costs no request and no program.
 
+mod planning;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use san_core::{
-    ArrayId, Cx, Device, Error, ErrorKind, Expected, NodeName, Result, SnapshotName, Volume, VolumeKey,
-    VolumeKind, VolumeState,
+    ArrayId, Cx, Device, Error, ErrorKind, Expected, Lun, Mapping, NodeName, Result, SnapshotName,
+    Visibility, Volume, VolumeKey, VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +50,12 @@ pub(crate) struct Attach {
     before: Option<Attachment>,
     /// Another object of this name that this node still holds.
     replaced: TakeDown,
+    /// How it is mapped, where it is not yet.
+    #[serde(default)]
+    visibility: Visibility,
+    /// The host object of all nodes, where its mapping ends first: the storage is set otherwise by now.
+    #[serde(default)]
+    no_longer_shared: Option<ArrayId>,
     /// Nodes whose mapping ends before the device is handed out, with their host objects where the array has one.
     fenced: Vec<(NodeName, Option<ArrayId>)>,
     /// What the array last said of the volume; `None` while it cannot be asked.
@@ -70,6 +78,8 @@ impl Attach {
             record: None,
             before: None,
             replaced: TakeDown::default(),
+            visibility: Visibility::PerNode,
+            no_longer_shared: None,
             fenced: Vec::new(),
             seen: None,
             down: TakeDown::default(),
@@ -103,110 +113,6 @@ impl Attach {
     fn expected(&self) -> Result<Expected> {
         let expected = self.record.as_ref().and_then(Attachment::expected);
         expected.ok_or_else(|| Error::new(ErrorKind::Internal, "the volume to attach was not mapped"))
-    }
-
-    /// Whether other nodes must lose their mappings: only where the guest lives here. On the target of a migration the
-    /// guest still lives elsewhere, and both nodes have the volume for a while. A template is read by whoever copies it.
-    async fn is_home(&self, cx: &Cx, san: &San) -> Result<bool> {
-        let bound = san.cluster().binding(cx, &self.view.owner).await?;
-        if bound.is_some_and(|it| it.kind == VolumeKind::Template) {
-            return Ok(false);
-        }
-        let guests = san.cluster().guests_using(cx, &self.view.owner).await?;
-        Ok(guests.iter().any(|it| it.node == *san.node_name()))
-    }
-
-    /// Plans from what the array says.
-    async fn plan_from(
-        &mut self,
-        cx: &Cx,
-        san: &San,
-        volume: Volume,
-        here: Option<Attachment>,
-    ) -> Result<()> {
-        let identity = volume.identity()?.clone();
-        let same =
-            |it: &Attachment| it.volume == volume.id && it.identity == identity && it.size == volume.size;
-        let before = match here {
-            Some(record) if same(&record) => Some(record),
-            Some(record) => {
-                // The name means another object now, or the same one with another size: the old device never serves it.
-                san.require_unused(cx, &record).await?;
-                self.replaced = TakeDown::of(record);
-                None
-            }
-            None => None,
-        };
-        let (_, others) = san.split_mappings(cx, &volume).await?;
-        let mut noted = san.attached_elsewhere(cx, &self.view.owner).await?;
-        if (!others.is_empty() || !noted.is_empty()) && self.is_home(cx, san).await? {
-            let mut unexplained = Vec::new();
-            for (host, node) in others {
-                match node {
-                    Some(node) => {
-                        noted.retain(|it| *it != node);
-                        self.fenced.push((node, Some(host.id)));
-                    }
-                    None => unexplained.push(host.name),
-                }
-            }
-            if let (Some(host), Some(node)) = (unexplained.first(), noted.first()) {
-                let message =
-                    format!("it is mapped to {host}, which may be node {node} as far as anybody knows");
-                return Err(Error::new(ErrorKind::Conflict, message)
-                    .on(self.view.owner.object())
-                    .with_remedy(
-                        "start sanbridge on that node, or unmap the volume from that host on the array",
-                    ));
-            }
-            self.warnings.extend(unexplained.into_iter().map(|host| {
-                format!("host object {host} is mapped to it and belongs to no node of this cluster: it may write to it")
-            }));
-            self.fenced.extend(noted.into_iter().map(|node| (node, None)));
-        }
-        self.record = Some(match &before {
-            Some(record) => record.clone(),
-            None => self.new_record(san, &volume, None)?,
-        });
-        self.before = before;
-        self.seen = Some(volume);
-        Ok(())
-    }
-
-    /// The same for a snapshot. What is there and is not on record as read here now may read an older snapshot of that name: it
-    /// is made anew.
-    async fn plan_reader(
-        &mut self,
-        cx: &Cx,
-        san: &San,
-        volume: &Volume,
-        snapshot: &SnapshotName,
-        here: Option<Attachment>,
-    ) -> Result<()> {
-        volume.identity()?;
-        let disk = san.bound(cx, &self.view.owner).await?;
-        let name = san.reader(snapshot).name();
-        let there = volume.readers()?.iter().find(|it| it.name == name).map(|it| it.volume.clone());
-        let is_noted = san.is_noted(cx, &self.view).await?;
-        match (here, there) {
-            (Some(record), Some(reader)) if is_noted && record.volume == reader.id && record.is_of(&disk) => {
-                self.record = Some(record.clone());
-                self.before = Some(record);
-                self.seen = Some(reader);
-            }
-            (here, there) => {
-                let replaced = here.as_ref().map(|it| it.volume.clone());
-                if let Some(record) = here {
-                    san.require_unused(cx, &record).await?;
-                    self.replaced = TakeDown::of(record);
-                }
-                if let Some(reader) = there.filter(|it| replaced.as_ref() != Some(&it.id)) {
-                    self.left_over = Some(LeftOver::of(cx, san, &reader).await?);
-                }
-            }
-        }
-        self.disk = Some(disk);
-        Ok(())
     }
 
     /// Makes the reader of a snapshot.
@@ -243,53 +149,8 @@ impl Attach {
         self.disk.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "the disk was not looked up"))
     }
 
-    fn new_record(&self, san: &San, volume: &Volume, reads: Option<Reading>) -> Result<Attachment> {
-        Ok(Attachment {
-            owner: self.view.owner.clone(),
-            reads,
-            array: san.array().profile().serial.clone(),
-            volume: volume.id.clone(),
-            identity: volume.identity()?.clone(),
-            size: volume.size,
-            host: None,
-            lun: None,
-            ports: Vec::new(),
-            addresses: Vec::new(),
-            state: AttachmentState::Attaching,
-        })
-    }
-
-    /// Plans from the record alone, while the array cannot be asked: it is mapped here and nowhere else.
-    async fn plan_offline(
-        &mut self,
-        cx: &Cx,
-        san: &San,
-        bound: Option<&Binding>,
-        here: Option<Attachment>,
-        why: Error,
-    ) -> Result<()> {
-        let (Some(bound), Some(record)) = (bound, here) else { return Err(why) };
-        if !record.is_of(bound) || !is_mapped(&record) || !san.is_noted(cx, &self.view).await? {
-            return Err(why);
-        }
-        if self.view.snapshot.is_none()
-            && let Some(node) = san.attached_elsewhere(cx, &self.view.owner).await?.first()
-            && self.is_home(cx, san).await?
-        {
-            let message = format!(
-                "node {node} may still write to it, and the array that could stop it does not answer"
-            );
-            return Err(Error::wrap(why, message).on(self.view.owner.object()));
-        }
-        self.warnings
-            .push(format!("the array does not answer ({}): attached from this node's record", why.chain()));
-        self.record = Some(record.clone());
-        self.before = Some(record);
-        Ok(())
-    }
-
     async fn connect(&mut self, cx: &Cx, san: &San) -> Result<()> {
-        let online = self.seen.is_some() || self.before.is_none();
+        let online = self.seen.is_some();
         let host = if online { Some(san.host_access(cx).await?) } else { None };
         let ports = if online { san.ports(cx).await? } else { self.record_mut()?.ports.clone() };
         let problems = san.connect(cx, &ports).await?;
@@ -306,18 +167,29 @@ impl Attach {
 
     async fn map(&mut self, cx: &Cx, san: &San) -> Result<()> {
         // Without the array's word of this moment the record has the mapping.
-        let volume = match (&self.seen, &self.before) {
-            (Some(volume), _) => volume.clone(),
-            (None, Some(_)) => return san.note_addresses(cx, self.record_mut()?).await,
-            (None, None) => {
-                let message = "the volume to attach was not looked up";
-                return Err(Error::new(ErrorKind::Internal, message));
-            }
+        let Some(volume) = self.seen.clone() else {
+            self.expected()?;
+            return san.note_addresses(cx, self.record_mut()?).await;
         };
-        let host = san.host_access(cx).await?;
         let kept = self.before.as_ref().and_then(|it| it.lun);
-        let choice = san.lun_choice(cx, kept).await?;
-        let mapping = match san.array().ensure_mapped(cx, &volume, &host, &choice).await {
+        let mapping = match self.visibility {
+            Visibility::PerNode => self.map_here(cx, san, &volume, kept).await?,
+            Visibility::Shared => self.map_for_all(cx, san, &volume, kept).await?,
+        };
+        let ports = san.used_ports(cx, &mapping).await?;
+        let visibility = self.visibility;
+        let record = self.record_mut()?;
+        record.visibility = visibility;
+        record.host = Some(mapping.host);
+        record.lun = Some(mapping.lun);
+        record.ports = ports;
+        san.note_addresses(cx, record).await
+    }
+
+    async fn map_here(&mut self, cx: &Cx, san: &San, volume: &Volume, kept: Option<Lun>) -> Result<Mapping> {
+        let host = san.host_access(cx).await?;
+        let choice = san.lun_choice(cx, kept, Visibility::PerNode).await?;
+        let mapping = match san.array().ensure_mapped(cx, volume, &host, &choice).await {
             // Somebody removed our host object: it is made again, once.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 san.forget_host().await;
@@ -325,28 +197,38 @@ impl Attach {
                 // An undo must know the new one, whatever becomes of the mapping.
                 self.record_mut()?.host = Some(host.clone());
                 san.attachments().put(cx, self.record_mut()?).await?;
-                san.array().ensure_mapped(cx, &volume, &host, &choice).await?
+                san.array().ensure_mapped(cx, volume, &host, &choice).await?
             }
             other => other?,
         };
-        let mapping = mapping.into_inner();
-        let ports = san.used_ports(cx, &mapping).await?;
-        let record = self.record_mut()?;
-        record.host = Some(mapping.host);
-        record.lun = Some(mapping.lun);
-        record.ports = ports;
-        san.note_addresses(cx, record).await
+        Ok(mapping.into_inner())
+    }
+
+    /// The mapping that all nodes have of it, made where it is missing. It stays whatever becomes of this attach.
+    async fn map_for_all(&self, cx: &Cx, san: &San, volume: &Volume, kept: Option<Lun>) -> Result<Mapping> {
+        let host = san.shared_host(cx).await?;
+        let is_seen = volume.mapped.iter().flatten().any(|it| it.id == host.id);
+        let seen = if is_seen { san.array().mapping(cx, volume, &host).await? } else { None };
+        let mapping = match seen {
+            Some(mapping) => mapping,
+            None => san.share(cx, volume, kept).await?,
+        };
+        if let Some(bound) = san.cluster().binding(cx, &self.view.owner).await? {
+            san.rebind_shared(cx, &bound, Some(mapping.clone())).await?;
+        }
+        Ok(mapping)
     }
 
     async fn attach_device(&mut self, cx: &Cx, san: &San) -> Result<Device> {
         let expect = self.expected()?;
         let ports = self.record_mut()?.ports.clone();
         let routes = san.routes(cx, &ports).await?;
-        match (san.devices().attach(cx, &expect, &routes).await, &self.seen) {
+        let known = self.seen.as_ref().zip(self.record.as_ref().and_then(|it| it.host.as_ref()));
+        match (san.devices().attach(cx, &expect, &routes).await, known) {
             // Perhaps it moved, and other ports serve it now than the ones the mapping came with.
-            (Err(error), Some(volume)) if error.kind() == ErrorKind::NotFound => {
-                let host = san.host_access(cx).await?;
-                let Some(mapping) = san.array().mapping(cx, volume, &host).await? else { return Err(error) };
+            (Err(error), Some((volume, host))) if error.kind() == ErrorKind::NotFound => {
+                san.forget_shared_host().await;
+                let Some(mapping) = san.array().mapping(cx, volume, host).await? else { return Err(error) };
                 let used = san.used_ports(cx, &mapping).await?;
                 if used == ports && mapping.lun == expect.lun {
                     return Err(error);
@@ -458,12 +340,13 @@ impl Plan for Attach {
             && record.array == san.array().profile().serial
             && record.is_of(&bound)
             && (record.reads.is_some() || bound.size.is_some_and(|it| it >= record.size));
-        // Without a note another node has ended our mapping, or the snapshot of this name is another one by now, whatever
+        // Without a note another node has ended our mapping, where it can, or the snapshot of this name is another one by now, whatever
         // this node's devices look like.
         if !same || !san.is_noted(cx, &self.view).await? {
             return Ok(None);
         }
-        if self.view.snapshot.is_none()
+        if record.visibility == Visibility::PerNode
+            && self.view.snapshot.is_none()
             && !san.attached_elsewhere(cx, &self.view.owner).await?.is_empty()
             && self.is_home(cx, san).await?
         {
@@ -482,8 +365,11 @@ impl Plan for Attach {
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
         let here = san.attachments().of(&self.view).await?;
         let bound = san.cluster().binding(cx, &self.view.owner).await?;
-        // Where this node's record would do without the array, its silence must not use up the caller's time.
-        let look = if here.as_ref().is_some_and(is_mapped) { &cx.at_most(SILENCE) } else { cx };
+        // Where what is known would do without the array, its silence must not use up the caller's time.
+        let is_seen_by_all =
+            self.view.snapshot.is_none() && bound.as_ref().is_some_and(|it| it.shared.is_some());
+        let may_do_without = is_seen_by_all || here.as_ref().is_some_and(is_mapped);
+        let look = if may_do_without { &cx.at_most(SILENCE) } else { cx };
         match san.find(look, &self.view.owner, bound.as_ref()).await {
             Ok(Some(volume)) => {
                 require_serving(&volume)?;
@@ -509,6 +395,9 @@ impl Plan for Attach {
             }
             FENCE => {
                 let volume = self.record_mut()?.volume.clone();
+                if let Some(host) = &self.no_longer_shared {
+                    san.array().ensure_unmapped(cx, &volume, host).await?;
+                }
                 for (node, host) in &self.fenced {
                     if let Some(host) = host {
                         tracing::warn!(volume = %self.view.owner, %node, "ending the mapping of another node: the guest is here");
