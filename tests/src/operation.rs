@@ -1,8 +1,10 @@
 //! The operations that the matrices disturb: what each needs, asks, and must leave. A new one is a variant here and its
 //! arms; the crash matrix and the fault matrix take it from there.
 
+use std::str::FromStr;
+
 use clap::ValueEnum;
-use san_core::{ByteSize, Error, ErrorKind, Result, SnapshotName};
+use san_core::{ByteSize, Error, ErrorKind, Result, SnapshotName, Visibility};
 use san_engine::{Naming, Outcome, Request, Tie};
 use san_sim::ontap::VolumeInfo;
 
@@ -76,17 +78,62 @@ pub enum Operation {
     DeleteSnapshotRead,
 }
 
-impl Operation {
-    /// All of them.
-    pub fn all() -> &'static [Self] {
-        Self::value_variants()
+/// A row of the matrices: an operation, on a site whose disks are mapped so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Which.
+    pub operation: Operation,
+    /// How its disks are mapped.
+    pub visibility: Visibility,
+}
+
+/// What stands behind the word for an operation whose disk all nodes see.
+const FOR_ALL: &str = "-for-all";
+
+impl Row {
+    /// All operations, and once more those that map, unmap or find mapped what all nodes see.
+    pub fn all() -> Vec<Self> {
+        let for_all = [
+            Operation::Create,
+            Operation::Attach,
+            Operation::Detach,
+            Operation::Delete,
+            Operation::DeleteAttached,
+            Operation::Rollback,
+            Operation::Clone,
+            Operation::Rename,
+        ];
+        let of = |visibility| move |operation: &Operation| Self { operation: *operation, visibility };
+        let per_node = Operation::value_variants().iter().map(of(Visibility::PerNode));
+        per_node.chain(for_all.iter().map(of(Visibility::Shared))).collect()
+    }
+
+    /// Those that ask the array for anything: what all nodes see is taken from one of them without it.
+    pub fn all_that_ask() -> Vec<Self> {
+        let mut rows = Self::all();
+        rows.retain(|it| it.operation != Operation::Detach || it.visibility == Visibility::PerNode);
+        rows
     }
 
     /// A word for it, as `--operation` takes it.
     pub fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |it| it.get_name().to_owned())
+        let word = self.operation.to_possible_value();
+        let word = word.map_or_else(String::new, |it| it.get_name().to_owned());
+        if self.visibility == Visibility::Shared { word + FOR_ALL } else { word }
     }
+}
 
+impl FromStr for Row {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let rows = Self::all();
+        let names = || rows.iter().map(|it| it.name()).collect::<Vec<_>>().join(", ");
+        rows.iter().find(|it| it.name() == text).copied().ok_or_else(|| format!("must be one of {}", names()))
+    }
+}
+
+impl Operation {
     /// What is there before it begins.
     pub async fn prepare(self, site: &Site) -> Result<()> {
         let node = site.node(0);

@@ -161,17 +161,13 @@ impl Site {
 
     /// A site whose engines all run.
     pub async fn started(nodes: usize) -> Result<Self> {
-        let mut site = Self::new(nodes)?;
-        for index in 0..nodes {
-            site.start(index, Effects::unobserved()).await?;
-        }
-        Ok(site)
+        Self::started_with(nodes, Visibility::PerNode).await
     }
 
-    /// The same, of which each disk is mapped for all nodes.
-    pub async fn started_for_all(nodes: usize) -> Result<Self> {
+    /// The same with disks mapped so.
+    pub async fn started_with(nodes: usize, visibility: Visibility) -> Result<Self> {
         let mut site = Self::new(nodes)?;
-        site.visibility = Visibility::Shared;
+        site.visibility = visibility;
         for index in 0..nodes {
             site.start(index, Effects::unobserved()).await?;
         }

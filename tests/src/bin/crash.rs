@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use sanbridge_tests::crash::{self, Boundary, Kind, Reach, Selection};
 use sanbridge_tests::matrix::Progress;
-use sanbridge_tests::operation::Operation;
+use sanbridge_tests::operation::Row;
 
 /// Kills, abandons and loses every operation at every boundary of every effect, lets the next run end it, and audits.
 #[derive(Debug, Parser)]
@@ -18,7 +18,7 @@ struct Arguments {
     full: bool,
     /// Only this operation (may be given several times)
     #[arg(long = "operation")]
-    operations: Vec<Operation>,
+    operations: Vec<Row>,
     /// Only this kind (may be given several times)
     #[arg(long = "kind")]
     kinds: Vec<Kind>,
@@ -33,7 +33,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let Arguments { json, full, operations, kinds, at, again } = Arguments::parse();
     let selection = Selection {
-        operations: if operations.is_empty() { Operation::all().to_vec() } else { operations },
+        operations: if operations.is_empty() { Row::all() } else { operations },
         kinds: if kinds.is_empty() { Kind::all().to_vec() } else { kinds },
         reach: if full { Reach::Full } else { Reach::Usual },
         at,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use sanbridge_tests::faults::{self, Often, Selection, Trouble};
 use sanbridge_tests::matrix::Progress;
-use sanbridge_tests::operation::Operation;
+use sanbridge_tests::operation::Row;
 
 /// Lets everything that can happen to a request happen to every request of every operation, mends the array, and audits.
 #[derive(Debug, Parser)]
@@ -15,7 +15,7 @@ struct Arguments {
     json: bool,
     /// Only this operation (may be given several times)
     #[arg(long = "operation")]
-    operations: Vec<Operation>,
+    operations: Vec<Row>,
     /// Only this trouble (may be given several times)
     #[arg(long = "fault")]
     troubles: Vec<Trouble>,
@@ -30,7 +30,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let Arguments { json, operations, troubles, often, step } = Arguments::parse();
     let selection = Selection {
-        operations: if operations.is_empty() { Operation::all().to_vec() } else { operations },
+        operations: if operations.is_empty() { Row::all_that_ask() } else { operations },
         troubles: if troubles.is_empty() { Trouble::all().to_vec() } else { troubles },
         often: often.map_or_else(|| Often::all().to_vec(), |it| vec![it]),
         step,

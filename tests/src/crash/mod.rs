@@ -13,7 +13,7 @@ pub use cells::{Undisturbed, undisturbed};
 pub use stopper::{Side, Stopper};
 
 use crate::matrix::{Hole, Matrix, Progress, Tally};
-use crate::operation::Operation;
+use crate::operation::Row;
 use crate::parallel;
 
 /// What happens at a boundary.
@@ -93,7 +93,7 @@ impl FromStr for Boundary {
 #[derive(Debug, Clone)]
 pub struct Selection {
     /// Of which operations.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<Row>,
     /// What happens to them.
     pub kinds: Vec<Kind>,
     /// How many.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use san_contract::audit::{Audit, Findings, said};
-use san_core::{EffectState, Effects, Error, ErrorKind, OperationId, Result};
+use san_core::{EffectState, Effects, Error, ErrorKind, OperationId, Result, Visibility};
 use san_engine::Outcome;
 use san_sim::ontap::{Entry, Rule, Times, Version, When};
 use tokio::time::Instant;
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::rules::{allowed, fault, lies};
 use super::{Often, Trouble};
 use crate::log::Log;
-use crate::operation::{DISK, Operation, snapshot};
-use crate::site::{PASSWORD, PATIENCE, Site, call};
+use crate::operation::{DISK, Operation, Row, snapshot};
+use crate::site::{PASSWORD, PATIENCE, SVM, Site, call};
 
 /// How long what an operation left open may go on by itself once the array is mended.
 const AFTERWARDS: Duration = Duration::from_secs(300);
@@ -30,7 +30,7 @@ const JOB: Duration = Duration::from_secs(20);
 pub(super) struct Undisturbed {
     pub(super) requests: Vec<Entry>,
     after: Audit,
-    /// With the disk, or what reads its snapshot, taken from the node and nothing else done: where an operation that begins
+    /// With the disk, or what reads its snapshot, taken from the node, or from all nodes, and nothing else done: where an operation that begins
     /// so may end when the array refuses the rest.
     detached: Option<Audit>,
     jobs: Duration,
@@ -44,13 +44,14 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(operation: Operation, jobs: Duration) -> Result<Self> {
+    async fn set(row: Row, jobs: Duration) -> Result<Self> {
         let mut site = Site::with(2, Version::new(9, 16, 1), |it| it.pace.job = jobs)?;
+        site.visibility = row.visibility;
         for index in 0..site.nodes() {
             site.start(index, Effects::unobserved()).await?;
         }
         let empty = stock(&site);
-        operation.prepare(&site).await?;
+        row.operation.prepare(&site).await?;
         let before = stock(&site);
         Ok(Self { site, empty, before })
     }
@@ -73,22 +74,32 @@ fn stock(site: &Site) -> Audit {
     })
 }
 
-pub(super) async fn undisturbed(operation: Operation, has_slow_jobs: bool) -> Result<Undisturbed> {
+pub(super) async fn undisturbed(row: Row, has_slow_jobs: bool) -> Result<Undisturbed> {
     let jobs = if has_slow_jobs { JOB } else { Duration::ZERO };
-    let stage = Stage::set(operation, jobs).await?;
+    let stage = Stage::set(row, jobs).await?;
     let mark = stage.site.array.mark();
-    call(stage.site.node(0).san(), OperationId::random(), operation.request()?).await?;
+    call(stage.site.node(0).san(), OperationId::random(), row.operation.request()?).await?;
     let requests = stage.site.array.requests(mark);
     tokio::time::sleep(AFTERWARDS).await;
     let after = stock(&stage.site);
-    let detached = match operation {
-        Operation::DeleteAttached => {
-            let stage = Stage::set(operation, jobs).await?;
+    let detached = match (row.operation, row.visibility) {
+        (Operation::Delete | Operation::DeleteAttached | Operation::Rollback, Visibility::Shared) => {
+            let stage = Stage::set(row, jobs).await?;
+            stage.site.node(0).detach(DISK).await?;
+            for it in stage.site.array.maps().iter().filter(|it| it.lun.contains("vm_100_disk_0")) {
+                stage.site.array.remove_map(SVM, &it.lun, &it.igroup).map_err(|error| {
+                    Error::new(ErrorKind::Internal, "the map cannot be removed").caused_by(error)
+                })?;
+            }
+            Some(stock(&stage.site))
+        }
+        (Operation::DeleteAttached, _) => {
+            let stage = Stage::set(row, jobs).await?;
             stage.site.node(0).detach(DISK).await?;
             Some(stock(&stage.site))
         }
-        Operation::DeleteSnapshotRead => {
-            let stage = Stage::set(operation, jobs).await?;
+        (Operation::DeleteSnapshotRead, _) => {
+            let stage = Stage::set(row, jobs).await?;
             stage.site.node(0).detach_snapshot(DISK, &snapshot()?).await?;
             Some(stock(&stage.site))
         }
@@ -99,13 +110,13 @@ pub(super) async fn undisturbed(operation: Operation, has_slow_jobs: bool) -> Re
 
 /// Disturbs the request number `step`, or all from it on, and returns everything that is not as it must be.
 pub(super) async fn try_at(
-    operation: Operation,
+    row: Row,
     trouble: Trouble,
     often: Often,
     step: usize,
     plain: &Undisturbed,
 ) -> Result<Vec<String>> {
-    let stage = Stage::set(operation, plain.jobs).await?;
+    let stage = Stage::set(row, plain.jobs).await?;
     let Stage { site, before, .. } = &stage;
     let mut report = Vec::new();
     let (log, listening) = Log::capture();
@@ -115,8 +126,8 @@ pub(super) async fn try_at(
     let rule = site.array.inject(rule);
     let mark = site.array.mark();
     let began = Instant::now();
-    let result = call(site.node(0).san(), OperationId::random(), operation.request()?).await;
-    judge(operation, trouble, &result, began.elapsed(), &mut report);
+    let result = call(site.node(0).san(), OperationId::random(), row.operation.request()?).await;
+    judge(row, trouble, &result, began.elapsed(), &mut report);
     if site.array.strikes(rule) == 0 {
         report.push("it never happened".to_owned());
     }
@@ -129,8 +140,8 @@ pub(super) async fn try_at(
         report.push(format!("{open} operations stayed open: {operations:?}"));
     }
     let is_finished = compare(&result, &stock(site), before, plain, &mut report);
-    converge(operation, site, is_finished, plain, &mut report).await?;
-    check_content(operation, trouble, &stage, &mut report).await;
+    converge(row, site, is_finished, plain, &mut report).await?;
+    check_content(row, trouble, &stage, &mut report).await;
     drop(listening);
     if !report.is_empty() {
         let sent = site.array.requests(mark).into_iter();
@@ -144,13 +155,7 @@ pub(super) async fn try_at(
 }
 
 /// It ends in time, with success or an error it may end with, and no device is handed out on the word of a liar.
-fn judge(
-    operation: Operation,
-    trouble: Trouble,
-    result: &Result<Outcome>,
-    took: Duration,
-    report: &mut Vec<String>,
-) {
+fn judge(row: Row, trouble: Trouble, result: &Result<Outcome>, took: Duration, report: &mut Vec<String>) {
     if took > PATIENCE + TOLERANCE {
         report.push(format!("it took {took:?}"));
     }
@@ -158,7 +163,7 @@ fn judge(
         Err(error) if !allowed(trouble).contains(&error.kind()) => {
             report.push(format!("it may not end so: {error:?}"));
         }
-        Ok(outcome) if lies(trouble) && operation == Operation::Attach => {
+        Ok(outcome) if lies(trouble) && row.operation == Operation::Attach => {
             report
                 .push(format!("a device was handed out although the array contradicts itself: {outcome:?}"));
         }
@@ -193,16 +198,16 @@ fn compare(
 
 /// Asked once more, it does what is left to do.
 async fn converge(
-    operation: Operation,
+    row: Row,
     site: &Site,
     is_finished: bool,
     plain: &Undisturbed,
     report: &mut Vec<String>,
 ) -> Result<()> {
-    if is_finished && operation.counts_on() {
+    if is_finished && row.operation.counts_on() {
         return Ok(());
     }
-    let again = call(site.node(0).san(), OperationId::random(), operation.request()?).await;
+    let again = call(site.node(0).san(), OperationId::random(), row.operation.request()?).await;
     let is_said_so = |error: &Error| {
         use ErrorKind::{AlreadyExists, Conflict, NotFound};
         is_finished && matches!(error.kind(), AlreadyExists | Conflict | NotFound)
@@ -221,16 +226,16 @@ async fn converge(
 }
 
 /// The disk has its bytes, or is refused where the array had lied about it; and it can be taken away with all traces.
-async fn check_content(operation: Operation, trouble: Trouble, stage: &Stage, report: &mut Vec<String>) {
+async fn check_content(row: Row, trouble: Trouble, stage: &Stage, report: &mut Vec<String>) {
     let Stage { site, empty, .. } = stage;
-    match operation.verify(site).await {
+    match row.operation.verify(site).await {
         Ok(()) => {}
         Err(error)
             if lies(trouble) && matches!(error.kind(), ErrorKind::IdentityMismatch | ErrorKind::Conflict) => {
         }
         Err(error) => report.push(format!("afterwards: {error:?}")),
     }
-    match operation.clean_up(site).await {
+    match row.operation.clean_up(site).await {
         Ok(()) => {}
         // What an array called by a wrong serial number when it was made is not deleted on its word either.
         Err(error) if trouble == Trouble::WrongSerial && error.kind() == ErrorKind::IdentityMismatch => {

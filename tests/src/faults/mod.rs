@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use san_core::{Error, ErrorKind, Result};
 
 use crate::matrix::{Hole, Matrix, Progress, Tally};
-use crate::operation::Operation;
+use crate::operation::Row;
 use crate::parallel;
 use cell::Undisturbed;
 
@@ -93,7 +93,7 @@ impl Often {
 #[derive(Debug, Clone)]
 pub struct Selection {
     /// Of which operations.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<Row>,
     /// What happens to their requests.
     pub troubles: Vec<Trouble>,
     /// How often.
@@ -132,7 +132,7 @@ impl Plain {
 pub fn run(selection: &Selection, progress: &Progress) -> Result<Matrix> {
     let operations = &selection.operations;
     progress.begin(operations.len());
-    let undisturbed = |it: &Operation| {
+    let undisturbed = |it: &Row| {
         parallel::paused(async {
             let (quick, slow) = (cell::undisturbed(*it, false).await?, cell::undisturbed(*it, true).await?);
             Ok(Plain { quick, slow })

@@ -44,7 +44,7 @@ async fn release_takes_its_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_disk_is_mapped_once_when_it_is_made_and_until_it_is_deleted() {
-    let site = Site::started_for_all(3).await.unwrap();
+    let site = Site::started_with(3, Visibility::Shared).await.unwrap();
     let before = site.audit();
     site.node(0).create(DISK, SIZE).await.unwrap();
     assert_eq!(maps(&site.array).len(), 1);
@@ -71,7 +71,7 @@ async fn a_disk_is_mapped_once_when_it_is_made_and_until_it_is_deleted() {
 #[tokio::test(start_paused = true)]
 async fn a_guest_starts_on_another_node_while_the_management_is_down() {
     for state in [ApiState::Refusing, ApiState::BlackHole] {
-        let mut site = Site::started_for_all(2).await.unwrap();
+        let mut site = Site::started_with(2, Visibility::Shared).await.unwrap();
         let before = site.audit();
         written(&site).await;
         // Its daemon was never asked for a disk, and has been started anew since.
@@ -107,7 +107,7 @@ async fn a_guest_starts_on_another_node_while_the_management_is_down() {
 /// A live migration: the target attaches while the source runs; then the source lets go.
 #[tokio::test(start_paused = true)]
 async fn a_guest_moves_while_the_management_is_down() {
-    let site = Site::started_for_all(2).await.unwrap();
+    let site = Site::started_with(2, Visibility::Shared).await.unwrap();
     let before = site.audit();
     written(&site).await;
     site.array.set_api(ApiState::Refusing);
@@ -127,7 +127,7 @@ async fn a_guest_moves_while_the_management_is_down() {
 #[tokio::test(start_paused = true)]
 async fn a_disk_in_use_elsewhere_is_not_handed_out_to_its_new_home() {
     for state in [ApiState::Up, ApiState::Refusing] {
-        let site = Site::started_for_all(2).await.unwrap();
+        let site = Site::started_with(2, Visibility::Shared).await.unwrap();
         written(&site).await;
         let path = site.node(0).attach(DISK).await.unwrap();
         let guest = site.node(0).host.open(&path).unwrap();
@@ -150,7 +150,7 @@ async fn a_disk_in_use_elsewhere_is_not_handed_out_to_its_new_home() {
 /// A node that says nothing is passed over with a warning, and its number is given to nobody while it may still use it.
 #[tokio::test(start_paused = true)]
 async fn a_silent_node_keeps_its_note_and_its_number() {
-    let mut site = Site::started_for_all(2).await.unwrap();
+    let mut site = Site::started_with(2, Visibility::Shared).await.unwrap();
     let before = site.audit();
     written(&site).await;
     site.kill(0);
@@ -189,7 +189,7 @@ async fn a_silent_node_keeps_its_note_and_its_number() {
 
 #[tokio::test(start_paused = true)]
 async fn what_needs_the_disk_to_be_nowhere_has_it_released() {
-    let site = Site::started_for_all(3).await.unwrap();
+    let site = Site::started_with(3, Visibility::Shared).await.unwrap();
     let before = site.audit();
     written(&site).await;
     site.node(0).snapshot(DISK, &snapshot()).await.unwrap();
@@ -225,7 +225,7 @@ async fn what_needs_the_disk_to_be_nowhere_has_it_released() {
 /// A snapshot is read by one node alone, through its own host object, beside what it sees with all others.
 #[tokio::test(start_paused = true)]
 async fn clones_are_seen_by_all_and_snapshots_by_whoever_reads_them() {
-    let site = Site::started_for_all(2).await.unwrap();
+    let site = Site::started_with(2, Visibility::Shared).await.unwrap();
     let before = site.audit();
     written(&site).await;
     site.node(0).snapshot(DISK, &snapshot()).await.unwrap();
@@ -289,7 +289,7 @@ async fn a_disk_follows_the_option_once_nobody_else_has_it() {
 /// What the cluster knew is lost: whoever may have it is asked.
 #[tokio::test(start_paused = true)]
 async fn without_notes_every_node_is_asked() {
-    let site = Site::started_for_all(2).await.unwrap();
+    let site = Site::started_with(2, Visibility::Shared).await.unwrap();
     written(&site).await;
     let path = site.node(0).attach(DISK).await.unwrap();
     let guest = site.node(0).host.open(&path).unwrap();
@@ -305,7 +305,7 @@ async fn without_notes_every_node_is_asked() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_gone_for_ever_leaves_the_igroup_of_all() {
-    let mut site = Site::started_for_all(2).await.unwrap();
+    let mut site = Site::started_with(2, Visibility::Shared).await.unwrap();
     written(&site).await;
     site.kill(0);
     site.node(0).host.crash();
@@ -329,7 +329,7 @@ async fn a_node_that_is_gone_for_ever_leaves_the_igroup_of_all() {
 /// Every number is taken: that is said before anything is made.
 #[tokio::test(start_paused = true)]
 async fn the_last_number_is_named_before_anything_is_made() {
-    let site = Site::started_for_all(1).await.unwrap();
+    let site = Site::started_with(1, Visibility::Shared).await.unwrap();
     for number in 0..255 {
         site.node(0).create(&format!("vm-{}-disk-0", 1000 + number), SIZE).await.unwrap();
     }

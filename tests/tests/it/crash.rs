@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use san_core::Effects;
+use san_core::{Effects, Visibility};
 use sanbridge_tests::crash::{Kind, Reach, Selection, Side, Stopper, run, undisturbed};
 use sanbridge_tests::matrix::Progress;
-use sanbridge_tests::operation::Operation;
+use sanbridge_tests::operation::{Operation, Row};
 use sanbridge_tests::site::Site;
 
 use crate::support::{DISK, SIZE};
@@ -14,7 +14,7 @@ use crate::support::{DISK, SIZE};
 #[test]
 fn the_crash_matrix_has_no_hole() {
     let selection = Selection {
-        operations: Operation::all().to_vec(),
+        operations: Row::all(),
         kinds: Kind::all().to_vec(),
         reach: Reach::Sample,
         at: None,
@@ -34,7 +34,8 @@ async fn a_delete_taken_up_late_spares_the_next_disk_of_that_name() {
         if forget {
             std::fs::remove_dir_all(site.cluster_folder().join("volumes")).unwrap();
         }
-        let plain = undisturbed(Operation::Delete).await.unwrap();
+        let plain =
+            undisturbed(Row { operation: Operation::Delete, visibility: Visibility::PerNode }).await.unwrap();
         let at = plain.effects.iter().position(|it| it.starts_with("DELETE")).unwrap();
         let offset = usize::from(forget);
         let stopper = Stopper::new(Some((at + offset, Side::After)));

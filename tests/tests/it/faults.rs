@@ -9,7 +9,7 @@ use san_sim::ontap::{Fault, Limits, Times, Version};
 use san_sim::server::ApiState;
 use sanbridge_tests::faults::{Often, Selection, Trouble, run};
 use sanbridge_tests::matrix::Progress;
-use sanbridge_tests::operation::Operation;
+use sanbridge_tests::operation::Row;
 use sanbridge_tests::site::{SVM, Site};
 use tokio::time::Instant;
 
@@ -478,7 +478,7 @@ async fn a_request_that_is_never_answered_leaves_time_for_another() {
 #[test]
 fn the_fault_matrix_has_no_hole() {
     let selection = Selection {
-        operations: Operation::all().to_vec(),
+        operations: Row::all_that_ask(),
         troubles: Trouble::all().to_vec(),
         often: Often::all().to_vec(),
         step: None,

@@ -74,6 +74,9 @@ impl Delete {
         require_ours(&self.owner, &volume, self.bound.as_ref())?;
         let mappings = san.sorted_mappings(cx, &volume).await?;
         san.require_nowhere_else(cx, &self.owner, &mappings).await?;
+        if let Some(bound) = self.bound.as_ref().filter(|_| mappings.shared.is_some()) {
+            san.rebind_shared(cx, bound, None).await?;
+        }
         for host in mappings.ours.iter().chain(&mappings.shared) {
             san.array().ensure_unmapped(cx, &volume.id, &host.id).await?;
         }
@@ -107,6 +110,25 @@ impl Delete {
             san.cluster().note_detached(cx, &self.owner, &node).await?;
         }
         san.forget_readers(cx, &self.owner, None).await
+    }
+
+    /// Ends the mappings that no attachment accounts for. Where it is not deleted after all, nobody looks for it under the number
+    /// that all nodes had for it.
+    async fn end_strays(&mut self, cx: &Cx, san: &San) -> Result<()> {
+        let strays = &self.strays;
+        let ends = |it: &&mut Binding| {
+            it.shared.as_ref().is_some_and(|shared| strays.iter().any(|it| it.id == shared.host.id))
+        };
+        if let Some(bound) = self.bound.as_mut().filter(ends) {
+            bound.shared = None;
+            san.rebind_shared(cx, bound, None).await?;
+        }
+        for stray in &self.strays {
+            if let Some(volume) = &self.seen {
+                san.array().ensure_unmapped(cx, &volume.id, &stray.id).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn remove(&mut self, cx: &Cx, san: &San) -> Result<Flow> {
@@ -223,11 +245,7 @@ impl Plan for Delete {
             UNMAP => {
                 self.readers.forward(step, cx, san).await?;
                 self.down.forward(step, cx, san).await?;
-                for stray in &self.strays {
-                    if let Some(volume) = &self.seen {
-                        san.array().ensure_unmapped(cx, &volume.id, &stray.id).await?;
-                    }
-                }
+                self.end_strays(cx, san).await?;
             }
             ENTOMB if self.later.is_some() => {
                 let bound = self.bound.as_ref().ok_or_else(|| {

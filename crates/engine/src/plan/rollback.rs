@@ -97,7 +97,8 @@ impl Plan for Rollback {
     }
 
     fn has_begun(&self, step: usize) -> bool {
-        self.down.had_to_begin(step)
+        let was_shared = self.bound.as_ref().is_some_and(|it| it.shared.is_some());
+        self.down.had_to_begin(step) || (was_shared && step > UNSIZE)
     }
 
     async fn give_up(&mut self, cx: &Cx, san: &San) -> Result<()> {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use san_core::{Error, ErrorKind};
+use san_core::{Error, ErrorKind, Visibility};
 use sanbridge_tests::crash::Side;
 use sanbridge_tests::parallel;
 
@@ -154,8 +154,8 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-async fn live(acts: &[Act]) -> Met {
-    let mut world = World::new().await;
+async fn live(visibility: Visibility, acts: &[Act]) -> Met {
+    let mut world = World::new(visibility).await;
     let empty = world.audit();
     for act in acts {
         world.act(*act).await;
@@ -169,6 +169,8 @@ fn random_lives_end_as_the_model_says() {
     let met: Mutex<Met> = Mutex::default();
     let run = |runner: &u32| {
         let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+        // Every fourth set on a storage whose disks all nodes see.
+        let visibility = if runner.is_multiple_of(4) { Visibility::Shared } else { Visibility::PerNode };
         let lives = proptest::collection::vec(act(), 1..LENGTH);
         let mut seed = [0; 32];
         seed[..4].copy_from_slice(&SEED.to_le_bytes());
@@ -176,7 +178,7 @@ fn random_lives_end_as_the_model_says() {
         let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let result = TestRunner::new_with_rng(config, random).run(&lives, |acts| {
             // What a killed daemon left behind ends with the runtime.
-            let more = parallel::paused(async { Ok(live(&acts).await) }).unwrap();
+            let more = parallel::paused(async { Ok(live(visibility, &acts).await) }).unwrap();
             let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
             for (what, times) in more {
                 *met.entry(what).or_default() += times;

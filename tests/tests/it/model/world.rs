@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use san_contract::audit::Audit;
-use san_core::{ByteSize, Deadline, Effects, ErrorKind, OperationId, Result, SnapshotName};
+use san_core::{ByteSize, Deadline, Effects, ErrorKind, OperationId, Result, SnapshotName, Visibility};
 use san_engine::{Outcome, Request, Tie};
 use sanbridge_tests::crash::Stopper;
 use sanbridge_tests::site::{PATIENCE, Site};
@@ -35,8 +35,8 @@ fn kind<T: std::fmt::Debug>(done: Result<T>) -> ErrorKind {
 }
 
 impl World {
-    pub(super) async fn new() -> Self {
-        let site = Site::started(NODES).await.unwrap();
+    pub(super) async fn new(visibility: Visibility) -> Self {
+        let site = Site::started_with(NODES, visibility).await.unwrap();
         Self { site, model: Model::default(), met: Met::new() }
     }
 
@@ -285,7 +285,9 @@ impl World {
             return;
         };
         assert_eq!(done.unwrap(), path(disk));
-        if self.model.homes.get(&disk) == Some(&node) {
+        // Where all nodes see it, one that has it already asks the others for nothing.
+        let asks = self.site.visibility == Visibility::PerNode || !known.attached.contains(&node);
+        if asks && self.model.homes.get(&disk) == Some(&node) {
             known.attached.clear();
         }
         known.attached.insert(node);

@@ -208,12 +208,18 @@ impl Attach {
     async fn map_for_all(&self, cx: &Cx, san: &San, volume: &Volume, kept: Option<Lun>) -> Result<Mapping> {
         let host = san.shared_host(cx).await?;
         let is_seen = volume.mapped.iter().flatten().any(|it| it.id == host.id);
+        let bound = san.cluster().binding(cx, &self.view.owner).await?;
+        // The look that found the volume has compared the two.
+        let known = bound.as_ref().and_then(|it| it.shared.as_ref()).filter(|it| is_seen && it.host == host);
+        if let Some(known) = known {
+            return Ok(known.clone());
+        }
         let seen = if is_seen { san.array().mapping(cx, volume, &host).await? } else { None };
         let mapping = match seen {
             Some(mapping) => mapping,
             None => san.share(cx, volume, kept).await?,
         };
-        if let Some(bound) = san.cluster().binding(cx, &self.view.owner).await? {
+        if let Some(bound) = bound {
             san.rebind_shared(cx, &bound, Some(mapping.clone())).await?;
         }
         Ok(mapping)
