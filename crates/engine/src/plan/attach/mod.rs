@@ -61,6 +61,9 @@ pub(crate) struct Attach {
     /// What the array last said of the volume; `None` while it cannot be asked.
     #[serde(skip)]
     seen: Option<Volume>,
+    /// Whether this process has begun, and so ended, all scans for it.
+    #[serde(skip)]
+    has_scanned: bool,
     /// For undo.
     down: TakeDown,
     /// The device is in use, so an undo leaves it as it is.
@@ -82,6 +85,7 @@ impl Attach {
             no_longer_shared: None,
             fenced: Vec::new(),
             seen: None,
+            has_scanned: false,
             down: TakeDown::default(),
             kept: false,
             warnings: Vec::new(),
@@ -247,6 +251,18 @@ impl Attach {
                 san.devices().attach(cx, &self.expected()?, &routes).await
             }
             (other, _) => other,
+        }
+    }
+
+    /// A scan that an earlier process began may end after that process. Where the mapping goes, it finds nothing any more; what
+    /// all nodes see it would bring back behind our back. One scan of a host waits for the other, so that another one, and what
+    /// it finds taken down, leaves nothing that may still come.
+    async fn await_scans(&mut self, cx: &Cx, san: &San) {
+        if self.visibility == Visibility::PerNode || self.has_scanned {
+            return;
+        }
+        if let Err(error) = self.attach_device(cx, san).await {
+            tracing::debug!(volume = %self.view.owner, error = %error.chain(), "nothing came of a scan before it is undone");
         }
     }
 
@@ -420,6 +436,7 @@ impl Plan for Attach {
             CONNECT => self.connect(cx, san).await?,
             MAP => self.map(cx, san).await?,
             DEVICE => {
+                self.has_scanned = true;
                 let device = self.attach_device(cx, san).await?;
                 self.warn_of(&device);
                 san.publish(cx, &self.view, &device).await?;
@@ -444,6 +461,7 @@ impl Plan for Attach {
         }
         match step {
             DEVICE => {
+                self.await_scans(cx, san).await;
                 self.down = self.record.clone().map(TakeDown::of).unwrap_or_default();
                 match self.down.retire(cx, san).await {
                     Err(error) if error.kind() == ErrorKind::InUse => {
