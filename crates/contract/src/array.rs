@@ -110,6 +110,8 @@ macro_rules! array_contract {
             a_host_goes_when_nothing_is_mapped_to_it,
             an_initiator_of_a_foreign_host_is_refused_by_name,
             equal_nodes_of_two_realms_are_two_hosts,
+            all_nodes_see_what_is_mapped_once,
+            a_strangers_initiator_does_not_join_all_nodes,
             mapping_takes_the_first_free_number_of_the_choice,
             mapping_again_keeps_the_number,
             mapping_ends_when_the_choice_is_used_up,

@@ -42,6 +42,33 @@ async fn release_takes_its_time() {
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
+/// What one operation asks the array for.
+async fn asked<T>(site: &Site, work: impl Future<Output = san_core::Result<T>>) -> usize {
+    // Nothing of what was before goes on meanwhile.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let mark = site.array.mark();
+    work.await.unwrap();
+    site.array.requests(mark).len()
+}
+
+/// One mapping more when it is made and ended; none in between, on no node.
+#[tokio::test(start_paused = true)]
+async fn it_costs_a_request_where_it_is_made_and_spares_one_at_each_attach() {
+    let site = Site::started_with(2, Visibility::Shared).await.unwrap();
+    let (one, two) = (site.node(0), site.node(1));
+    // Warm: sessions, ports and host objects are known.
+    one.create("vm-1-disk-0", SIZE).await.unwrap();
+    for node in [one, two] {
+        node.attach("vm-1-disk-0").await.unwrap();
+    }
+    assert_eq!(asked(&site, one.create(DISK, SIZE)).await, 3);
+    assert_eq!(asked(&site, one.attach(DISK)).await, 1);
+    assert_eq!(asked(&site, two.attach(DISK)).await, 1);
+    assert_eq!(asked(&site, two.attach(DISK)).await, 0);
+    assert_eq!(asked(&site, two.detach(DISK)).await, 0);
+    assert_eq!(asked(&site, one.delete(DISK)).await, 3);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_disk_is_mapped_once_when_it_is_made_and_until_it_is_deleted() {
     let site = Site::started_with(3, Visibility::Shared).await.unwrap();

@@ -50,6 +50,58 @@ pub async fn an_initiator_of_a_foreign_host_is_refused_by_name(fixture: &impl Ar
     assert_eq!(fixture.bystanders().await, before);
 }
 
+/// One object holds the initiators of all nodes of a realm, beside their own: it sees a volume or a number where they do not, and
+/// goes on for the others when one node is gone. Where the array has no such thing there is nothing to prove.
+pub async fn all_nodes_see_what_is_mapped_once(fixture: &impl ArrayFixture) {
+    let array = fixture.array();
+    let Some(shared) = array.shared_access() else { return };
+    let (one, two) = (host_spec(REALM, "node1", &["a"]), host_spec(REALM, "node2", &["b"]));
+    let own = array.ensure_host(&cx(), &one).await.unwrap().into_inner();
+    let first = shared.ensure_member(&cx(), &one).await.unwrap();
+    assert!(first.changed());
+    assert!(!shared.ensure_member(&cx(), &one).await.unwrap().changed());
+    let second = shared.ensure_member(&cx(), &two).await.unwrap();
+    assert!(second.changed());
+    assert!(!shared.ensure_member(&cx(), &one).await.unwrap().changed(), "the other node changes nothing");
+    let all = first.into_inner();
+    assert_eq!(second.into_inner(), all);
+    assert_ne!(all, own);
+    array.ensure_host(&cx(), &two).await.unwrap();
+    assert!(!array.ensure_host(&cx(), &one).await.unwrap().changed(), "a node's own object stays as it is");
+    let other = shared.ensure_member(&cx(), &host_spec("other", "node1", &["c"])).await.unwrap().into_inner();
+    assert_ne!(other, all);
+
+    let (everybodys, its_own) = (made(array, "vm-100-disk-0").await, made(array, "vm-100-disk-1").await);
+    let mapping = array.ensure_mapped(&cx(), &everybodys, &all, &choice([7])).await.unwrap().into_inner();
+    assert_eq!(array.mapping(&cx(), &everybodys, &all).await.unwrap(), Some(mapping));
+    // Nobody sees it twice, or two volumes under one number.
+    let twice = array.ensure_mapped(&cx(), &everybodys, &own, &choice([8])).await.unwrap_err();
+    assert_refused(&twice, ErrorKind::Conflict);
+    let mapped = array.ensure_mapped(&cx(), &its_own, &own, &choice([7, 7, 8])).await.unwrap().into_inner();
+    assert_eq!(mapped.lun.number(), 8);
+
+    // One node is gone; the other sees it still.
+    let gone = [initiator("a")];
+    assert!(!shared.ensure_no_member(&cx(), "nobody", &gone).await.unwrap());
+    assert!(shared.ensure_no_member(&cx(), REALM, &gone).await.unwrap());
+    assert!(!shared.ensure_no_member(&cx(), REALM, &gone).await.unwrap());
+    assert!(array.mapping(&cx(), &everybodys, &all).await.unwrap().is_some());
+    assert!(array.ensure_unmapped(&cx(), &everybodys.id, &all.id).await.unwrap());
+    array.ensure_mapped(&cx(), &everybodys, &own, &choice([9])).await.unwrap();
+}
+
+/// A foreign host object that holds the initiator is named here, too.
+pub async fn a_strangers_initiator_does_not_join_all_nodes(fixture: &impl ArrayFixture) {
+    let array = fixture.array();
+    let Some(shared) = array.shared_access() else { return };
+    fixture.add_foreign_host("other_cluster", &initiator("node1")).await;
+    let before = fixture.bystanders().await;
+    let error = shared.ensure_member(&cx(), &host_spec(REALM, "node1", &["node1"])).await.unwrap_err();
+    assert_refused(&error, ErrorKind::Conflict);
+    assert!(error.chain().to_string().contains("other_cluster"), "{}", error.chain());
+    assert_eq!(fixture.bystanders().await, before);
+}
+
 /// The realm is part of a host's name.
 pub async fn equal_nodes_of_two_realms_are_two_hosts(fixture: &impl ArrayFixture) {
     let array = fixture.array();
