@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use san_core::{Effects, ErrorKind, Visibility};
+use san_core::{EffectState, Effects, ErrorKind, Visibility};
 use san_engine::{Naming, Outcome, Request, Tie};
-use san_sim::ontap::{MapInfo, OntapSim};
+use san_sim::ontap::{MapInfo, OntapSim, Times};
 use san_sim::server::ApiState;
 use sanbridge_tests::site::Site;
 use tokio::time::Instant;
 
-use crate::support::{DISK, GROWN, SIZE, assert_unchanged, changes, snapshot};
+use crate::support::{DISK, GROWN, SIZE, answer, assert_unchanged, changes, inject, snapshot};
 
 /// The mappings of disks of ours.
 fn maps(array: &OntapSim) -> Vec<MapInfo> {
@@ -365,4 +365,29 @@ async fn the_last_number_is_named_before_anything_is_made() {
     assert_eq!(error.kind(), ErrorKind::LimitReached, "{error:?}");
     assert!(error.remedy().is_some(), "{error:?}");
     assert_eq!(changes(&site.array, mark), []);
+}
+
+/// It is not seen by anybody while its bytes change; where that is refused, the next attach maps it again.
+#[tokio::test(start_paused = true)]
+async fn a_roll_back_refused_late_says_what_it_did_and_the_next_attach_mends_it() {
+    let site = Site::started_with(2, Visibility::Shared).await.unwrap();
+    let before = site.audit();
+    written(&site).await;
+    site.node(0).snapshot(DISK, &snapshot()).await.unwrap();
+    site.node(0).detach(DISK).await.unwrap();
+    inject(&site.array, "PATCH", "/storage/luns", Times::Always, answer(409, 1_638_461));
+    let error = site.node(0).roll_back(DISK, &snapshot()).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Conflict, EffectState::Unknown), "{error:?}");
+    assert_eq!(maps(&site.array), []);
+    // Nobody goes by a mapping that is not there.
+    site.array.clear_faults();
+    site.array.set_api(ApiState::Refusing);
+    assert!(site.node(1).attach(DISK).await.unwrap_err().is_passing());
+    site.array.set_api(ApiState::Up);
+    release_takes_its_time().await;
+    let path = site.node(1).attach(DISK).await.unwrap();
+    assert_eq!(site.node(1).read(&path, 0, 6).await.unwrap(), b"before");
+    assert_eq!(maps(&site.array).len(), 1);
+    site.node(1).delete(DISK).await.unwrap();
+    assert_unchanged(&site, &before);
 }

@@ -418,6 +418,9 @@ impl Plan for Attach {
             FENCE => {
                 let volume = self.record_mut()?.volume.clone();
                 if let Some(host) = &self.no_longer_shared {
+                    if let Some(bound) = san.cluster().binding(cx, &self.view.owner).await? {
+                        san.rebind_shared(cx, &bound, None).await?;
+                    }
                     san.array().ensure_unmapped(cx, &volume, host).await?;
                 }
                 for (node, host) in &self.fenced {
