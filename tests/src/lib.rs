@@ -5,6 +5,7 @@ pub mod crash;
 pub mod daemons;
 pub mod demo;
 pub mod faults;
+pub mod findings;
 pub mod ledger;
 pub mod log;
 pub mod matrix;

@@ -11,6 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::findings::Findings;
+
 /// A cell whose promise was not kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hole {
@@ -81,14 +83,14 @@ impl Matrix {
         };
         empty.map(|(place, _)| name(*place)).collect()
     }
+}
 
-    /// Whether every cell kept its promise, and every place had one.
-    pub fn is_good(&self) -> bool {
+impl Findings for Matrix {
+    fn is_good(&self) -> bool {
         self.cells() > 0 && self.holes().is_empty() && self.blanks().is_empty()
     }
 
-    /// For programs: keys are only ever added.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let rows: Vec<Value> = self
             .tallies
             .iter()
@@ -114,8 +116,7 @@ impl Matrix {
         })
     }
 
-    /// For people: a table, every hole with the command that repeats it, and the verdict.
-    pub fn to_text(&self) -> String {
+    fn to_text(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
         // The longer list goes down, so that the table fits a terminal.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::budgets::{Budget, Operation};
 use super::operations::{Cell, Sample};
+use crate::findings::Findings;
 
 /// A measure beside the counts, with its limit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -199,17 +200,17 @@ impl Report {
         self.parts.push(part);
     }
 
-    /// Whether every budget is met.
-    pub fn is_good(&self) -> bool {
-        self.missed() == 0 && !self.parts.is_empty()
-    }
-
     fn missed(&self) -> usize {
         self.parts.iter().flat_map(|it| &it.rows).filter(|it| !it.ok).count()
     }
+}
 
-    /// For programs: keys are only ever added.
-    pub fn to_json(&self) -> Value {
+impl Findings for Report {
+    fn is_good(&self) -> bool {
+        self.missed() == 0 && !self.parts.is_empty()
+    }
+
+    fn to_json(&self) -> Value {
         let parts: Vec<Value> = self
             .parts
             .iter()
@@ -224,8 +225,7 @@ impl Report {
         json!({ "format": 1, "parts": parts, "missed": self.missed(), "ok": self.is_good() })
     }
 
-    /// For people: a table for each part, then the verdict.
-    pub fn to_text(&self) -> String {
+    fn to_text(&self) -> String {
         let mut lines = vec![
             "\"2 of 2\": measured, and the budget. Round trips: those to the array that follow one another."
                 .to_owned(),

@@ -4,15 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use sanbridge_tests::crash::{self, Boundary, Kind, Reach, Selection};
+use sanbridge_tests::findings::Output;
 use sanbridge_tests::matrix::Progress;
 use sanbridge_tests::operation::Row;
 
 /// Kills, abandons and loses every operation at every boundary of every effect, lets the next run end it, and audits.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Print one JSON document and nothing else on standard output
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Try every second stop inside every recovery, not only some
     #[arg(long)]
     full: bool,
@@ -31,7 +31,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { json, full, operations, kinds, at, again } = Arguments::parse();
+    let Arguments { output, full, operations, kinds, at, again } = Arguments::parse();
     let selection = Selection {
         operations: if operations.is_empty() { Row::all() } else { operations },
         kinds: if kinds.is_empty() { Kind::all().to_vec() } else { kinds },
@@ -42,29 +42,5 @@ fn main() -> ExitCode {
     let progress = Progress::on_stderr();
     let matrix = crash::run(&selection, &progress);
     progress.finish();
-    match matrix {
-        Err(error) => {
-            let error = format!("the matrix could not be run: {error:?}");
-            if json {
-                say(&serde_json::json!({ "format": 1, "ok": false, "error": error }).to_string());
-            } else {
-                complain(&error);
-            }
-            ExitCode::FAILURE
-        }
-        Ok(matrix) => {
-            say(&if json { format!("{:#}", matrix.to_json()) } else { matrix.to_text() });
-            if matrix.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
-fn say(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
-fn complain(text: &str) {
-    eprintln!("{text}");
+    output.end("the matrix", matrix)
 }

@@ -3,49 +3,28 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use san_core::{Error, ErrorKind};
 use sanbridge_tests::demo::{self, Progress, REAL, SIMULATED};
+use sanbridge_tests::findings::{Output, say};
+use tokio::runtime::Runtime;
 
 /// Shows the life of a guest's disk on a simulated array and two simulated nodes, and checks every step.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Print one JSON document and nothing else on standard output
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn main() -> ExitCode {
-    let Arguments { json } = Arguments::parse();
-    if !json {
+    let Arguments { output } = Arguments::parse();
+    if !output.json {
         let indented = |lines: [&str; 2]| lines.map(|it| format!("  {it}")).join("\n");
-        say(&format!("Simulated:\n{}\nReal:\n{}", indented(SIMULATED), indented(REAL)));
+        say(&format!("Simulated:\n{}\nReal:\n{}\n", indented(SIMULATED), indented(REAL)));
     }
-    let progress = if json { Progress::Silent } else { Progress::on_stderr() };
-    let played = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(demo::run(&progress)),
-        Err(error) => return complain(&format!("cannot start the runtime: {error}")),
-    };
+    let progress = if output.json { Progress::Silent } else { Progress::on_stderr() };
+    let played = Runtime::new()
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot start the runtime").caused_by(error))
+        .and_then(|runtime| runtime.block_on(demo::run(&progress)));
     progress.finish();
-    match played {
-        Err(error) if json => {
-            let error = format!("the demo could not begin: {}", error.chain());
-            say(&serde_json::json!({ "format": 1, "ok": false, "error": error }).to_string());
-            ExitCode::FAILURE
-        }
-        Err(error) => complain(&format!("the demo could not begin: {}", error.chain())),
-        Ok(report) => {
-            say(&if json { format!("{:#}", report.to_json()) } else { format!("\n{}", report.to_text()) });
-            if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
-fn say(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
-fn complain(text: &str) -> ExitCode {
-    eprintln!("{text}");
-    ExitCode::FAILURE
+    output.end("the demo", played)
 }

@@ -4,15 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use sanbridge_tests::faults::{self, Often, Selection, Trouble};
+use sanbridge_tests::findings::Output;
 use sanbridge_tests::matrix::Progress;
 use sanbridge_tests::operation::Row;
 
 /// Lets everything that can happen to a request happen to every request of every operation, mends the array, and audits.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Print one JSON document and nothing else on standard output
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Only this operation (may be given several times)
     #[arg(long = "operation")]
     operations: Vec<Row>,
@@ -28,7 +28,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { json, operations, troubles, often, step } = Arguments::parse();
+    let Arguments { output, operations, troubles, often, step } = Arguments::parse();
     let selection = Selection {
         operations: if operations.is_empty() { Row::all_that_ask() } else { operations },
         troubles: if troubles.is_empty() { Trouble::all().to_vec() } else { troubles },
@@ -38,29 +38,5 @@ fn main() -> ExitCode {
     let progress = Progress::on_stderr();
     let matrix = faults::run(&selection, &progress);
     progress.finish();
-    match matrix {
-        Err(error) => {
-            let error = format!("the matrix could not be run: {error:?}");
-            if json {
-                say(&serde_json::json!({ "format": 1, "ok": false, "error": error }).to_string());
-            } else {
-                complain(&error);
-            }
-            ExitCode::FAILURE
-        }
-        Ok(matrix) => {
-            say(&if json { format!("{:#}", matrix.to_json()) } else { matrix.to_text() });
-            if matrix.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "a command line tool speaks on its terminal")]
-fn say(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
-fn complain(text: &str) {
-    eprintln!("{text}");
+    output.end("the matrix", matrix)
 }

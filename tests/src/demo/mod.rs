@@ -13,6 +13,7 @@ use san_core::{Error, ErrorKind, Result};
 pub use progress::Progress;
 pub use report::{Report, StepReport};
 
+use crate::findings::Findings;
 use crate::site::PASSWORD;
 use stage::Stage;
 use story::Step;

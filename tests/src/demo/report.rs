@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::stage::{Counts, Stage};
 use super::story::Step;
 use super::{REAL, SIMULATED};
+use crate::findings::Findings;
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -83,15 +84,34 @@ impl Report {
         self.findings = findings;
     }
 
-    /// Whether every step was played, every check held and the audit found nothing.
-    pub fn is_good(&self) -> bool {
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header(["operation", "array requests", "processes", "time"]);
+        for it in &self.steps {
+            let failed = if it.error.is_some() { " (FAILED)" } else { "" };
+            table.add_row([
+                format!("{}{failed}", it.title),
+                it.array_requests.to_string(),
+                it.processes_started.to_string(),
+                format!("{} ms", it.milliseconds),
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
+impl Findings for Report {
+    fn is_good(&self) -> bool {
         self.steps.len() == self.planned
             && self.steps.iter().all(|it| it.error.is_none())
             && self.findings.is_empty()
     }
 
-    /// For programs: keys are only ever added.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         json!({
             "format": 1,
             "simulated": SIMULATED,
@@ -106,8 +126,7 @@ impl Report {
         })
     }
 
-    /// For people: the table, then the audit and the verdict.
-    pub fn to_text(&self) -> String {
+    fn to_text(&self) -> String {
         let mut lines = vec![self.table().trim_fmt(), String::new()];
         let (requests, handshakes, seconds) = (self.requests, self.handshakes, self.took.as_secs_f64());
         lines.push(format!(
@@ -132,25 +151,6 @@ impl Report {
         let verdict = if self.is_good() { "All checks held." } else { "The demo FAILED." };
         lines.push(verdict.to_owned());
         lines.join("\n")
-    }
-
-    fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header(["operation", "array requests", "processes", "time"]);
-        for it in &self.steps {
-            let failed = if it.error.is_some() { " (FAILED)" } else { "" };
-            table.add_row([
-                format!("{}{failed}", it.title),
-                it.array_requests.to_string(),
-                it.processes_started.to_string(),
-                format!("{} ms", it.milliseconds),
-            ]);
-        }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table
     }
 }
 

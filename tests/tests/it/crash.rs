@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use san_core::{Effects, Visibility};
 use sanbridge_tests::crash::{Kind, Reach, Selection, Side, Stopper, run, undisturbed};
+use sanbridge_tests::findings::Findings;
 use sanbridge_tests::matrix::Progress;
 use sanbridge_tests::operation::{Operation, Row};
 use sanbridge_tests::site::Site;

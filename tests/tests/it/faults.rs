@@ -8,6 +8,7 @@ use san_engine::{Naming, Outcome, Request, Tie};
 use san_sim::ontap::{Fault, Limits, Times, Version};
 use san_sim::server::ApiState;
 use sanbridge_tests::faults::{Often, Selection, Trouble, run};
+use sanbridge_tests::findings::Findings;
 use sanbridge_tests::matrix::Progress;
 use sanbridge_tests::operation::Row;
 use sanbridge_tests::site::{SVM, Site};
