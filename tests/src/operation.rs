@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use san_core::{ByteSize, Error, ErrorKind, Result, SnapshotName, Visibility};
-use san_engine::{Naming, Outcome, Request, Tie};
+use san_engine::{Asker, Naming, Outcome, Request, Tie};
 use san_sim::ontap::VolumeInfo;
 
 use crate::site::{SVM, Site, SiteNode};
@@ -38,6 +38,8 @@ pub enum Operation {
     Create,
     /// A disk of the next free number.
     CreateNumbered,
+    /// A disk that is filled before it counts.
+    Import,
     /// A disk made a device.
     Attach,
     /// A disk taken from the node.
@@ -137,7 +139,7 @@ impl Operation {
     /// What is there before it begins.
     pub async fn prepare(self, site: &Site) -> Result<()> {
         let node = site.node(0);
-        if matches!(self, Self::Create | Self::CreateNumbered) {
+        if matches!(self, Self::Create | Self::CreateNumbered | Self::Import) {
             return Ok(());
         }
         if matches!(self, Self::Clone | Self::DeleteHeld | Self::Split) {
@@ -193,6 +195,10 @@ impl Operation {
             Self::Create => Request::Create { naming: Naming::Exact(object), size: SIZE },
             Self::CreateNumbered => {
                 Request::Create { naming: Naming::Numbered { stem: STEM.to_owned() }, size: SIZE }
+            }
+            Self::Import => {
+                let importer = Asker { pid: 4711, started: None };
+                Request::Import { naming: Naming::Exact(object), size: SIZE, importer }
             }
             Self::Attach => Request::Attach { object },
             Self::Detach => Request::Detach { object },
@@ -295,7 +301,7 @@ impl Operation {
     /// The disk that is new afterwards.
     fn makes(self) -> Option<&'static str> {
         match self {
-            Self::Create | Self::CreateNumbered | Self::Clone => Some(DISK),
+            Self::Create | Self::CreateNumbered | Self::Import | Self::Clone => Some(DISK),
             Self::CloneSnapshot => Some(NEXT),
             _ => None,
         }
@@ -327,7 +333,15 @@ impl Operation {
 
     /// Whether something was written to the disk before.
     fn is_written(self) -> bool {
-        !matches!(self, Self::Create | Self::CreateNumbered | Self::Delete | Self::Snapshot | Self::Conform)
+        !matches!(
+            self,
+            Self::Create
+                | Self::CreateNumbered
+                | Self::Import
+                | Self::Delete
+                | Self::Snapshot
+                | Self::Conform
+        )
     }
 
     /// Whichever way it went: the disk is gone where that was asked for, or has its bytes.

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use san_core::{Cx, Deadline, Error, ErrorKind, OperationId, Result, VolumeKind};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::disk_view::View;
@@ -25,7 +26,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(20);
 const STAT_MAX: usize = 4096;
 
 /// The process for which something is attached: it may open it as long as it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asker {
     /// Its number.
     pub pid: u32,
@@ -115,10 +116,8 @@ impl San {
     /// Somebody wants it, or has it open.
     pub(crate) async fn note_use(&self, cx: &Cx, view: &View, asker: Option<Asker>) {
         let asker = match asker {
-            Some(Asker { pid, started: None }) => {
-                Some(Asker { pid, started: self.started(cx, pid).await.ok().flatten() })
-            }
-            other => other,
+            Some(asker) => Some(self.recognized(cx, asker).await),
+            None => None,
         };
         let mut uses = self.shared().uses.lock().unwrap_or_else(PoisonError::into_inner);
         let it = uses.entry(view.clone()).or_default();
@@ -126,6 +125,14 @@ impl San {
         it.unused = None;
         if let Some(asker) = asker.filter(|asker| !it.askers.contains(asker)) {
             it.askers.push(asker);
+        }
+    }
+
+    /// The process with its start, so that another one of its number is told from it.
+    pub(crate) async fn recognized(&self, cx: &Cx, asker: Asker) -> Asker {
+        match asker.started {
+            Some(_) => asker,
+            None => Asker { started: self.started(cx, asker.pid).await.ok().flatten(), ..asker },
         }
     }
 
@@ -171,12 +178,7 @@ impl San {
         };
         let mut living = Vec::new();
         for asker in askers {
-            let is_alive = match self.started(cx, asker.pid).await {
-                Ok(started) => started.is_some_and(|now| asker.started.is_none_or(|then| then == now)),
-                // Not known is not gone.
-                Err(_) => true,
-            };
-            if is_alive {
+            if self.is_alive(cx, asker).await {
                 living.push(asker);
             }
         }
@@ -185,6 +187,13 @@ impl San {
             it.askers = living;
         }
         is_wanted
+    }
+
+    /// Whether a process lives. Not known is not gone.
+    pub(crate) async fn is_alive(&self, cx: &Cx, asker: Asker) -> bool {
+        self.started(cx, asker.pid)
+            .await
+            .map_or(true, |it| it.is_some_and(|now| asker.started.is_none_or(|then| then == now)))
     }
 
     /// When a process was started; `None` where there is none of that number.

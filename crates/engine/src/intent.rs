@@ -3,6 +3,7 @@
 use san_core::{Cx, Error, ErrorKind, OperationId, Owner, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::idle::Asker;
 use crate::plan::{Attach, Outcome, Work};
 use crate::record::Attachment;
 use crate::store::Folder;
@@ -73,6 +74,11 @@ impl Intent {
             (Work::Attach(it), Cursor::Stuck(stuck)) => it.still_mapped(stuck.step),
             _ => None,
         }
+    }
+
+    /// Who fills the disk it made, which is not confirmed before that.
+    pub(crate) fn is_filled_by(&self) -> Option<Asker> {
+        self.work.importer().filter(|_| matches!(self.cursor, Cursor::Unacknowledged(_)))
     }
 
     /// Everything it did is to be undone, the last step first.

@@ -13,6 +13,7 @@ mod cluster;
 mod disk_view;
 mod farewell;
 mod idle;
+mod import;
 mod intent;
 mod locks;
 mod masks;

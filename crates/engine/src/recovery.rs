@@ -43,7 +43,7 @@ impl San {
     /// Takes up what earlier operations on this volume left open, before another one begins. `Some`: that was the answer.
     pub(crate) async fn settle_open(&self, cx: &Cx, owner: &Owner, work: &Work) -> Result<Option<Outcome>> {
         for mut intent in self.intents().of(owner).await? {
-            if are_unrelated(&intent.work, work) {
+            if are_unrelated(&intent.work, work) || intent.is_filled_by().is_some() {
                 continue;
             }
             if self.is_running(intent.id) {
@@ -204,6 +204,7 @@ impl San {
         let _lock = self.node().locks.lock(&cx, &found.work.lock_name()).await?;
         // Whoever had the lock may have ended it.
         match self.intents().get(found.id).await? {
+            Some(now) if now.is_filled_by().is_some() => self.watch_import(now.id).await,
             Some(mut now) => self.take_up_joined(&cx, &mut now).await,
             None => Ok(()),
         }

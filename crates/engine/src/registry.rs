@@ -77,6 +77,11 @@ impl Entry {
 
     /// Waits until the caller has acknowledged (`true`), refused, or been away too long (`false`).
     pub(crate) async fn acknowledged(&self) -> bool {
+        self.acknowledged_unless(|| tokio::time::sleep(GRACE)).await
+    }
+
+    /// The same for a caller that may be away longer: until `gone` ends, which begins anew with each absence.
+    pub(crate) async fn acknowledged_unless<F: Future<Output = ()>>(&self, gone: impl Fn() -> F) -> bool {
         let (mut verdict, mut waiting) = (self.verdict.subscribe(), self.waiting.subscribe());
         loop {
             match *verdict.borrow_and_update() {
@@ -87,7 +92,7 @@ impl Entry {
             let alone = *waiting.borrow_and_update() == 0;
             let gone = async {
                 if alone {
-                    tokio::time::sleep(GRACE).await;
+                    gone().await;
                 } else {
                     std::future::pending::<()>().await;
                 }

@@ -88,7 +88,7 @@ impl San {
 
     async fn run(&self, id: OperationId, work: Work, deadline: Deadline, entry: &Entry) {
         let cx = self.node().cx(deadline, id);
-        let (verb, lock_name) = (work.verb(), work.lock_name());
+        let (verb, lock_name, is_filled) = (work.verb(), work.lock_name(), work.importer().is_some());
         let result = self.run_locked(&cx, work, &lock_name, entry).await;
         // A disk that has no number yet is shown without one.
         let object = lock_name.split_once('/').map_or("", |(_, object)| object).replace('#', "N");
@@ -98,6 +98,13 @@ impl San {
         }
         // An answer already given stays.
         entry.answer(result.clone());
+        if is_filled && result.is_ok() {
+            // Whoever looks for open operations next tries again.
+            if let Err(error) = self.watch_import(id).await {
+                tracing::warn!(operation = %id, error = %error.chain(), "whether it gets filled is not seen yet");
+            }
+            return;
+        }
         entry.settle(result.is_ok());
         entry.end();
     }
@@ -241,7 +248,7 @@ impl San {
         }
     }
 
-    /// All steps are done. `None`: the answer is to be handed over. An error: it could not be recorded that it is, so
+    /// All steps are done. `None`: the answer is to be handed over, and confirmed. An error: it could not be recorded that it is, so
     /// that everything is undone.
     async fn finish(&self, clean_up: &Cx, intent: &mut Intent) -> Result<Option<End>> {
         let outcome = intent.work.plan().outcome(self);
@@ -249,10 +256,14 @@ impl San {
             self.close(clean_up, intent).await;
             return Ok(Some(End::Finished(outcome)));
         }
-        intent.cursor = Cursor::Unacknowledged(outcome);
+        intent.cursor = Cursor::Unacknowledged(outcome.clone());
         // Nobody gets an answer of which a crash would know nothing.
         let saved = self.intents().save(clean_up, intent).await;
-        saved.map(|()| None).inspect_err(|error| intent.turn_back(error.chain().to_string()))
+        // Filling a disk may take hours, in which others need the lock: `import.rs` goes on with it.
+        let filled = intent.work.importer().and(Some(outcome));
+        saved
+            .map(|()| filled.map(End::Finished))
+            .inspect_err(|error| intent.turn_back(error.chain().to_string()))
     }
 
     /// Gives the answer to the caller. An error: nobody took it, so that everything is undone.

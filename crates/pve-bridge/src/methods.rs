@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use san_core::{ByteSize, Cx, Deadline, Error, ErrorKind, OperationId, Result, SnapshotName, VolumeKind};
-use san_engine::{Naming, Node, Outcome, Request, Ticket};
+use san_engine::{Asker, Naming, Node, Outcome, Request, Ticket};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -177,6 +177,11 @@ fn naming(vmid: u64, name: Option<String>) -> Result<Naming> {
     Err(Error::new(ErrorKind::InvalidInput, message))
 }
 
+/// Whether the answer may be confirmed as late as the caller likes: when it has filled what it was given.
+pub(crate) fn is_confirmed_late(method: Option<&str>) -> bool {
+    method == Some("volume.import")
+}
+
 /// Answers a request, or says which operation will.
 pub(crate) async fn call(service: &Service, frame: &Frame, deadline: Deadline) -> Result<Reply> {
     let Service { node, storages, prefetch, .. } = service;
@@ -253,7 +258,7 @@ fn starts(method: &str, frame: &Frame) -> Option<DiskName> {
 /// The template before a clone's name is part of the name: a volume that has another one, or none, is not meant.
 async fn require_meant(cx: &Cx, storage: &Storage, method: &str, frame: &Frame) -> Result<()> {
     // A new volume is on no record, a list picks by whole names, and a guest's stop must not wait for the array's word.
-    if ["volume.create", "volume.list", "volume.detach"].contains(&method) {
+    if ["volume.create", "volume.import", "volume.list", "volume.detach"].contains(&method) {
         return Ok(());
     }
     let Some(Ok(name)) = frame.params.get("name").and_then(Value::as_str).map(DiskName::parse) else {
@@ -321,6 +326,14 @@ fn request(method: &str, frame: &Frame) -> Result<Request> {
             let Create { vmid, name, size_bytes } = params(frame)?;
             let naming = naming(vmid, name)?;
             Request::Create { naming, size: ByteSize::from_bytes(size_bytes) }
+        }
+        "volume.import" => {
+            let Create { vmid, name, size_bytes } = params(frame)?;
+            let pid = frame.caller.as_ref().and_then(|it| it.pid).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidInput, "an import says which process fills the disk")
+            })?;
+            let importer = Asker { pid, started: None };
+            Request::Import { naming: naming(vmid, name)?, size: ByteSize::from_bytes(size_bytes), importer }
         }
         "volume.clone" => {
             let Clone { name, vmid, snapshot } = params(frame)?;

@@ -74,7 +74,8 @@ impl Connection {
             Ok(Reply::Updated(warnings)) => self.write(&Answer::ok(frame.id, json!({}), warnings)).await,
             Ok(Reply::Added(storage, addition, warnings)) => {
                 let answer = Answer::ok(frame.id, json!({}), warnings).asking_for_acknowledgement();
-                let taken = self.write(&answer).await.is_ok() && self.reads_acknowledgement(frame.id).await;
+                let taken = self.write(&answer).await.is_ok()
+                    && self.reads_acknowledgement(frame.id, Some(SPEAK)).await;
                 if taken {
                     return self.write(&Answer::acked(frame.id)).await;
                 }
@@ -112,8 +113,9 @@ impl Connection {
         if !needs_acknowledgement {
             return self.write(&answer).await;
         }
+        let patience = (!methods::is_confirmed_late(frame.method.as_deref())).then_some(SPEAK);
         if self.write(&answer.asking_for_acknowledgement()).await.is_ok()
-            && self.reads_acknowledgement(frame.id).await
+            && self.reads_acknowledgement(frame.id, patience).await
         {
             return match ticket.acknowledge(Deadline::after(SPEAK)).await {
                 Ok(()) => self.write(&Answer::acked(frame.id)).await,
@@ -161,8 +163,13 @@ impl Connection {
         self.write(&answer).await
     }
 
-    async fn reads_acknowledgement(&mut self, id: OperationId) -> bool {
-        matches!(self.read(SPEAK).await, Ok(Some(frame)) if frame.ack && frame.id == id && frame.v == VERSION)
+    /// Without `patience` as long as the connection stands.
+    async fn reads_acknowledgement(&mut self, id: OperationId, patience: Option<Duration>) -> bool {
+        let frame = match patience {
+            Some(patience) => self.read(patience).await,
+            None => read_frame(&mut self.reader).await,
+        };
+        matches!(frame, Ok(Some(frame)) if frame.ack && frame.id == id && frame.v == VERSION)
     }
 
     async fn read(&mut self, patience: Duration) -> Result<Option<Frame>> {

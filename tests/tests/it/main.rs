@@ -21,6 +21,7 @@ mod halfway;
 mod hosts;
 mod identity;
 mod idle;
+mod imports;
 mod input;
 mod kept;
 mod leftovers;

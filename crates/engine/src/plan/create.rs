@@ -7,9 +7,11 @@ use san_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::detach::TakeDown;
 use super::rename::template_state;
 use super::{Direction, Flow, Naming, Outcome, Plan};
 use crate::cluster::Binding;
+use crate::idle::Asker;
 use crate::san::San;
 
 const NAME: usize = 0;
@@ -41,6 +43,9 @@ pub(crate) struct Create {
     /// What it is made of; `None` for an empty one.
     #[serde(default)]
     origin: Option<Origin>,
+    /// Who fills it before it counts.
+    #[serde(default)]
+    importer: Option<Asker>,
     /// The name it is trying, and who it will be.
     owner: Option<Owner>,
     /// Names that were taken.
@@ -53,6 +58,11 @@ impl Create {
     pub(crate) fn new(san: &San, naming: Naming, size: ByteSize) -> Result<Self> {
         let size = san.checked_size(size)?;
         Self::made_of(san, naming, size, None)
+    }
+
+    /// The same for `importer`, who fills it before it counts: see `import.rs`.
+    pub(crate) fn filled_by(self, importer: Asker) -> Self {
+        Self { importer: Some(importer), ..self }
     }
 
     /// A clone of `source`, as it was at `snapshot` or, without one, when it was made a template.
@@ -72,6 +82,7 @@ impl Create {
             naming,
             size,
             origin,
+            importer: None,
             owner: None,
             taken: Vec::new(),
             made: None,
@@ -82,12 +93,24 @@ impl Create {
         self.owner.as_ref()
     }
 
+    pub(crate) fn importer(&self) -> Option<Asker> {
+        self.importer
+    }
+
+    /// Who takes back what is being filled excludes whoever attaches it.
     pub(crate) fn lock_name(&self) -> String {
-        self.naming.lock_name(&self.space)
+        match (&self.importer, &self.owner) {
+            (Some(_), Some(owner)) => Naming::Exact(owner.object().to_owned()).lock_name(&self.space),
+            _ => self.naming.lock_name(&self.space),
+        }
     }
 
     pub(crate) fn verb(&self) -> &'static str {
-        if self.origin.is_some() { "clone" } else { "create" }
+        match (&self.origin, self.importer) {
+            (Some(_), _) => "clone",
+            (None, Some(_)) => "import",
+            (None, None) => "create",
+        }
     }
 
     fn claimed(&self) -> Result<&Owner> {
@@ -111,6 +134,18 @@ impl Create {
         };
         let spec = CloneSpec { name, mark, source: bound.to_volume(), snapshot };
         Ok(san.array().ensure_clone(cx, &spec).await?.into_inner())
+    }
+
+    /// Takes it from this node, where it was attached to be filled. In use it stays.
+    async fn take_down(&self, cx: &Cx, san: &San, made: &Binding) -> Result<()> {
+        if san.intents().of(&made.owner).await?.iter().any(|it| it.id != cx.operation()) {
+            let message = "another operation on it has not ended";
+            return Err(Error::new(ErrorKind::Busy, message).on(made.owner.object()));
+        }
+        match san.attachments().get(&made.owner).await?.filter(|it| it.volume == made.id) {
+            Some(record) => TakeDown::of(record).all(cx, san).await,
+            None => Ok(()),
+        }
     }
 
     /// Removes what this operation made under the name it claimed: nothing else, whatever its name.
@@ -184,6 +219,9 @@ impl Plan for Create {
         if san.is_for_all() {
             san.require_number_for_all(cx).await?;
         }
+        if let Some(importer) = self.importer {
+            self.importer = Some(san.recognized(cx, importer).await);
+        }
         if let Some(origin) = &mut self.origin {
             let bound = san.bound(cx, &origin.source).await?;
             if origin.snapshot.is_none() && bound.kind != VolumeKind::Template {
@@ -244,7 +282,12 @@ impl Plan for Create {
 
     async fn back(&mut self, step: usize, cx: &Cx, san: &San) -> Result<()> {
         match (step, &self.made) {
-            (BIND, Some(made)) => san.cluster().unbind(cx, &made.owner, &made.id).await,
+            (BIND, Some(made)) => {
+                if self.importer.is_some() {
+                    self.take_down(cx, san, made).await?;
+                }
+                san.cluster().unbind(cx, &made.owner, &made.id).await
+            }
             (SHARE, Some(made)) if san.is_for_all() => san.unshare(cx, made).await,
             (VOLUME, _) => self.remove(cx, san).await,
             _ => Ok(()),

@@ -47,6 +47,15 @@ pub enum Request {
         /// At least so large.
         size: ByteSize,
     },
+    /// A new disk that is filled before it counts: who asked for it confirms it when all its bytes are written.
+    Import {
+        /// How it is to be called.
+        naming: Naming,
+        /// At least so large.
+        size: ByteSize,
+        /// Who fills it: as long as he lives he may still confirm it, also to a later daemon.
+        importer: Asker,
+    },
     /// A new disk with the bytes of another one, sharing them on the array.
     Clone {
         /// Of which disk.
@@ -365,6 +374,9 @@ impl Work {
     pub(crate) fn new(san: &San, request: Request) -> Result<Self> {
         Ok(match request {
             Request::Create { naming, size } => Self::Create(Box::new(Create::new(san, naming, size)?)),
+            Request::Import { naming, size, importer } => {
+                Self::Create(Box::new(Create::new(san, naming, size)?.filled_by(importer)))
+            }
             Request::Clone { source, snapshot, naming } => {
                 Self::Create(Box::new(Create::clone_of(san, naming, known(san, &source)?, snapshot)?))
             }
@@ -483,6 +495,14 @@ impl Work {
         match self {
             Self::Create(it) => it.owner(),
             Self::Rename(it) => it.to(),
+            _ => None,
+        }
+    }
+
+    /// Who fills the disk that it makes before it counts.
+    pub(crate) fn importer(&self) -> Option<Asker> {
+        match self {
+            Self::Create(it) => it.importer(),
             _ => None,
         }
     }

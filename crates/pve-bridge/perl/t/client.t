@@ -98,6 +98,37 @@ subtest 'an answer that is refused is not acknowledged' => sub {
     ok($notes[-1]->{eof}, 'and the connection closed');
 };
 
+# What is handed out to be used before it is confirmed.
+
+subtest 'what is used for longer than its call may take is confirmed then' => sub {
+    my $daemon = FakeDaemon->start(sub { $_[0]->answer(ok => { name => 'x' }, ack => $yes) });
+    my @used;
+    my ($result, $err) = ask(1, use => sub { push @used, @_; Time::HiRes::sleep(1.2); return 'filled' });
+    is($result, 'filled', 'its result') or diag($err);
+    is_deeply(\@used, ['x'], 'it was used once');
+    is(($daemon->frames)[1]->{ack}, $yes, 'and confirmed');
+};
+
+subtest 'what is used in vain is not confirmed' => sub {
+    my $daemon = FakeDaemon->start(sub { $_[0]->answer(ok => { name => 'x' }, ack => $yes) });
+    my ($result, $err) = ask(5, use => sub { die "no bytes\n" });
+    is($err, "no bytes\n", 'dies');
+    my @notes = $daemon->notes;
+    is(scalar(grep { $_->{frame} } @notes), 1, 'only the request was sent');
+    ok($notes[-1]->{eof}, 'and the connection closed');
+};
+
+subtest 'a daemon that went away meanwhile is told on a new connection' => sub {
+    my $daemon = FakeDaemon->start(
+        sub { my $request = $_[0]->read; $_[0]->write({ v => 1, id => $request->{id}, ok => { name => 'x' }, ack => $yes }) },
+        sub { my $ack = $_[0]->read; $_[0]->write({ v => 1, id => $ack->{id}, acked => $yes }) },
+    );
+    my ($result, $err) = ask(1, use => sub { Time::HiRes::sleep(1.2); return 'filled' });
+    is($result, 'filled', 'its result') or diag($err);
+    my ($request, $ack) = $daemon->frames;
+    is_deeply($ack, { v => 1, id => $request->{id}, ack => $yes }, 'the confirmation alone');
+};
+
 subtest 'an error that is expected' => sub {
     my $error = { kind => 'AlreadyExists', effect => 'none', message => 'it is there' };
     my %cases = (

@@ -10,7 +10,6 @@ BEGIN {
 
 use Fcntl qw(SEEK_SET);
 use File::Temp ();
-use JSON::PP ();
 use Test::More;
 
 use PVE::Storage::Plugin ();
@@ -23,7 +22,8 @@ my $scfg = { 'sanbridge-array' => 'ontap' };
 my $dir = File::Temp->newdir();
 my $MIB = 1024 * 1024;
 
-# Volumes are files here; what the daemon was asked for is kept.
+# Volumes are files here; what the daemon was asked for is kept. What is used before it is confirmed is taken back where that
+# fails, as the daemon does.
 my (@asked, %sizes, $granule, $refusal);
 {
     no warnings qw(redefine once);
@@ -32,9 +32,12 @@ my (@asked, %sizes, $granule, $refusal);
         my ($method, $params) = @request{qw(method params)};
         push @asked, $method . ' ' . ($params->{name} // 'any');
         my $ok = {};
-        if ($method eq 'volume.create') {
+        if ($method eq 'volume.import') {
             my $name = $params->{name} // 'vm-100-disk-7';
-            die "the name is taken\n" if defined($sizes{$name});
+            if (defined($sizes{$name})) {
+                my $otherwise = $request{otherwise}->{AlreadyExists} // die "the name is taken\n";
+                return $otherwise->();
+            }
             $sizes{$name} = $granule * int(($params->{size_bytes} + $granule - 1) / $granule);
             open(my $fh, '>', "$dir/$name") or die $!;
             truncate($fh, $sizes{$name}) or die $!;
@@ -43,10 +46,6 @@ my (@asked, %sizes, $granule, $refusal);
             die "$refusal\n" if defined($refusal);
             my $name = $params->{name} . (defined($params->{snapshot}) ? "\@$params->{snapshot}" : '');
             $ok = { path => "$dir/$name", size_bytes => $sizes{$name} };
-        } elsif ($method eq 'volume.delete') {
-            unlink("$dir/$params->{name}");
-            delete $sizes{ $params->{name} };
-            $ok = { pending => JSON::PP::false() };
         } elsif ($method eq 'volume.template') {
             my $name = $params->{name} =~ s/\Avm-/base-/r;
             rename("$dir/$params->{name}", "$dir/$name") or die $!;
@@ -57,7 +56,16 @@ my (@asked, %sizes, $granule, $refusal);
         } elsif ($method eq 'volume.size') {
             $ok = { size_bytes => $sizes{ $params->{name} } };
         }
-        return $request{answer}->($ok, 'id');
+        my $result = $request{answer}->($ok, 'id');
+        my $use = $request{use} // return $result;
+        my $used = eval { $use->($result) };
+        if (my $error = $@) {
+            unlink("$dir/$result");
+            delete $sizes{$result};
+            die $error;
+        }
+        push @asked, 'confirmed';
+        return $used;
     };
     *PVE::Storage::Custom::SanbridgePlugin::path = sub {
         return "$dir/" . ($_[0]->parse_volname($_[2]))[1] . (defined($_[4]) ? "\@$_[4]" : '');
@@ -129,8 +137,8 @@ subtest 'in' => sub {
     ok(length(content('vm-100-disk-0')) >= $odd, 'in a volume as large as the array makes them');
     is_deeply(
         \@asked,
-        ['volume.create vm-100-disk-0', 'volume.attach vm-100-disk-0', 'volume.detach vm-100-disk-0'],
-        'made, attached, and detached again',
+        ['volume.import vm-100-disk-0', 'volume.attach vm-100-disk-0', 'volume.detach vm-100-disk-0', 'confirmed'],
+        'made, attached, detached again, and confirmed last',
     );
     refused('a name that is taken', qr/taken/, sub { import_of(pack('Q<', $odd) . $data, 'vm-100-disk-0') });
     local $SIG{__WARN__} = sub { };
@@ -174,8 +182,8 @@ subtest 'a template' => sub {
     is_deeply(
         \@asked,
         [
-            'volume.list any', 'volume.create vm-100-disk-0', 'volume.attach vm-100-disk-0', 'volume.detach vm-100-disk-0',
-            'volume.template vm-100-disk-0',
+            'volume.list any', 'volume.import vm-100-disk-0', 'volume.attach vm-100-disk-0', 'volume.detach vm-100-disk-0',
+            'volume.template vm-100-disk-0', 'confirmed',
         ],
         'made as a disk',
     );
@@ -213,6 +221,8 @@ subtest 'an interrupted import leaves nothing' => sub {
     }
     close($writer);
     refused('interrupted', qr/signal/, sub {
+        # As PVE's workers do.
+        local $SIG{TERM} = sub { die "interrupted by a signal\n" };
         $class->volume_import($scfg, 's1', $reader, 'vm-100-disk-0', 'raw+size', undef, undef, 0);
     });
     kill('KILL', $child);

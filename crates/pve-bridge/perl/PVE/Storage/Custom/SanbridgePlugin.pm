@@ -231,9 +231,10 @@ sub get_formats { return { default => 'raw', valid => { raw => 1 } } }
 # Asking the daemon
 
 # One request about a storage. `answer` (optional) makes the result of the daemon's checked `ok`; `otherwise` (optional)
-# says what is done instead of dying, by the kind of the error.
+# says what is done instead of dying, by the kind of the error; `use` (optional) is what is done with what was handed out
+# before that is confirmed.
 my $ask = sub {
-    my ($storeid, $scfg, $method, $wait, $params, $answer, $otherwise) = @_;
+    my ($storeid, $scfg, $method, $wait, $params, $answer, $otherwise, $use) = @_;
     require PVE::Storage::Sanbridge::Client;
     my $secret = __PACKAGE__->plugindata()->{'sensitive-properties'};
     my $options = {
@@ -252,6 +253,7 @@ my $ask = sub {
         params => $params,
         answer => $answer // sub { return undef },
         otherwise => $otherwise // {},
+        use => $use,
     );
 };
 
@@ -444,9 +446,9 @@ sub cluster_lock_storage {
 
 # Volumes
 
-sub alloc_image {
-    my ($class, $storeid, $scfg, $vmid, $fmt, $name, $size_kib) = @_;
-    die "a sanbridge storage has no volumes of format '$fmt', only raw\n" if $fmt ne 'raw';
+# A new volume, by one of the methods that make empty ones; the others are those of $ask.
+my $make = sub {
+    my ($storeid, $scfg, $method, $vmid, $name, $size_kib, $otherwise, $use) = @_;
     my ($owner) = $vmid =~ m/\A($VMID)\z/ or die "bad VM id\n";
     # KiB, but with a fraction where PVE copies a disk of odd size
     my ($kib) = $size_kib =~ m/\A([0-9]{1,13}(?:\.[0-9]+)?)\z/ or die "bad size\n";
@@ -461,7 +463,7 @@ sub alloc_image {
     return $ask->(
         $storeid,
         $scfg,
-        'volume.create',
+        $method,
         WORK,
         $params,
         sub {
@@ -471,7 +473,15 @@ sub alloc_image {
             die "a smaller volume than asked for\n" if $integer->($ok, 'size_bytes') < $bytes;
             return $made;
         },
+        $otherwise,
+        $use,
     );
+};
+
+sub alloc_image {
+    my ($class, $storeid, $scfg, $vmid, $fmt, $name, $size_kib) = @_;
+    die "a sanbridge storage has no volumes of format '$fmt', only raw\n" if $fmt ne 'raw';
+    return $make->($storeid, $scfg, 'volume.create', $vmid, $name, $size_kib);
 }
 
 # Under the lock the volume is only claimed; a deletion that takes longer is waited for by PVE's task, without the lock.
@@ -774,6 +784,8 @@ my $disk_for_template = sub {
     return "vm-$vmid-disk-$n";
 };
 
+# The new disk is not confirmed before all its bytes are written: half a disk is none, and the daemon takes it back, however
+# this process ends.
 sub volume_import {
     my (
         $class, $scfg, $storeid, $in, $volname, $format, $snapshot, $base_snapshot, $with_snapshots,
@@ -784,30 +796,23 @@ sub volume_import {
     my ($name, $vmid, $is_base) = ($class->parse_volname($volname))[1, 2, 5];
     require PVE::Storage::Sanbridge::Stream;
     my $size = PVE::Storage::Sanbridge::Stream::read_size($in);
-    my $alloc = sub { return $class->alloc_image($storeid, $scfg, $vmid, 'raw', $_[0], $size / 1024) };
-    my $made = eval {
-        $alloc->($is_base ? $disk_for_template->($class, $storeid, $scfg, $name, $vmid, $allow_rename) : $name);
-    };
-    if (my $error = $@) {
-        die $error if !$allow_rename || $is_base;
-        warn "sanbridge: $error";
-        $made = $alloc->(undef);
-    }
-    eval {
-        local @SIG{qw(INT TERM HUP PIPE)} = (sub { die "interrupted by a signal\n" }) x 4;
+    my $fill = sub {
+        my ($made) = @_;
         $class->activate_volume($storeid, $scfg, $made, undef, {});
         PVE::Storage::Sanbridge::Stream::copy_in($in, scalar($class->path($scfg, $made, $storeid)), $size);
         # Its guest does not run yet.
         $class->deactivate_volume($storeid, $scfg, $made, undef, {});
-        $made = $class->create_base($storeid, $scfg, $made) if $is_base;
+        return $is_base ? $class->create_base($storeid, $scfg, $made) : $made;
     };
-    if (my $error = $@) {
-        # Half a disk is none.
-        eval { $class->deactivate_volume($storeid, $scfg, $made, undef, {}) };
-        eval { $class->free_image($storeid, $scfg, $made, 0, 'raw') };
-        warn "sanbridge: '$made' is left over: $@" if $@;
-        die $error;
-    }
+    my $import = sub { return $make->($storeid, $scfg, 'volume.import', $vmid, $_[0], $size / 1024, $_[1], $fill) };
+    my $renamed = sub {
+        warn "sanbridge: a volume of the name '$name' exists\n";
+        return $import->();
+    };
+    my $made =
+        $is_base ? $import->($disk_for_template->($class, $storeid, $scfg, $name, $vmid, $allow_rename))
+        : $allow_rename ? $import->($name, { AlreadyExists => $renamed })
+        :                 $import->($name);
     return "$storeid:$made";
 }
 

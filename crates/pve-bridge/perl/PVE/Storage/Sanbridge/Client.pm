@@ -28,6 +28,7 @@ use constant {
     CONNECT_BUDGET => 1, # seconds a socket that is not there is tried for
     CONNECT_STEP => 0.1,
     ABSENCE_REMEMBERED => 5,
+    CONFIRM => 30, # seconds for confirming what was used for longer than its call may take
     SENDINGS_MAX => 5, # a request that takes the daemon down is not repeated for ever
 };
 
@@ -59,6 +60,9 @@ sub new_id {
 #   answer        sub(ok, operation id) that checks and untaints `ok` and returns the result; its die refuses the answer
 #   otherwise     { kind => sub() }: what gives the result instead where the daemon answers with an error of that kind and
 #                 has certainly done nothing; optional
+#   use           sub(result): what is done with what was handed out before that is confirmed, however long it takes; gives
+#                 the result instead. Its die refuses the answer, and so does the end of this process: the daemon takes
+#                 back what it handed out; optional
 sub call {
     my (%arg) = @_;
     my $call = {
@@ -87,6 +91,10 @@ sub call {
     if (my $err = $@) {
         chomp($err);
         broken_rule($call, $err); # dies; nothing was acknowledged, so the daemon undoes
+    }
+    if (my $use = $arg{use}) {
+        $result = $use->($result);
+        $call->{ends} = now() + CONFIRM;
     }
     acknowledge($call, $sock) if $answer->{ack};
     warn_of($answer->{warnings});
