@@ -17,7 +17,9 @@ use crate::aggregates::Room;
 use crate::client::Api;
 use crate::config::OntapConfig;
 use crate::convert::{inconsistent, is_uuid};
+use crate::error::{code, code_of, is_one_of};
 use crate::ports::Ports;
+use crate::relation;
 use crate::release::{Feature, Release};
 use crate::wire;
 
@@ -102,7 +104,7 @@ impl Ontap {
         let cluster: wire::ClusterId =
             self.api.get(cx, &Request::get("/api/cluster", &[]).query("fields", "uuid,version")).await?;
         if cluster.uuid.is_some_and(|it| !self.cluster.is_empty() && it != self.cluster) {
-            return Err(self.mismatch());
+            return Err(self.other_array(cx).await);
         }
         self.prove_svm(cx).await?;
         // An array that was updated since has more than its profile says; one that was reverted has less.
@@ -123,18 +125,31 @@ impl Ontap {
     /// The answer of this array and no other. A proof that fails has changed nothing.
     pub(crate) async fn proved<T>(&self, cx: &Cx, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.prove(cx).await.map_err(|error| error.with_effect(EffectState::None))?;
-        call.await
+        match call.await {
+            Err(error) if is_one_of(&error, code::NO_SVM) => Err(self.other_array(cx).await),
+            Err(error) if says_little(&error) => Err(self.explained(cx, error).await),
+            other => other,
+        }
     }
 
     /// Asks whether our SVM is there. Nothing counts as absent without it: another array at the same address, or an
     /// SVM that was made anew, knows none of our objects either.
     pub(crate) async fn prove_svm(&self, cx: &Cx) -> Result<()> {
-        let found: Option<wire::Svm> =
-            self.api.find_one(cx, crate::probe::svm_request(&self.config.svm)).await?;
-        if found.is_some_and(|it| it.uuid == self.svm) { Ok(()) } else { Err(self.mismatch()) }
+        let found: Option<wire::Svm> = self.api.find_one(cx, relation::svm_request(&self.config.svm)).await?;
+        match found.filter(|it| it.uuid == self.svm) {
+            // One that does not serve may not show all it has.
+            Some(ours) => relation::refusal(&ours).map_or(Ok(()), Err),
+            None => Err(self.other_array(cx).await),
+        }
     }
 
-    fn mismatch(&self) -> Error {
+    /// This is not the array of the profile, or its SVM is not here. That passes where it is the partner in a MetroCluster.
+    async fn other_array(&self, cx: &Cx) -> Error {
+        match relation::only_a_copy(cx, &self.api, &self.config.svm).await {
+            Ok(Some(elsewhere)) => return elsewhere,
+            Err(error) if error.is_passing() => return error,
+            _ => {}
+        }
         let message =
             format!("this is not the array and the SVM that were configured as {}", self.profile.name);
         Error::new(ErrorKind::IdentityMismatch, message).with_remedy(
@@ -165,6 +180,12 @@ impl Ontap {
     pub(crate) fn lun_node(&self, lun: &str) -> Option<String> {
         self.lun_nodes.lock().unwrap_or_else(PoisonError::into_inner).get(lun).cloned()
     }
+}
+
+/// A refusal of the array that may be the whole SVM's: its code says no more than that it does not serve, or nothing.
+fn says_little(error: &Error) -> bool {
+    let kind = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal);
+    kind && error.effect() == EffectState::None && code_of(error).is_some()
 }
 
 /// What a verb was doing when it failed. The identity is proved first.

@@ -31,7 +31,8 @@ impl Checkup for Ontap {
 impl Ontap {
     async fn check_settings(&self, cx: &Cx, host: &HostSpec, of: &VolumeQuery) -> Result<Vec<Finding>> {
         self.prove(cx).await.map_err(|error| error.with_effect(EffectState::None))?;
-        let mut found = Box::pin(self.check_interfaces(cx)).await?;
+        let mut found = Vec::from_iter(Box::pin(self.check_relation(cx)).await?);
+        found.extend(Box::pin(self.check_interfaces(cx)).await?);
         found.extend(Box::pin(self.check_igroups(cx, host)).await?);
         found.extend(Box::pin(self.check_volumes(cx, of)).await?);
         Ok(found)

@@ -23,7 +23,7 @@ impl Ontap {
         let source = Key::parse(&spec.source.id)?;
         source.lun()?;
         let body = json!({
-            "svm": { "uuid": self.svm },
+            "svm": self.svm_by_both_names(),
             "name": spec.name,
             "comment": comment(&spec.mark)?,
             // What settings come with the parent is compared afterwards.

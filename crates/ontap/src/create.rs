@@ -239,7 +239,7 @@ impl Ontap {
     fn flexvol_body(&self, spec: &VolumeSpec, aggregate: &str, layout: Layout) -> Result<serde_json::Value> {
         let comment = comment(&spec.mark())?;
         let mut body = json!({
-            "svm": { "uuid": self.svm },
+            "svm": self.svm_by_both_names(),
             "name": spec.name,
             "comment": comment,
             "aggregates": [{ "name": aggregate }],

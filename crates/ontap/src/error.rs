@@ -23,6 +23,8 @@ pub(crate) mod code {
     pub(crate) const NO_MAP: &[u64] = &[NO_ENTRY, 5_374_922, 5_374_875, 5_374_876, 5_374_878];
     pub(crate) const NO_VOLUME: &[u64] = &[NO_ENTRY, 917_927, 918_235];
     pub(crate) const NO_SNAPSHOT: &[u64] = &[NO_ENTRY, 1_638_600];
+    /// No SVM of this UUID or name, or not the same by both.
+    pub(crate) const NO_SVM: &[u64] = &[2_621_462, 2_621_706];
     pub(crate) const NO_ISCSI_SERVICE: &[u64] = &[NO_ENTRY, 5_374_078];
     pub(crate) const UNEXPECTED_ARGUMENT: u64 = 262_179;
     pub(crate) const INVALID_FIELD: u64 = 262_197;

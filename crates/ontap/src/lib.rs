@@ -26,6 +26,7 @@ mod ports;
 mod probe;
 mod readers;
 mod recovery;
+mod relation;
 mod release;
 mod snapshots;
 mod splits;

@@ -12,6 +12,7 @@ use crate::client::Api;
 use crate::config::OntapConfig;
 use crate::policy;
 use crate::ports::{Ports, iscsi_service, read_ports};
+use crate::relation::{only_a_copy, refusal, svm_request};
 use crate::release::{Feature, Personality, Release};
 use crate::wire::{Cluster, Svm};
 
@@ -63,11 +64,6 @@ impl Problems {
         let error = Error::new(first.kind(), all.join("; ")).with_effect(EffectState::None);
         Some(if remedies.is_empty() { error } else { error.with_remedy(remedies.join("; ")) })
     }
-}
-
-/// How an SVM is looked up by name.
-pub(crate) fn svm_request(name: &str) -> Request {
-    Request::get("/api/svm/svms", &[]).query("name", name).query("fields", "uuid,name,state")
 }
 
 /// Asks for everything that must be so.
@@ -125,24 +121,28 @@ fn refuse_unserved(cluster: &Cluster) -> Result<()> {
 }
 
 async fn check_svm(cx: &Cx, api: &Api, config: &OntapConfig, problems: &mut Problems) -> Result<Option<Svm>> {
-    let request =
-        Request::get("/api/svm/svms", &[]).query("name", &config.svm).query("fields", "uuid,name,state");
-    let found: Result<Option<Svm>> = api.find_one(cx, request).await;
+    let found: Result<Option<Svm>> = api.find_one(cx, svm_request(&config.svm)).await;
     match found {
         Err(error) => {
             problems.keep(error, format!("cannot look up the SVM {}", config.svm))?;
             Ok(None)
         }
         Ok(None) => {
-            let message = format!("there is no SVM {}", config.svm);
-            problems.add(ErrorKind::NotFound, message, "name an existing SVM (on the array: vserver show)");
+            if let Some(elsewhere) = only_a_copy(cx, api, &config.svm).await? {
+                problems.push(elsewhere);
+            } else {
+                let message = format!("there is no SVM {}", config.svm);
+                problems.add(
+                    ErrorKind::NotFound,
+                    message,
+                    "name an existing SVM (on the array: vserver show)",
+                );
+            }
             Ok(None)
         }
         Ok(Some(svm)) => {
-            let state = svm.state.as_deref().unwrap_or("unknown");
-            if state != "running" {
-                let message = format!("the SVM {} is {state}", config.svm);
-                problems.add(ErrorKind::Unavailable, message, "start it (on the array: vserver start)");
+            if let Some(refusal) = refusal(&svm) {
+                problems.push(refusal);
             }
             Ok(Some(svm))
         }

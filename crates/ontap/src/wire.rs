@@ -53,6 +53,7 @@ pub(crate) struct Svm {
     pub(crate) uuid: String,
     pub(crate) name: String,
     pub(crate) state: Option<String>,
+    pub(crate) subtype: Option<String>,
     /// Those that are assigned to it.
     #[serde(default)]
     pub(crate) aggregates: Vec<Assigned>,

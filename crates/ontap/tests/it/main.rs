@@ -11,4 +11,5 @@ mod faults;
 mod fixture;
 mod logins;
 mod matrix;
+mod relations;
 mod releases;

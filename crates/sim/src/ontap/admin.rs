@@ -430,7 +430,7 @@ impl OntapSim {
         })
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T, ApiError>) -> io::Result<T> {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T, ApiError>) -> io::Result<T> {
         change(&mut self.state()).map_err(|error| io::Error::other(error.message))
     }
 }

@@ -12,6 +12,7 @@ use super::ids::Ids;
 use super::jobs::Jobs;
 use super::model::{Aggregate, Interface, IscsiService, Named, Node, State, Svm};
 use super::overrides::Overrides;
+use super::relations::SvmSubtype;
 use crate::target::Reachability;
 
 pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
@@ -40,6 +41,7 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
             name: it.name.clone(),
             uuid: ids.uuid(),
             running: true,
+            subtype: SvmSubtype::Default,
             assigned: it.assigned.clone(),
             iscsi: (it.iscsi != IscsiConfig::Absent).then(|| IscsiService {
                 enabled: it.iscsi == IscsiConfig::Enabled,

@@ -95,7 +95,7 @@ fn svm(state: &State, at: usize) -> Row {
         "uuid": svm.uuid,
         "name": svm.name,
         "state": if svm.running { "running" } else { "stopped" },
-        "subtype": "default",
+        "subtype": svm.subtype,
         "comment": "",
         "language": "c.utf_8",
         "ipspace": { "name": "Default" },

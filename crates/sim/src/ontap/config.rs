@@ -285,6 +285,8 @@ pub struct Unverified {
     pub clone_qos: CloneSettings,
     /// Whether encryption of a single volume (NVE) works: it needs a key manager.
     pub volume_encryption: VolumeEncryption,
+    /// Whether the copy that serves during a MetroCluster switchover has the SVM's UUID.
+    pub switched_svm_uuid: SwitchedUuid,
     /// What an SVM's account is told of nodes and aggregates.
     pub svm_account_hidden: Hidden,
     /// Whether an SVM's account is told which node a LUN or an interface is on.
@@ -311,11 +313,21 @@ impl Default for Unverified {
             clone_settings: CloneSettings::OfParent,
             clone_qos: CloneSettings::OfNewVolume,
             volume_encryption: VolumeEncryption::Works,
+            switched_svm_uuid: SwitchedUuid::Same,
             svm_account_hidden: Hidden::Forbidden,
             svm_account_nodes: NodeView::Shown,
             svm_account_cluster: ClusterView::Whole,
         }
     }
+}
+
+/// The UUID of an SVM at the other site of a MetroCluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwitchedUuid {
+    /// That of the SVM.
+    Same,
+    /// One of its own.
+    Own,
 }
 
 /// Answer of a change by query that matches nothing.

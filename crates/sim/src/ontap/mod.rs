@@ -31,6 +31,7 @@ mod model;
 mod network;
 mod overrides;
 mod recovery_queue;
+mod relations;
 mod restore;
 mod role;
 mod route;
@@ -51,11 +52,12 @@ pub use approval::Replicated;
 pub use config::{
     AggregateConfig, AggregateEncryption, Assigned, CloneComment, CloneSettings, ClusterView, EmptyQuery,
     Hidden, IscsiConfig, Limits, MappedDelete, NodeView, OntapConfig, Pace, PortalConfig, Scope, SvmConfig,
-    Unverified, VolumeEncryption,
+    SwitchedUuid, Unverified, VolumeEncryption,
 };
 pub use faults::{Fault, Rule, RuleId, Times, When};
 pub use log::{Counts, Entry, Mark, Outcome};
 pub use overrides::Identity;
+pub use relations::{SvmSubtype, SwitchedOver};
 pub use role::{BadRole, Role};
 pub use sim::OntapSim;
 pub use version::{Personality, UnknownPersonality, UnknownVersion, Version};

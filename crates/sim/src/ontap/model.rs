@@ -16,6 +16,7 @@ use super::error::{ApiError, LUN_MISSING, SVM_MISSING};
 use super::ids::Ids;
 use super::jobs::Jobs;
 use super::overrides::Overrides;
+use super::relations::SvmSubtype;
 use super::version::{Personality, Version};
 use crate::target::Reachability;
 
@@ -92,6 +93,7 @@ pub(crate) struct Svm {
     pub(crate) name: String,
     pub(crate) uuid: Uuid,
     pub(crate) running: bool,
+    pub(crate) subtype: SvmSubtype,
     pub(crate) iscsi: Option<IscsiService>,
     pub(crate) assigned: Assigned,
 }
