@@ -1,11 +1,12 @@
 //! What can be said of a storage without asking its array: for people who want to know how things stand.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use san_core::{
-    Cx, Finding, HostSpec, Lun, Marked, NodeName, OperationId, Owner, Paths, Result, TargetPort, Volume,
-    VolumeName,
+    Cx, Finding, Hctl, HostSpec, Lun, Marked, NodeName, OperationId, Owner, Paths, Result, Route, TargetPort,
+    Volume, VolumeName,
 };
 
 use crate::cluster::Guest;
@@ -160,6 +161,24 @@ impl San {
             initiators: self.transport().initiators(cx).await?,
         };
         checkup.findings(cx, &host, &self.query()).await
+    }
+
+    /// The controllers to which those legs of an attached disk lead that answer, as this node finds them now; `None` where that
+    /// cannot be told.
+    pub async fn controllers_of(&self, cx: &Cx, view: &View) -> Result<Option<BTreeSet<String>>> {
+        let record = self.attachments().of(view).await?;
+        let Some((record, expect)) = record.and_then(|it| it.expected().map(|expect| (it, expect))) else {
+            return Ok(None);
+        };
+        let routes = self.routes(cx, &record.ports).await?;
+        let Some(device) = self.devices().inspect(cx, &expect, &routes).await? else { return Ok(None) };
+        let is_behind =
+            |route: &Route, leg: &Hctl| matches!(route, Route::Scsi { host, .. } if *host == leg.host);
+        let controller = |leg: &Hctl| {
+            let route = routes.iter().find(|it| is_behind(it, leg))?;
+            route.port().node().map(str::to_owned)
+        };
+        Ok(device.legs.iter().map(|it| controller(&it.hctl)).collect())
     }
 
     fn describe(&self, found: Found) -> OpenOperation {

@@ -88,6 +88,13 @@ impl<'a> Task<'a> {
     }
 }
 
+/// Whether the program of this process was replaced on disk since the process began: the kernel says so in the name it shows
+/// (proc(5), `/proc/[pid]/exe`). `None` where it shows none.
+pub(crate) async fn is_program_replaced(cx: &Cx, host: &Guard) -> Result<Option<bool>> {
+    let shown = host.read_link(cx, Path::new(&format!("/proc/{}/exe", std::process::id()))).await?;
+    Ok(shown.map(|it| it.as_os_str().as_encoded_bytes().ends_with(b" (deleted)")))
+}
+
 /// A host with thousands of sockets has a list of hundreds of kilobytes.
 const MAX_SOCKETS: usize = 16 << 20;
 /// PVE keeps a few dozen tasks in its list.

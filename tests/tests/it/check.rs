@@ -227,6 +227,47 @@ async fn few_portals_and_controllers_are_noticed() {
     assert_found(&site, &[("single-controller", "warning")]).await;
 }
 
+/// What the node sees of its paths counts, not what it should see.
+#[tokio::test(start_paused = true)]
+async fn a_disk_whose_paths_all_lead_to_one_controller_is_noticed() {
+    let site = well_kept().await;
+    let host = &site.site.node(0).host;
+    let portals = site.site.array.portals();
+    let other = portals.iter().filter(|it| it.node != portals[0].node);
+    let other: Vec<_> = other.map(|it| it.address).collect();
+    let inventory = host.inventory();
+    let hosts = inventory.sessions.iter().filter(|it| other.contains(&it.portal)).map(|it| it.host);
+    let hosts: Vec<u32> = hosts.collect();
+    let of_other: Vec<_> = inventory.legs.iter().filter(|it| hosts.contains(&it.address.host)).collect();
+    assert_eq!((inventory.legs.len(), of_other.len()), (4, 2));
+    for (gone, expected) in [(0, vec!["paths-missing"]), (1, vec!["disk-single-controller", "paths-missing"])]
+    {
+        let path = format!("/sys/class/scsi_device/{}/device/delete", of_other[gone].address);
+        host.write_attr(Path::new(&path), "1", Deadline::after(PATIENCE)).await.unwrap();
+        let seen = found(&site).await;
+        let names: Vec<&str> = seen.iter().map(|(check, _)| check.as_str()).collect();
+        assert_eq!(names, expected);
+    }
+}
+
+/// An upgrade replaces the program on disk; the daemon goes on as it was until somebody restarts it.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_whose_program_was_replaced_says_so() {
+    let site = well_kept().await;
+    let host = &site.site.node(0).host;
+    let exe = format!("/proc/{}/exe", std::process::id());
+    let note = "The program was replaced since this daemon began -- systemctl restart sanbridge.service";
+    for (shown, expected) in [("/usr/bin/sanbridge", false), ("/usr/bin/sanbridge (deleted)", true)] {
+        host.make_link(Path::new(&exe), Path::new(shown), Deadline::after(PATIENCE)).await.unwrap();
+        let found = found(&site).await;
+        assert_eq!(found.iter().any(|(check, _)| check == "daemon-outdated"), expected, "{found:?}");
+        let status = run_on(site.socket(0), Screen::Pipe, &["status"]).await;
+        assert_eq!(status.out.contains(note), expected, "{}", status.out);
+        let status = site.client(0).call("admin.status", json!({})).await.unwrap().ok;
+        assert_eq!(status["replaced"], expected);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn lost_paths_are_traced_to_their_portals() {
     let site = well_kept().await;

@@ -8,6 +8,7 @@ use san_engine::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::activity::is_program_replaced;
 use crate::storage::{Storage, Storages};
 
 /// The answer of `admin.status`.
@@ -15,6 +16,8 @@ use crate::storage::{Storage, Storages};
 pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) node: String,
+    /// Whether the program was replaced on disk since this daemon began; `None`: not known.
+    pub(crate) replaced: Option<bool>,
     pub(crate) storages: Vec<StorageStatus>,
 }
 
@@ -152,7 +155,12 @@ pub(crate) async fn gather(cx: &Cx, node: &Node, storages: &Storages, id: Option
             Err(error) => it.unknown.push(format!("whether PVE has it: {}", error.chain())),
         }
     }
-    Ok(Status { version: env!("CARGO_PKG_VERSION").to_owned(), node: node.name().to_string(), storages: all })
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: node.name().to_string(),
+        replaced: is_program_replaced(cx, node.host()).await.ok().flatten(),
+        storages: all,
+    })
 }
 
 impl StorageStatus {

@@ -28,6 +28,11 @@ impl Verb for Status {
 
 fn text(of: &Answer, screen: Screen) -> String {
     let mut text = format!("sanbridge {} on node {}\n", of.version, of.node);
+    if of.replaced == Some(true) {
+        text.push_str(
+            "The program was replaced since this daemon began -- systemctl restart sanbridge.service\n",
+        );
+    }
     if of.storages.is_empty() {
         text.push_str("This node serves no storage yet.\n");
         return text;

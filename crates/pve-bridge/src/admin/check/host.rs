@@ -9,7 +9,7 @@ use san_host::Guard;
 use san_multipath::MultipathConfig;
 
 use super::{Words, finding};
-use crate::activity::has_socket;
+use crate::activity::{has_socket, is_program_replaced};
 
 /// Where udev looks for rules, the strongest first.
 const RULES: [&str; 4] =
@@ -36,6 +36,7 @@ pub(super) async fn findings(
     found.extend(lvm(cx, guard).await);
     found.extend(blacklist(cx, guard).await);
     found.extend(iscsid(cx, guard).await);
+    found.extend(daemon(cx, guard).await);
     found.extend(state_folder(state).await);
     found
 }
@@ -174,6 +175,27 @@ async fn iscsid(cx: &Cx, guard: &Guard) -> Option<Finding> {
             what: "nobody listens at the socket of iscsid".to_owned(),
             why: "no session can be made, and one that breaks is not mended: disks lose their paths one after the other",
             fix: "systemctl enable --now iscsid.socket iscsid".to_owned(),
+            undo: None,
+        },
+    ))
+}
+
+/// An upgrade replaces the program, and leaves it to somebody to restart the daemon.
+async fn daemon(cx: &Cx, guard: &Guard) -> Option<Finding> {
+    if is_program_replaced(cx, guard).await.ok()? != Some(true) {
+        return None;
+    }
+    Some(finding(
+        "daemon-outdated",
+        Severity::Warning,
+        "sanbridge.service",
+        Words {
+            what: format!(
+                "the program was replaced, and this daemon is the former one ({})",
+                env!("CARGO_PKG_VERSION")
+            ),
+            why: "what the newer one mends is not mended, and the plugin may ask for what this one cannot do",
+            fix: "systemctl restart sanbridge.service".to_owned(),
             undo: None,
         },
     ))

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use san_core::{Cx, Error, ErrorKind, Finding, Result, Severity, TargetPort, Waiting};
 use san_engine::{AttachmentState, OpenOperation, OpenState, Portal, Presence};
 use san_host::{Guard, Probe};
@@ -256,9 +257,39 @@ async fn patience(cx: &Cx, guard: &Guard, space: &str, up: &[&Portal]) -> Result
 }
 
 async fn disks(cx: &Cx, storage: &Storage) -> Result<Vec<Finding>> {
-    let presences = storage.san.presences(cx).await?;
-    let attached = presences.iter().filter(|it| it.state == AttachmentState::Attached);
-    Ok(attached.filter_map(disk).collect())
+    let mut presences = storage.san.presences(cx).await?;
+    presences.retain(|it| it.state == AttachmentState::Attached);
+    let mut found: Vec<Finding> = presences.iter().filter_map(disk).collect();
+    // Where all sessions end at one controller, that is said once, and not of every disk.
+    let portals = storage.san.portals(cx).await?;
+    let controllers: BTreeSet<&str> =
+        portals.iter().filter(|it| it.is_up).filter_map(|it| it.port.node()).collect();
+    if controllers.len() > 1 {
+        let each = presences.iter().map(|it| one_controller(cx, storage, it));
+        found.extend(join_all(each).await.into_iter().flatten());
+    }
+    Ok(found)
+}
+
+/// What this node sees of a disk's paths, whatever it should see.
+async fn one_controller(cx: &Cx, storage: &Storage, of: &Presence) -> Option<Finding> {
+    // One that does not answer is told by what else is looked at.
+    let controllers = storage.san.controllers_of(cx, &of.view).await.ok().flatten()?;
+    let only = controllers.first().filter(|_| controllers.len() == 1)?;
+    Some(finding(
+        "disk-single-controller",
+        Severity::Warning,
+        &of.view.file_name(),
+        Words {
+            what: format!("all its paths that answer lead to {only}"),
+            why: "a takeover of that controller cuts it off, however many paths there are",
+            fix: "sanbridge status shows the portals; missing paths are made by themselves within a minute of their \
+                  portal's return. Where none is missing, let sanbridge-portals and sanbridge-max-paths take in the other \
+                  controller, and attach the disk anew"
+                .to_owned(),
+            undo: None,
+        },
+    ))
 }
 
 fn disk(of: &Presence) -> Option<Finding> {
