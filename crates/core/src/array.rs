@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ArrayId, ByteSize, Checkup, Cx, Error, ErrorKind, HostLogins, Identity, Initiator, Lun, Mark, NameRules,
-    NodeName, OperationId, Owner, Reader, ReaderSpec, RecoveryQueue, Result, SharedAccess, SnapshotName,
-    Splits, TargetPort, TransportKind, VolumeName,
+    NodeName, OperationId, Owner, Reader, ReaderSpec, RecoveryQueue, Result, Sessions, SharedAccess,
+    SnapshotName, Splits, TargetPort, TransportKind, VolumeName,
 };
 
 /// Whether something was made now or was there already. A conflicting request is an error, never `Already`.
@@ -455,6 +455,11 @@ pub trait Array: fmt::Debug + Send + Sync {
 
     /// What keeps deleted volumes for a while.
     fn recovery_queue(&self) -> Option<&dyn RecoveryQueue> {
+        None
+    }
+
+    /// What tells who is logged in.
+    fn sessions(&self) -> Option<&dyn Sessions> {
         None
     }
 

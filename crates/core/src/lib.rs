@@ -36,7 +36,9 @@ pub use mark::{Mark, VolumeKind};
 pub use name::{NameCodec, NameRules};
 pub use network::{Network, spread};
 pub use reader::{Reader, ReaderName, ReaderSpec};
-pub use roles::{Checkup, Deleted, Finding, Lineage, RecoveryQueue, Severity, SharedAccess, Splits};
+pub use roles::{
+    Checkup, Deleted, Finding, HostSession, Lineage, RecoveryQueue, Sessions, Severity, SharedAccess, Splits,
+};
 pub use size::ByteSize;
 pub use transport::{Initiator, PortState, PortStatus, Route, TargetPort, Transport, TransportKind};
 pub use wwid::{Identity, Wwid};

@@ -70,6 +70,22 @@ pub trait Checkup: fmt::Debug + Send + Sync {
     async fn findings(&self, cx: &Cx, host: &HostSpec, of: &VolumeQuery) -> Result<Vec<Finding>>;
 }
 
+/// An initiator that is logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSession {
+    /// Which.
+    pub initiator: Initiator,
+    /// From where, as far as the array tells.
+    pub from: Vec<String>,
+}
+
+/// Tells who is logged in to it at this moment.
+#[async_trait]
+pub trait Sessions: fmt::Debug + Send + Sync {
+    /// The sessions of `initiators`: none proves that they have none.
+    async fn sessions_of(&self, cx: &Cx, initiators: &[Initiator]) -> Result<Vec<HostSession>>;
+}
+
 /// A volume that was deleted and can be brought back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deleted {

@@ -3,10 +3,22 @@
 
 use std::collections::BTreeSet;
 
-use san_core::{Cx, Error, ErrorKind, HostAccess, KnownHost, NodeName, Owner, Result};
+use san_core::{Cx, Error, ErrorKind, HostAccess, Initiator, KnownHost, NodeName, Owner, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::san::San;
 use crate::tombstone::is_tombstone;
+
+/// What is done while the array says that the machine that is to be forgotten is logged in to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoggedIn {
+    /// It may be running guests, and keeps what it has.
+    #[default]
+    Refuse,
+    /// Somebody knows better.
+    Ignore,
+}
 
 /// Of which disks the array is told that a node has them no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +33,17 @@ enum Disks {
 impl San {
     /// Ends what a node that is gone for ever has of this storage: its leases, its mappings, the readers of snapshots it had,
     /// the notes of them. Returns how many mappings and readers there were. The caller has made sure that nothing runs there. Repeatable.
-    pub async fn forget_node(&self, cx: &Cx, node: &NodeName) -> Result<usize> {
+    ///
+    /// # Errors
+    /// `InUse` while the node is logged in to the array, unless that is ignored.
+    pub async fn forget_node(&self, cx: &Cx, node: &NodeName, logged_in: LoggedIn) -> Result<usize> {
         if node == self.node_name() {
             return Err(Error::new(ErrorKind::InvalidInput, "a node cannot end itself").on(node));
+        }
+        if logged_in == LoggedIn::Refuse
+            && let Some(host) = self.array().host(cx, self.realm(), node).await?
+        {
+            self.require_logged_out(cx, node, &host.initiators).await?;
         }
         self.end_traces(cx, node, Disks::Noted).await
     }
@@ -58,7 +78,8 @@ impl San {
             let bound = self.cluster().binding(&fenced, owner).await?;
             let was_mapped = match (host, bound) {
                 (Some(host), Some(bound)) => {
-                    self.array().ensure_unmapped(&fenced, &bound.id, &host.id).await?
+                    let unmapped = self.array().ensure_unmapped(&fenced, &bound.id, &host.id).await;
+                    unmapped.map_err(|error| error.on(owner.object()))?
                 }
                 _ => false,
             };
@@ -91,8 +112,9 @@ impl San {
     ///
     /// # Errors
     /// `Conflict` where the array knows this node by the names it has now, so that it is no other than before. `InUse` or
-    /// `Busy` where this one has disks already, or is about to.
-    pub async fn forget_former(&self, cx: &Cx) -> Result<usize> {
+    /// `Busy` where this one has disks already, or is about to; `InUse` while the former one is logged in to the array, unless
+    /// that is ignored.
+    pub async fn forget_former(&self, cx: &Cx, logged_in: LoggedIn) -> Result<usize> {
         if let Some(record) = self.attached().await?.first() {
             return Err(Error::new(ErrorKind::InUse, "it is attached on this node")
                 .on(record.view().file_name())
@@ -118,8 +140,29 @@ impl San {
                     "nothing is to be replaced; a node that is gone for ever is ended with `sanbridge node remove`",
                 ))
             }
+            Some((host, false)) if logged_in == LoggedIn::Refuse => {
+                let present = self.transport().initiators(cx).await?;
+                let former: Vec<_> = host.initiators.into_iter().filter(|it| !present.contains(it)).collect();
+                self.require_logged_out(cx, self.node_name(), &former).await?;
+                self.end_traces(cx, &self.node_name().clone(), Disks::All).await
+            }
             _ => self.end_traces(cx, &self.node_name().clone(), Disks::All).await,
         }
+    }
+
+    /// Makes sure that the machine with these initiators does not use the array. An array that cannot tell does not stop it.
+    async fn require_logged_out(&self, cx: &Cx, node: &NodeName, initiators: &[Initiator]) -> Result<()> {
+        let Some(role) = self.array().sessions() else { return Ok(()) };
+        let Some(session) = role.sessions_of(cx, initiators).await?.into_iter().next() else { return Ok(()) };
+        let from = match session.from.as_slice() {
+            [] => String::new(),
+            some => format!(" from {}", some.join(", ")),
+        };
+        let message =
+            format!("the machine that had this name is logged in to the array ({}{from})", session.initiator);
+        Err(Error::new(ErrorKind::InUse, message).on(node).with_remedy(
+            "switch it off; where it is off, the array notices within minutes; where you know better, use --logged-in",
+        ))
     }
 
     /// Makes the array know this node by the initiators it has now, and by no others; whether it knew it by others.

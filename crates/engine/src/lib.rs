@@ -38,6 +38,7 @@ mod view;
 
 pub use cluster::{Binding, Cluster, FolderCluster, Guest, Guests, Lease, Tie};
 pub use disk_view::View;
+pub use farewell::LoggedIn;
 pub use idle::Asker;
 pub use masks::masks;
 pub use node::{Node, NodeConfig};

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use san_core::{
     Array, ArrayId, ArrayProfile, ByteSize, Capacity, Checkup, CloneSpec, Cx, DeleteMode, EffectState,
     Ensured, Error, ErrorKind, HostAccess, HostLogins, HostSpec, KnownHost, LunChoice, Mapping, Mark,
-    NodeName, Policies, ReaderSpec, RecoveryQueue, Result, SharedAccess, Snapshot, SnapshotName, SnapshotSet,
-    Splits, TargetPort, TransportKind, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
+    NodeName, Policies, ReaderSpec, RecoveryQueue, Result, Sessions, SharedAccess, Snapshot, SnapshotName,
+    SnapshotSet, Splits, TargetPort, TransportKind, Volume, VolumeKey, VolumeName, VolumeQuery, VolumeSpec,
 };
 use san_rest::{Client, Request};
 
@@ -316,6 +316,10 @@ impl Array for Ontap {
     }
 
     fn recovery_queue(&self) -> Option<&dyn RecoveryQueue> {
+        Some(self)
+    }
+
+    fn sessions(&self) -> Option<&dyn Sessions> {
         Some(self)
     }
 

@@ -28,6 +28,7 @@ mod readers;
 mod recovery;
 mod relation;
 mod release;
+mod sessions;
 mod snapshots;
 mod splits;
 mod volumes;

@@ -19,6 +19,16 @@ pub trait Target: Debug + Send + Sync {
         let _ = (initiator, portal, proof);
         true
     }
+
+    /// An initiator has made a session with a portal.
+    fn logged_in(&self, initiator: &str, portal: SocketAddr) {
+        let _ = (initiator, portal);
+    }
+
+    /// Such a session has ended.
+    fn logged_out(&self, initiator: &str, portal: SocketAddr) {
+        let _ = (initiator, portal);
+    }
 }
 
 /// What an initiator proves by CHAP when it logs in, and what it wants to be proved: users and secrets.

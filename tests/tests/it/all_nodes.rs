@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use san_core::{EffectState, Effects, ErrorKind, Visibility};
-use san_engine::{Naming, Outcome, Request, Tie};
+use san_engine::{LoggedIn, Naming, Outcome, Request, Tie};
 use san_sim::ontap::{MapInfo, OntapSim, Times};
 use san_sim::server::ApiState;
 use sanbridge_tests::site::Site;
@@ -343,7 +343,7 @@ async fn a_node_that_is_gone_for_ever_leaves_the_igroup_of_all() {
     assert_eq!(members(&site).len(), 2);
     let (san, gone) = (site.node(1).san().clone(), site.node(0).name.clone());
     let cx = san.cx(san_core::Deadline::after(Duration::from_secs(60)), san_core::OperationId::random());
-    san.forget_node(&cx, &gone).await.unwrap();
+    san.forget_node(&cx, &gone, LoggedIn::Refuse).await.unwrap();
     san.forget_host_of(&cx, &gone).await.unwrap();
     let left = members(&site);
     assert!(left.len() == 1 && left[0].contains("node2"), "{left:?}");

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use san_core::{Deadline, Effects, ErrorKind, OperationId};
-use san_engine::{Outcome, Repair};
+use san_engine::{LoggedIn, Outcome, Repair};
+use san_sim::ontap::Times;
 use sanbridge_tests::daemons::{Client, DaemonSite, Reply};
 use sanbridge_tests::site::{PATIENCE, Site};
 use serde_json::json;
 
-use crate::support::{DISK, SIZE};
+use crate::support::{DISK, SIZE, answer, inject};
 
 const OTHER: &str = "vm-100-disk-1";
 
@@ -96,10 +97,10 @@ async fn what_waited_for_a_dead_node_goes() {
     san.finish_deletions().await.unwrap();
     assert_eq!(san.repairs().get(&Repair::DeletionFinished), None);
     let cx = san.cx(Deadline::after(PATIENCE), OperationId::random());
-    assert_eq!(san.forget_node(&cx, &site.node(1).name).await.unwrap(), 1);
+    assert_eq!(san.forget_node(&cx, &site.node(1).name, LoggedIn::Refuse).await.unwrap(), 1);
     assert!(san.forget_host_of(&cx, &site.node(1).name).await.unwrap());
     assert_eq!(
-        san.forget_node(&cx, &site.node(0).name).await.unwrap_err().kind(),
+        san.forget_node(&cx, &site.node(0).name, LoggedIn::Refuse).await.unwrap_err().kind(),
         ErrorKind::InvalidInput,
         "no node ends itself"
     );
@@ -177,6 +178,36 @@ async fn a_node_that_will_be_reinstalled_is_forgotten_from_elsewhere() {
     let done = one.call("admin.node.replace", json!({ "node": "node2" })).await.unwrap();
     assert_eq!(done.ok["storages"], json!([{ "storage": "san1", "mappings": 1, "host": true }]));
     assert_eq!(notes(&site), Vec::<String>::new());
+    one.call("volume.delete", json!({ "name": DISK })).await.unwrap();
+}
+
+/// A node that PVE's cluster does not see may run guests all the same: the array knows.
+#[tokio::test]
+async fn a_node_that_is_logged_in_is_not_forgotten_unless_somebody_says_so() {
+    let mut site = DaemonSite::started(2).await.unwrap();
+    let (one, two) = (site.client(0), site.client(1));
+    one.add().await.unwrap();
+    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
+    one.call("volume.create", params).await.unwrap();
+    two.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    let held = site.audit();
+    members(&site, Some(0));
+    let replace = async |params| one.call("admin.node.replace", params).await.unwrap().ok;
+    let problem = |it: &serde_json::Value| it["problems"][0].clone();
+    let refused = problem(&replace(json!({ "node": "node2" })).await);
+    let (why, remedy) = (refused["why"].as_str().unwrap(), refused["remedy"].as_str().unwrap());
+    assert!(why.contains("is logged in to the array (iqn.") && why.contains("from 10.0.0.200"), "{refused}");
+    assert!(remedy.contains("--logged-in"), "{refused}");
+    let changed = site.audit().against(&held);
+    assert!(changed.is_empty(), "{changed}");
+    // An account that may not ask is not told that nobody is there.
+    inject(&site.site.array, "GET", "/protocols/san/iscsi/sessions", Times::Count(1), answer(403, 6));
+    let hidden = problem(&replace(json!({ "node": "node2" })).await);
+    assert!(hidden["why"].as_str().unwrap().contains("cannot tell who is logged in"), "{hidden}");
+    let told = replace(json!({ "node": "node2", "logged_in": "ignore" })).await;
+    assert_eq!(told["storages"], json!([{ "storage": "san1", "mappings": 1, "host": true }]), "{told}");
+    site.kill(1);
+    site.site.node(1).host.crash();
     one.call("volume.delete", json!({ "name": DISK })).await.unwrap();
 }
 

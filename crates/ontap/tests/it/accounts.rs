@@ -20,6 +20,7 @@ async fn live(sim: &OntapSim) -> Result<()> {
     let logins = array.host_logins().unwrap();
     logins.ensure_login(&cx(), &host_spec().initiators, Some(&chap("a-long-secret", None))).await?;
     logins.ensure_login(&cx(), &host_spec().initiators, None).await?;
+    array.sessions().unwrap().sessions_of(&cx(), &host_spec().initiators).await?;
     array.ensure_mapped(&cx(), &volume, &host, &lun_choice(&[1])).await?;
     array.mapping(&cx(), &volume, &host).await?;
     array.resize(&cx(), &volume, SIZE.times(2)).await?;

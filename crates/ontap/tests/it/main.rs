@@ -13,3 +13,4 @@ mod logins;
 mod matrix;
 mod relations;
 mod releases;
+mod sessions;

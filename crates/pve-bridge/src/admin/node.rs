@@ -2,7 +2,7 @@
 //! name.
 
 use san_core::{Cx, Error, ErrorKind, NodeName, Result};
-use san_engine::Node;
+use san_engine::{LoggedIn, Node};
 use serde::{Deserialize, Serialize};
 
 use super::{Problem, Ready, side_by_side};
@@ -23,6 +23,8 @@ pub(crate) struct Remove {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Replace {
     node: NodeName,
+    #[serde(default)]
+    logged_in: LoggedIn,
 }
 
 /// What is done with a node that the cluster still has among its members.
@@ -78,7 +80,7 @@ pub(crate) async fn remove(
         }
         (Membership::Offline, Listed::Remove) | (Membership::None, _) => {}
     }
-    end(cx, storages, peers, node).await
+    end(cx, storages, peers, node, LoggedIn::Ignore).await
 }
 
 /// Makes arrays know a node that was reinstalled by its new initiators. On the node itself that is all of it; on another one
@@ -91,19 +93,19 @@ pub(crate) async fn replace(
     peers: &Peers,
     of: Replace,
 ) -> Result<Removed> {
-    let Replace { node } = of;
+    let Replace { node, logged_in } = of;
     if node == *here.name() {
-        return replace_here(cx, storages, node).await;
+        return replace_here(cx, storages, node, logged_in).await;
     }
     if members.membership(cx, &node).await? == Membership::Online {
         return Err(Error::new(ErrorKind::InUse, "the node is alive").on(&node).with_remedy(format!(
             "where it was reinstalled already, run `sanbridge node replace {node}` on it; else switch it off first"
         )));
     }
-    end(cx, storages, peers, node).await
+    end(cx, storages, peers, node, logged_in).await
 }
 
-async fn replace_here(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Removed> {
+async fn replace_here(cx: &Cx, storages: &Storages, node: NodeName, logged_in: LoggedIn) -> Result<Removed> {
     tracing::warn!(%node, "ending what remains of this node's earlier installation");
     let ready = Ready::of(cx, storages, None).await?;
     if matches!(&ready, Ready::All(storages, problems) if storages.is_empty() && problems.is_empty()) {
@@ -112,7 +114,7 @@ async fn replace_here(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Re
             .with_remedy("pvesm status makes PVE ask for all of them"));
     }
     let (ended, mut problems) = side_by_side(ready, async |storage| {
-        storage.san.forget_former(cx).await.map(|mappings| (storage, mappings))
+        storage.san.forget_former(cx, logged_in).await.map(|mappings| (storage, mappings))
     })
     .await?;
     let mut done = Vec::new();
@@ -126,10 +128,16 @@ async fn replace_here(cx: &Cx, storages: &Storages, node: NodeName) -> Result<Re
     Ok(Removed { node, storages: done, problems })
 }
 
-async fn end(cx: &Cx, storages: &Storages, peers: &Peers, node: NodeName) -> Result<Removed> {
+async fn end(
+    cx: &Cx,
+    storages: &Storages,
+    peers: &Peers,
+    node: NodeName,
+    logged_in: LoggedIn,
+) -> Result<Removed> {
     tracing::warn!(%node, "ending what remains of a node");
     let (ended, mut problems) = side_by_side(Ready::of(cx, storages, None).await?, async |storage| {
-        storage.san.forget_node(cx, &node).await.map(|mappings| (storage, mappings))
+        storage.san.forget_node(cx, &node, logged_in).await.map(|mappings| (storage, mappings))
     })
     .await?;
     let mut done = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use san_engine::LoggedIn;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
@@ -34,6 +35,9 @@ enum What {
     Replace {
         /// The node
         node: String,
+        /// Also while the array says that the former machine is logged in to it, because you know that it is not running
+        #[arg(long)]
+        logged_in: bool,
     },
 }
 
@@ -44,7 +48,10 @@ impl Verb for Node {
                 let listed = if *listed { Listed::Remove } else { Listed::Refuse };
                 ("admin.node.remove", json!({ "node": node, "listed": listed }))
             }
-            What::Replace { node } => ("admin.node.replace", json!({ "node": node })),
+            What::Replace { node, logged_in } => {
+                let logged_in = if *logged_in { LoggedIn::Ignore } else { LoggedIn::Refuse };
+                ("admin.node.replace", json!({ "node": node, "logged_in": logged_in }))
+            }
         };
         let answer: Removed = session.call(method, params, PATIENCE).await?;
         session.show(&answer, removed)?;

@@ -186,6 +186,7 @@ impl Machine {
             return Login::Failed(24);
         }
         let sid = self.session_appears(record, portal.group);
+        array.logged_in(&self.spec.initiator, address);
         self.note(LogKind::Event, format!("session {sid} with {address} logged in"));
         if record.scan() == ScanMode::Auto {
             self.scan_all(sid);
@@ -291,11 +292,12 @@ impl Machine {
     /// Logs out: every device of the session goes, whoever uses it.
     pub(crate) fn logout(&mut self, sid: u32) -> bool {
         let Some(session) = self.iscsi.sessions.get(&sid) else { return false };
-        let host = session.host;
+        let (host, portal) = (session.host, session.portal);
         for leg in self.scsi.on_host(host) {
             self.leg_disappears(leg);
         }
         self.iscsi.sessions.remove(&sid);
+        self.tell_of_logout(portal);
         for (class, name) in [
             ("iscsi_session", format!("session{sid}")),
             ("iscsi_connection", format!("connection{sid}:0")),
@@ -396,6 +398,13 @@ impl Machine {
     fn recovery_timeout(&self, sid: u32) -> Duration {
         let text = self.tree.text(&format!("/sys/class/iscsi_session/session{sid}/recovery_tmo"));
         Duration::from_secs(text.trim().parse().unwrap_or(120))
+    }
+
+    /// The array knows it too: at once here, after its own timeout where a node has died.
+    pub(crate) fn tell_of_logout(&self, portal: SocketAddr) {
+        if let Some((_, array)) = self.portal(portal) {
+            array.logged_out(&self.spec.initiator, portal);
+        }
     }
 
     /// The replacement timeout is over: commands fail from now on.

@@ -161,6 +161,9 @@ impl Machine {
             self.tree.restore(path, entry);
         }
         self.agenda.clear();
+        for session in self.iscsi.sessions.values() {
+            self.tell_of_logout(session.portal);
+        }
         self.iscsi.crash();
         self.scsi = Scsi::default();
         self.udev.crash();

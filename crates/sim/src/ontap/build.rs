@@ -73,6 +73,7 @@ pub(crate) fn state(config: &OntapConfig) -> io::Result<State> {
         luns: BTreeMap::new(),
         igroups: BTreeMap::new(),
         credentials: BTreeMap::new(),
+        sessions: BTreeMap::new(),
         maps: BTreeMap::new(),
         jobs: Jobs::default(),
         recovery_queue: BTreeSet::new(),

@@ -278,6 +278,27 @@ pub(crate) const LUN: &[Field] = &[
     row("provisioning_options.count", V9_16, "x"),
 ];
 
+pub(crate) const ISCSI_SESSION: &[Field] = &[
+    row("svm.uuid", BASE, "kg"),
+    row("svm.name", BASE, "g"),
+    row("target_portal_group", BASE, "kg"),
+    row("target_portal_group_tag", BASE, "g"),
+    row("tsih", BASE, "kg"),
+    row("isid", BASE, "g"),
+    row("initiator.name", BASE, "g"),
+    row("initiator.alias", BASE, "g"),
+    row("igroups.uuid", BASE, "x"),
+    row("igroups.name", BASE, "x"),
+    row("connections.cid", BASE, "g"),
+    row("connections.authentication_type", BASE, "g"),
+    row("connections.initiator_address.address", BASE, "g"),
+    row("connections.initiator_address.port", BASE, "g"),
+    row("connections.interface.name", BASE, "g"),
+    row("connections.interface.uuid", BASE, "g"),
+    row("connections.interface.ip.address", BASE, "g"),
+    row("connections.interface.ip.port", BASE, "g"),
+];
+
 pub(crate) const CREDENTIAL: &[Field] = &[
     row("svm.uuid", BASE, "kgc"),
     row("svm.name", BASE, "gc"),

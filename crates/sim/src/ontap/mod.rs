@@ -37,6 +37,7 @@ mod role;
 mod route;
 mod schema;
 mod select;
+mod sessions;
 mod sim;
 mod size;
 mod snapshots;

@@ -17,6 +17,7 @@ use super::ids::Ids;
 use super::jobs::Jobs;
 use super::overrides::Overrides;
 use super::relations::SvmSubtype;
+use super::sessions::Sessions;
 use super::version::{Personality, Version};
 use crate::target::Reachability;
 
@@ -48,6 +49,8 @@ pub(crate) struct State {
     pub(crate) igroups: BTreeMap<Uuid, Igroup>,
     /// What initiators have to prove, by SVM and name in lower case.
     pub(crate) credentials: BTreeMap<(usize, String), Credential>,
+    /// Who is logged in.
+    pub(crate) sessions: Sessions,
     /// Every serial number given out so far.
     pub(crate) serials: BTreeSet<String>,
     /// By (LUN, igroup).

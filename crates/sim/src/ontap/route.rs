@@ -10,7 +10,8 @@ use super::model::State;
 use super::schema::Resource;
 use super::version::Version;
 use super::{
-    cluster, credentials, igroups, initiators, jobs, luns, maps, network, recovery_queue, snapshots, volumes,
+    cluster, credentials, igroups, initiators, jobs, luns, maps, network, recovery_queue, sessions,
+    snapshots, volumes,
 };
 
 type Read = fn(&State, &Call) -> Result<Vec<Row>, ApiError>;
@@ -160,6 +161,7 @@ static ROUTES: &[Route] = &[
     },
     collection("/protocols/san/iscsi/services", Resource::IscsiService, network::iscsi_services),
     item("/protocols/san/iscsi/services/{svm.uuid}", Resource::IscsiService, network::iscsi_services),
+    collection("/protocols/san/iscsi/sessions", Resource::IscsiSession, sessions::rows),
     Route {
         shape: Shape::Collection(Some("/protocols/san/iscsi/credentials/{svm.uuid}/{initiator}")),
         post: Some(credentials::create),

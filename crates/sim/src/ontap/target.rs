@@ -42,6 +42,17 @@ impl Target for OntapSim {
         let svm = state.interfaces.iter().find(|it| it.address == portal).and_then(|it| it.svm);
         svm.is_some_and(|it| state.admits(it, initiator, proof))
     }
+
+    fn logged_in(&self, initiator: &str, portal: SocketAddr) {
+        *self.state().sessions.entry((initiator.to_owned(), portal)).or_default() += 1;
+    }
+
+    fn logged_out(&self, initiator: &str, portal: SocketAddr) {
+        let mut state = self.state();
+        if let Some(count) = state.sessions.get_mut(&(initiator.to_owned(), portal)) {
+            *count = count.saturating_sub(1);
+        }
+    }
 }
 
 fn portal(state: &State, it: &Interface) -> Option<Portal> {
