@@ -1,9 +1,13 @@
 //! The management plane is down: guests stop and start, and what the array still owes is done when it is back.
 
-use san_core::Effects;
+use std::path::Path;
+
+use san_core::{Effects, ErrorKind};
+use san_sim::ontap::SvmSubtype;
 use san_sim::server::ApiState;
 use sanbridge_tests::daemons::DaemonSite;
 use sanbridge_tests::log::Log;
+use sanbridge_tests::site::SVM;
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -22,6 +26,46 @@ async fn attached(nodes: usize) -> DaemonSite {
 /// The maps of our volumes.
 fn maps(site: &DaemonSite) -> usize {
     site.site.array.maps().iter().filter(|it| !it.lun.contains("foreign")).count()
+}
+
+/// A MetroCluster that switches over keeps guests running; management waits for the switchback, and everybody is told why.
+#[tokio::test(start_paused = true)]
+async fn a_switchover_leaves_attached_disks_alone_and_is_named() {
+    let mut site = DaemonSite::started(1).await.unwrap();
+    let client = site.client(0);
+    client.add().await.unwrap();
+    let create = json!({ "vmid": 100, "name": null, "size_bytes": 8 << 20 });
+    client.call("volume.create", create.clone()).await.unwrap();
+    let attach = json!({ "name": DISK });
+    let path = client.call("volume.attach", attach.clone()).await.unwrap().ok["path"].clone();
+    let path = Path::new(path.as_str().unwrap()).to_owned();
+    site.site.array.set_svm_subtype(SVM, SvmSubtype::SyncSource).unwrap();
+    let before = site.audit();
+    let over = site.site.array.switch_over(SVM).unwrap();
+    for restarts in [false, true] {
+        if restarts {
+            site.kill(0);
+            site.start(0, Effects::unobserved()).await.unwrap();
+        }
+        client.call("volume.attach", attach.clone()).await.unwrap();
+        site.site.node(0).write(&path, 0, b"goes on").await.unwrap();
+        let error = client.call("volume.create", create.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        assert!(format!("{error:?}").contains("has switched over"), "{error:?}");
+        assert!(error.remedy().is_some_and(|it| it.contains("do not remove the storage")), "{error:?}");
+    }
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let status = client.call("admin.status", json!({})).await.unwrap().ok;
+    let problem = status["storages"][0]["problem"].as_str().unwrap_or_default().to_owned();
+    assert!(problem.contains("has switched over"), "{status}");
+    let checked = client.call("admin.check", json!({})).await.unwrap().ok.to_string();
+    assert!(checked.contains("has switched over"), "{checked}");
+    site.site.array.switch_back(&over);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let findings = site.audit().against(&before);
+    assert!(findings.is_empty(), "{findings}");
+    client.call("volume.detach", attach.clone()).await.unwrap();
+    client.call("volume.delete", attach).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
