@@ -294,7 +294,9 @@ impl Array for Ontap {
     }
 
     async fn ensure_unmapped(&self, cx: &Cx, volume: &ArrayId, host: &ArrayId) -> Result<bool> {
-        verb!(self, cx, "cannot unmap the volume", volume, self.unmap(cx, volume, host))
+        // Whoever asks knows the volume by its name.
+        let outcome = self.proved(cx, self.unmap(cx, volume, host)).await;
+        outcome.map_err(|error| Error::wrap(error, "the array cannot take the mapping away"))
     }
 
     async fn mapping(&self, cx: &Cx, volume: &Volume, host: &HostAccess) -> Result<Option<Mapping>> {

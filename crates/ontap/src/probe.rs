@@ -60,7 +60,12 @@ impl Problems {
             return Some(first.clone());
         }
         let all: Vec<String> = self.0.iter().map(|it| it.chain().to_string()).collect();
-        let remedies: Vec<&str> = self.0.iter().filter_map(Error::remedy).collect();
+        let mut remedies: Vec<&str> = Vec::new();
+        for remedy in self.0.iter().filter_map(Error::remedy) {
+            if !remedies.contains(&remedy) {
+                remedies.push(remedy);
+            }
+        }
         let error = Error::new(first.kind(), all.join("; ")).with_effect(EffectState::None);
         Some(if remedies.is_empty() { error } else { error.with_remedy(remedies.join("; ")) })
     }

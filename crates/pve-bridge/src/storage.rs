@@ -352,6 +352,7 @@ impl Storages {
         let after = secrets.applied_to(former.clone(), options.chap.as_ref());
         let after = after.map_err(|error| error.on(&of.id))?;
         let (array, mut warnings) = self.connect_with(cx, &options, &after.password).await?;
+        self.sessions.with(|it| options.sessions.apply(it)).initiators(cx).await?;
         // Storages are changed one after the other, so that on the way they differ.
         let differs = self.check_chap(&of.id, &options, &after, array.profile()).await.err();
         warnings.extend(differs.map(|it| format!("{}: {}", it.chain(), it.remedy().unwrap_or_default())));
@@ -364,12 +365,17 @@ impl Storages {
             self.secrets.write(cx, &of.id, &after).await?;
         }
         self.forget(cx, &of.id).await?;
+        // PVE may not ask for it again for a while, and what is under way must not wait for that.
+        let made = self.get(cx, new).await;
         if !was_proving && options.chap.is_none() {
+            if let Err(error) = made {
+                tracing::warn!(storage = %of.id, error = %error.chain(), "it is made ready at PVE's next request");
+            }
             self.sections.note(cx, new).await;
             return Ok(warnings);
         }
         // Sessions of this node prove what the array expects, at once; other nodes follow when they make their next one.
-        let told = async { self.get(cx, new).await?.san.announce(cx).await };
+        let told = async { made?.san.announce(cx).await };
         if let Err(error) = told.await {
             let restored = match &former {
                 Some(former) => self.secrets.write(cx, &of.id, former).await,
@@ -631,7 +637,12 @@ fn all_of(mut problems: Vec<Error>) -> Error {
     }
     let kind = problems.first().map_or(ErrorKind::Internal, Error::kind);
     let texts: Vec<String> = problems.iter().map(|it| it.chain().to_string()).collect();
-    let remedies: Vec<&str> = problems.iter().filter_map(Error::remedy).collect();
+    let mut remedies: Vec<&str> = Vec::new();
+    for remedy in problems.iter().filter_map(Error::remedy) {
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
+        }
+    }
     let error = Error::new(kind, texts.join("; ")).with_effect(san_core::EffectState::None);
     if remedies.is_empty() { error } else { error.with_remedy(remedies.join("; ")) }
 }

@@ -36,6 +36,23 @@ fn forbidden() -> Fault {
     answer(403, 6)
 }
 
+/// An administrator knows disks by their names.
+#[tokio::test(start_paused = true)]
+async fn an_unmapping_that_fails_names_the_disk_and_no_number_of_the_array() {
+    let site = disk().await;
+    let lun = site.array.luns().into_iter().find(|it| it.path.contains("vm-100")).unwrap();
+    inject(
+        &site.array,
+        "DELETE",
+        "/protocols/san/lun-maps/{lun.uuid}/{igroup.uuid}",
+        Times::Always,
+        forbidden(),
+    );
+    let error = site.node(0).delete(DISK).await.unwrap_err();
+    let text = error.chain().to_string();
+    assert!(text.contains(DISK) && !text.contains(&lun.uuid.to_string()), "{text}");
+}
+
 #[track_caller]
 fn assert_told(error: &Error, effect: EffectState, about: &str) {
     assert_eq!(error.effect(), effect, "{about}: {error:?}");

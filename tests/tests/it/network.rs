@@ -213,6 +213,10 @@ async fn sessions_are_made_through_every_interface_that_is_named_and_each_must_b
     assert!(shown.contains("iface.eth2") && !shown.contains("iface.eth1"), "{shown}");
     host.put_file(Path::new(&file("iface.eth2")), b"iface.iscsi_ifacename = iface.eth2\n");
     client.add().await.unwrap();
+    let changes =
+        json!({ "changes": { "sanbridge-iscsi-interfaces": "iface.eth1,iface.eth3" }, "delete": null });
+    let error = client.call("storage.update", changes).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::NotFound && format!("{error:?}").contains("iface.eth3"), "{error:?}");
     client.call("volume.create", new_disk(100)).await.unwrap();
     assert_eq!(attach(&client, "vm-100-disk-0").await, [] as [&str; 0]);
     let (portals, count) = legs(&site);

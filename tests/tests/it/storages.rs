@@ -39,6 +39,22 @@ async fn serving() -> (DaemonSite, Client) {
     (site, client)
 }
 
+/// Whoever looks at a storage between its change and PVE's next request finds it as it is from now on.
+#[tokio::test(start_paused = true)]
+async fn a_changed_storage_is_ready_at_once() {
+    let site = DaemonSite::started(1).await.unwrap();
+    let client = site.client(0);
+    client.add().await.unwrap();
+    let changes = json!({ "changes": { "sanbridge-max-paths": "2" }, "delete": null });
+    client.call("storage.update", changes).await.unwrap();
+    let status = client.call("admin.status", json!({})).await.unwrap().ok;
+    assert_eq!(status["storages"][0]["ready"], true, "{status}");
+    // As PVE asks from now on: nothing has to be made anew.
+    let mut later = client.clone();
+    later.options.insert("sanbridge-max-paths".to_owned(), "2".into());
+    later.call("volume.create", json!({ "vmid": 100, "name": null, "size_bytes": 8 << 20 })).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_sick_array_slows_no_other() {
     let site = Site::new(1).unwrap();

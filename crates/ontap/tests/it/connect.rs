@@ -69,6 +69,17 @@ async fn single_problems_have_their_kind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_helps_is_said_once_however_often_it_is_needed() {
+    let (array, _data) = sim(NEW, |_| {});
+    let mut config = OntapConfig { aggregates: vec!["aggr1".into(), "aggr2".into()], ..ontap_config() };
+    config.volumes.tiering = Some(san_ontap::Tiering::Auto);
+    let error = refused(&array, config).await;
+    let (text, remedy) = (error.chain().to_string(), error.remedy().unwrap());
+    assert!(text.contains("aggr1 has no cloud tier") && text.contains("aggr2 has no cloud tier"), "{text}");
+    assert_eq!(remedy.matches("FabricPool").count(), 1, "{remedy}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_systems_are_refused_by_name() {
     for (personality, word) in [(Personality::AsaR2, "ASA r2"), (Personality::Afx, "AFX")] {
         let (other, _data) = sim(NEW, |it| it.personality = personality);
