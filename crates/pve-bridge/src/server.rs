@@ -22,6 +22,8 @@ use crate::storage::{Addition, Storages};
 const SPEAK: Duration = Duration::from_secs(10);
 /// No caller waits longer than this.
 const LONGEST: Duration = Duration::from_secs(600);
+/// For recording a confirmation: whoever works on the volume at that moment ends first.
+const RECORD: Duration = Duration::from_secs(30);
 /// For undoing an addition nobody confirmed.
 const CLEAN_UP: Duration = Duration::from_secs(30);
 
@@ -117,7 +119,7 @@ impl Connection {
         if self.write(&answer.asking_for_acknowledgement()).await.is_ok()
             && self.reads_acknowledgement(frame.id, patience).await
         {
-            return match ticket.acknowledge(Deadline::after(SPEAK)).await {
+            return match ticket.acknowledge(Deadline::after(RECORD)).await {
                 Ok(()) => self.write(&Answer::acked(frame.id)).await,
                 Err(error) => self.write(&Answer::error(frame.id, &error)).await,
             };
@@ -156,7 +158,7 @@ impl Connection {
         };
         let ticket = service.node.find(id).ok_or_else(unknown);
         let acknowledged = match ticket {
-            Ok(ticket) => ticket.acknowledge(Deadline::after(SPEAK)).await,
+            Ok(ticket) => ticket.acknowledge(Deadline::after(RECORD)).await,
             Err(error) => Err(error),
         };
         let answer = acknowledged.map_or_else(|error| Answer::error(id, &error), |()| Answer::acked(id));

@@ -28,7 +28,7 @@ use constant {
     CONNECT_BUDGET => 1, # seconds a socket that is not there is tried for
     CONNECT_STEP => 0.1,
     ABSENCE_REMEMBERED => 5,
-    CONFIRM => 30, # seconds for confirming what was used for longer than its call may take
+    CONFIRM => 40, # seconds for confirming what was used for longer than its call may take
     SENDINGS_MAX => 5, # a request that takes the daemon down is not repeated for ever
 };
 
