@@ -122,6 +122,14 @@ impl PortStatus {
     pub fn is_up(&self) -> bool {
         matches!(self, Self::Connected | Self::Joined)
     }
+
+    /// Why there is no session; `None` where there is one.
+    pub fn failure(&self) -> Option<&Error> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Connected | Self::Joined => None,
+        }
+    }
 }
 
 /// One port and how it fared.

@@ -1,12 +1,13 @@
 //! What plans need of a storage: look-ups with their proofs, mappings, routes, and the place where devices are published.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use san_core::{
     ByteSize, Cx, Device, DeviceManager, Error, ErrorKind, Expected, Holder, HostAccess, HostLogin, HostSpec,
-    MappedHost, Mapping, Marked, NodeName, OperationId, Owner, PortState, PortStatus, Result, Route,
-    TargetPort, Transport, Usage, Volume, VolumeKey, VolumeKind, VolumeName, spread,
+    MappedHost, Mapping, Marked, NodeName, OperationId, Owner, PortState, Result, Route, TargetPort,
+    Transport, Usage, Volume, VolumeKey, VolumeKind, VolumeName, spread,
 };
 
 use crate::cluster::{Binding, Cluster};
@@ -323,10 +324,7 @@ impl San {
     pub(crate) async fn connect(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<String>> {
         let renewed = self.renew_login(cx).await;
         let states = self.transport().connect(cx, ports).await?;
-        let problem = |it: &PortState| match &it.status {
-            PortStatus::Failed(error) => Some(format!("port {}: {}", it.port, error.chain())),
-            _ => None,
-        };
+        let problem = |it: &PortState| Some(format!("port {}: {}", it.port, it.status.failure()?.chain()));
         let mut problems: Vec<String> = states.iter().filter_map(problem).collect();
         if let Err(error) = renewed
             && !problems.is_empty()
@@ -342,8 +340,13 @@ impl San {
             [] => format!("{} has no port that serves this storage", self.array().profile().name),
             some => format!("no port of {} can be reached: {}", self.array().profile().name, some.join("; ")),
         };
-        Err(Error::new(ErrorKind::Unavailable, message)
-            .with_remedy("check the storage network of this node and the array's data interfaces"))
+        // What the ports themselves advise is nearer to the cause: a network that is well has no need to be checked.
+        let advice: BTreeSet<&str> = states.iter().filter_map(|it| it.status.failure()?.remedy()).collect();
+        let advice = match advice.len() {
+            0 => "check the storage network of this node and the array's data interfaces".to_owned(),
+            _ => advice.into_iter().collect::<Vec<_>>().join("; "),
+        };
+        Err(Error::new(ErrorKind::Unavailable, message).with_remedy(advice))
     }
 
     /// The array's ports, asked for once and again after all of them have failed.
