@@ -1,7 +1,7 @@
 //! What an initiator sees of a simulated array: portals, and behind each of them the logical units of this initiator.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -14,10 +14,10 @@ pub trait Target: Debug + Send + Sync {
     /// portal is down, unknown or shows this initiator nothing.
     fn units(&self, initiator: &str, portal: SocketAddr) -> BTreeMap<u16, Unit>;
 
-    /// Whether an initiator that logs in at a portal proves what it must, and is proved what it asks for.
-    fn admits(&self, initiator: &str, portal: SocketAddr, proof: &Proof) -> bool {
-        let _ = (initiator, portal, proof);
-        true
+    /// How an initiator (an IQN) may log in at a portal.
+    fn access(&self, initiator: &str, portal: SocketAddr) -> Access {
+        let _ = (initiator, portal);
+        Access::Open
     }
 
     /// An initiator has made a session with a portal.
@@ -31,18 +31,73 @@ pub trait Target: Debug + Send + Sync {
     }
 }
 
-/// What an initiator proves by CHAP when it logs in, and what it wants to be proved: users and secrets.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Proof {
-    /// Its own.
-    pub of_initiator: Option<(String, String)>,
-    /// The target's.
-    pub of_target: Option<(String, String)>,
+/// A CHAP user and its secret, which nothing prints.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ChapUser {
+    /// The user.
+    pub user: String,
+    /// The secret.
+    pub secret: String,
 }
 
-impl std::fmt::Debug for Proof {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proof").finish_non_exhaustive()
+impl fmt::Debug for ChapUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChapUser").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// How an initiator may log in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Without authentication.
+    #[default]
+    Open,
+    /// With CHAP.
+    Chap {
+        /// What it has to prove.
+        initiator: ChapUser,
+        /// What is proved to it where it asks for that.
+        target: Option<ChapUser>,
+    },
+    /// Not at all: logins fail with an authorisation failure.
+    Refused,
+}
+
+/// What an initiator proves by CHAP when it logs in, and what it wants to be proved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// Its own.
+    pub of_initiator: Option<ChapUser>,
+    /// The target's.
+    pub of_target: Option<ChapUser>,
+}
+
+/// What becomes of a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginOutcome {
+    /// It is taken.
+    Taken,
+    /// The target refuses it.
+    RefusedByTarget,
+    /// The initiator breaks it off: the target does not prove what it should.
+    RefusedByInitiator,
+}
+
+impl Access {
+    /// What becomes of a login with `proof`. As open-iscsi and the kernel's target were seen to do it: an initiator that asks
+    /// for no proof is given none, and one that asks for it takes nothing else, so that a target without CHAP refuses it.
+    pub fn outcome(&self, proof: &Proof) -> LoginOutcome {
+        match self {
+            Self::Refused => LoginOutcome::RefusedByTarget,
+            Self::Open if proof.of_target.is_some() => LoginOutcome::RefusedByTarget,
+            Self::Chap { initiator, .. } if proof.of_initiator.as_ref() != Some(initiator) => {
+                LoginOutcome::RefusedByTarget
+            }
+            Self::Chap { target, .. } if proof.of_target.is_some() && proof.of_target != *target => {
+                LoginOutcome::RefusedByInitiator
+            }
+            Self::Open | Self::Chap { .. } => LoginOutcome::Taken,
+        }
     }
 }
 

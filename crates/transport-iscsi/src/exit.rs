@@ -42,7 +42,12 @@ fn row(code: i32) -> Option<Row> {
     Some(match code {
         1 => (Unavailable, "iscsiadm failed without a reason", None),
         2 => (NotFound, "there is no such session", None),
-        3 => (Unavailable, "iscsiadm ran out of memory", None),
+        // Of an interface that it does not know it says the same.
+        3 => (
+            Unavailable,
+            "iscsiadm ran out of memory, or this node has no such interface",
+            Some("check `iscsiadm -m iface`"),
+        ),
         4 => (Unavailable, "the connection failed", None),
         5 => (Unavailable, "the login failed", None),
         6 => (Busy, "the record database of open-iscsi is locked", Some(LEFT_BEHIND)),
@@ -54,7 +59,7 @@ fn row(code: i32) -> Option<Row> {
         12 => (Unavailable, "the kernel module iscsi_tcp is missing", Some("modprobe iscsi_tcp")),
         13 => (PermissionDenied, "iscsiadm may not do this", Some("run as root")),
         16..=18 => (Unavailable, "iscsid cannot be spoken to", Some("systemctl restart iscsid")),
-        19 => (Unavailable, "the target refused the login for good", None),
+        BROKEN_OFF => (Unavailable, "the target refused the login for good", None),
         20 => (Unavailable, "iscsid is not running", Some(START_ISCSID)),
         21 => (NotFound, "there is no such record", None),
         22 => (NotFound, "the session vanished", None),
@@ -71,6 +76,21 @@ fn row(code: i32) -> Option<Row> {
         33 => (Timeout, "iscsid did not answer in time", Some("systemctl restart iscsid")),
         _ => return None,
     })
+}
+
+/// The code of a login that was broken off for good, by either side.
+const BROKEN_OFF: i32 = 19;
+
+/// What a failed login means where the target was to prove itself: open-iscsi breaks off one without that proof.
+pub(crate) fn unproved(code: Option<i32>, error: Error) -> Error {
+    if code != Some(BROKEN_OFF) {
+        return error;
+    }
+    let message = "the array did not prove itself, or refused the login for good";
+    Error::new(ErrorKind::Unauthenticated, format!("{message} (iscsiadm exit code {BROKEN_OFF})"))
+        .with_remedy(
+            "compare the name and the secret by which the array proves itself (mutual CHAP) on both sides",
+        )
 }
 
 /// Whether the failure is of the daemon or tool here, so that no other port would fare better.

@@ -1,7 +1,7 @@
 //! The names this node goes by: `/etc/iscsi/initiatorname.iscsi`, and what interfaces have instead.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use san_core::{Cx, Error, ErrorKind, Iqn, Result};
 use san_host::Guard;
@@ -11,8 +11,8 @@ use crate::transport::DEFAULT;
 
 /// Where open-iscsi keeps it.
 const FILE: &str = "/etc/iscsi/initiatorname.iscsi";
-/// Where it keeps interfaces, each of which may have a name of its own.
-const INTERFACES: &str = "/etc/iscsi/ifaces";
+/// Where the releases in use keep interfaces, each of which may have a name of its own, newest first.
+const INTERFACES: [&str; 2] = ["/var/lib/iscsi/ifaces", "/etc/iscsi/ifaces"];
 const FILE_MAX: usize = 64 << 10;
 
 const MAKE_ONE: &str = "install open-iscsi and run `systemctl restart iscsid`, which writes a unique name, or write \
@@ -30,9 +30,11 @@ pub(crate) async fn names(guard: &Guard, cx: &Cx, interfaces: &[String]) -> Resu
     }
     let (mut names, mut missing) = (BTreeSet::new(), Vec::new());
     for it in interfaces {
-        let file = Path::new(INTERFACES).join(it);
-        let own = match guard.read(cx, &file, FILE_MAX).await? {
-            Some(text) => record::parse(&text).get("iface.initiatorname").cloned(),
+        let own = match find(guard, cx, it).await? {
+            Some((file, text)) => {
+                let own = record::parse(&text).get("iface.initiatorname").cloned();
+                own.map(|own| own.parse().map_err(|error: Error| error.on(file.display()))).transpose()?
+            }
             None if it == DEFAULT => None,
             None => {
                 missing.push(it.as_str());
@@ -40,7 +42,7 @@ pub(crate) async fn names(guard: &Guard, cx: &Cx, interfaces: &[String]) -> Resu
             }
         };
         names.insert(match own {
-            Some(own) => own.parse().map_err(|error: Error| error.on(file.display()))?,
+            Some(own) => own,
             None => usual()?,
         });
     }
@@ -48,9 +50,20 @@ pub(crate) async fn names(guard: &Guard, cx: &Cx, interfaces: &[String]) -> Resu
         return Ok(names);
     }
     let message = format!("this node has no open-iscsi interface {}", missing.join(", "));
-    Err(Error::new(ErrorKind::NotFound, message).on(INTERFACES).with_remedy(
+    Err(Error::new(ErrorKind::NotFound, message).on(INTERFACES.join(", ")).with_remedy(
         "make it: iscsiadm -m iface -I NAME -o new; iscsiadm -m iface -I NAME -o update -n iface.net_ifacename -v DEVICE",
     ))
+}
+
+/// An interface's file and what it says; `None` where this node has none of that name.
+async fn find(guard: &Guard, cx: &Cx, interface: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
+    for folder in INTERFACES {
+        let file = Path::new(folder).join(interface);
+        if let Some(text) = guard.read(cx, &file, FILE_MAX).await? {
+            return Ok(Some((file, text)));
+        }
+    }
+    Ok(None)
 }
 
 /// The one name in the file's text.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
-use san_core::{Cx, Deadline, EffectState, Error, ErrorKind, PortStatus, Result, TargetPort};
+use san_core::{
+    Chap, Cx, Deadline, EffectState, Error, ErrorKind, HostLogin, PortStatus, Result, TargetPort,
+};
 use san_host::{Probe, Tool};
 
 use crate::Iscsi;
 use crate::auth::{self, LOCK, LOCK_MAX};
-use crate::exit::{LEFT_BEHIND, Outcome, Verb, is_of_this_node, outcome};
+use crate::exit::{LEFT_BEHIND, Outcome, Verb, is_of_this_node, outcome, unproved};
 use crate::holds::Trouble;
 use crate::link::Link;
 use crate::record::{Node, RECORD_MAX, Record, parse};
@@ -150,6 +152,9 @@ impl Iscsi {
                 Ok(PortStatus::Connected)
             }
             Outcome::Locked(error) | Outcome::NoRecord(error) | Outcome::Failed(error) => {
+                let login = cx.within("reading what logins prove", self.proof()).await.unwrap_or_default();
+                let is_mutual = matches!(login, HostLogin::Chap(Chap { target: Some(_), .. }));
+                let error = if is_mutual { unproved(code, error) } else { error };
                 Err(Failure { error: error.during("login").on(link), is_of_this_node: is_of_this_node(code) })
             }
         }
@@ -162,6 +167,7 @@ impl Iscsi {
         auth::release_left_behind(&self.guard, cx).await?;
         let found = node.record(&self.guard, cx, &self.config).await?;
         if found == Record::Absent {
+            self.displaces_nothing(cx, node).await?;
             // A record without a group is one file for all interfaces: beside another session the group is known and told.
             let beside = sessions(&self.guard, cx, std::slice::from_ref(&link.port)).await?;
             let group = beside.first().and_then(|it| it.group);
@@ -179,6 +185,18 @@ impl Iscsi {
             auth::write(&self.guard, cx, &file, RECORD_MAX, &login).await?;
         }
         Ok(found)
+    }
+
+    /// open-iscsi keeps one record without a group for a portal, whatever its interface, and removes it for any other record
+    /// of that portal. Where it is somebody else's, ours is not made.
+    async fn displaces_nothing(&self, cx: &Cx, node: &Node<'_>) -> Result<()> {
+        let Some(interface) = node.displaced(&self.guard, cx).await? else { return Ok(()) };
+        let message =
+            format!("open-iscsi would lose the record that somebody made for its interface {interface}");
+        Err(Error::new(ErrorKind::Conflict, message).with_remedy(
+            "make that record again by a discovery, which keeps one for each interface: iscsiadm -m discovery -t \
+             sendtargets -p PORTAL -I INTERFACE; or delete it: iscsiadm -m node -T TARGET -p PORTAL -I INTERFACE -o delete",
+        ))
     }
 
     async fn record_step(&self, cx: &Cx, arguments: &[String]) -> Result<(), Failure> {

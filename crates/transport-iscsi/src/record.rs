@@ -8,9 +8,17 @@ use san_core::{Cx, Iqn, Result};
 use san_host::Guard;
 
 use crate::IscsiConfig;
+use crate::transport::DEFAULT;
 
 /// Where the releases in use keep node records, newest first.
 const FOLDERS: [&str; 2] = ["/var/lib/iscsi/nodes", "/etc/iscsi/nodes"];
+/// The interface that a record is for.
+const INTERFACE: &str = "iface.iscsi_ifacename";
+/// What tells a record of ours, which nothing uses but our logins.
+const OURS: [&str; 2] = [SCAN, STARTUP];
+const SCAN: &str = "node.session.scan";
+const STARTUP: &str = "node.startup";
+const MANUAL: &str = "manual";
 pub(crate) const RECORD_MAX: usize = 64 << 10;
 
 /// One target at one portal through one interface: what every `iscsiadm` of ours is aimed at.
@@ -37,7 +45,7 @@ fn settings(config: &IscsiConfig) -> Vec<(&'static str, String)> {
     let seconds = |it: std::time::Duration| it.as_secs().max(1).to_string();
     vec![
         // Devices appear only where they are asked for.
-        ("node.session.scan", "manual".to_owned()),
+        (SCAN, MANUAL.to_owned()),
         ("node.session.timeo.replacement_timeout", seconds(config.replacement_timeout)),
         ("node.conn[0].timeo.login_timeout", seconds(config.login_timeout)),
         ("node.session.initial_login_retry_max", "1".to_owned()),
@@ -72,7 +80,7 @@ impl Node<'_> {
     pub(crate) fn update_arguments(&self, config: &IscsiConfig, record: Record) -> Vec<String> {
         let mut all = settings(config);
         if record == Record::Absent {
-            all.push(("node.startup", "manual".to_owned()));
+            all.push((STARTUP, MANUAL.to_owned()));
         }
         let mut tail = vec!["-o", "update"];
         for (name, value) in &all {
@@ -104,6 +112,25 @@ impl Node<'_> {
         Ok(if fits { Record::Ready } else { Record::Differs })
     }
 
+    /// The interface of the portal's record without a group, where that is another one's and not as ours are.
+    pub(crate) async fn displaced(&self, guard: &Guard, cx: &Cx) -> Result<Option<String>> {
+        for folder in FOLDERS {
+            let folder = Path::new(folder).join(self.target.as_str());
+            let entries = guard.list(cx, &folder).await?.unwrap_or_default();
+            for entry in entries.iter().filter(|it| is_file(it) && self.is_entry(it)) {
+                let Some(text) = guard.read(cx, &folder.join(entry), RECORD_MAX).await? else { continue };
+                let found = parse(&text);
+                let interface = found.get(INTERFACE).map_or(DEFAULT, String::as_str);
+                // Ours are never used by anybody else; made anew they are the same.
+                let is_as_ours = OURS.iter().all(|it| found.get(*it).is_some_and(|it| it == MANUAL));
+                if interface != self.interface && !is_as_ours {
+                    return Ok(Some(interface.to_owned()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Its file and what that holds, secrets included.
     pub(crate) async fn find(&self, guard: &Guard, cx: &Cx) -> Result<Option<(PathBuf, Vec<u8>)>> {
         for folder in FOLDERS {
@@ -113,7 +140,7 @@ impl Node<'_> {
                 let file = self.file(&folder.join(entry));
                 let Some(text) = guard.read(cx, &file, RECORD_MAX).await? else { continue };
                 // A record that is a file of its own may be another interface's.
-                if parse(&text).get("iface.iscsi_ifacename").is_none_or(|it| it == self.interface) {
+                if parse(&text).get(INTERFACE).is_none_or(|it| it == self.interface) {
                     return Ok(Some((file, text)));
                 }
             }

@@ -21,6 +21,7 @@ mod prior;
 mod record;
 pub mod scenarios;
 pub mod scratch;
+pub mod secrets;
 pub mod site;
 mod smoke;
 pub mod tools;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use san_contract::audit::said;
 use san_core::{Array as _, Chap, ChapName, Cx, Deadline, Effects, ErrorKind, Initiator, OperationId};
-use san_host::Host as _;
+use san_host::{Host as _, Tool};
 use san_sim::host::SimNode;
 use san_sim::ontap::{OntapConfig as SimConfig, OntapSim, PortalConfig, Version};
 use san_sim::server::HttpsServer;
@@ -204,14 +204,20 @@ async fn paths_are_limited_to_ports_that_are_up_on_both_controllers() {
 async fn sessions_are_made_through_every_interface_that_is_named_and_each_must_be_there() {
     let (site, client) = site_with(|_| {}, &[("sanbridge-iscsi-interfaces", "iface.eth1,iface.eth2")]).await;
     let host = &site.site.node(0).host;
-    let file = |name: &str| format!("/etc/iscsi/ifaces/{name}");
-    let text = b"iface.iscsi_ifacename = iface.eth1\niface.net_ifacename = eth1\n";
-    host.put_file(Path::new(&file("iface.eth1")), text);
+    let make = async |name: &str, card: &str| {
+        for tail in [vec!["-o", "new"], vec!["-o", "update", "-n", "iface.net_ifacename", "-v", card]] {
+            let arguments = [vec!["-m", "iface", "-I", name], tail].concat();
+            let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+            let ran = host.run(Tool::Iscsiadm, &arguments, Deadline::after(PATIENCE)).await.unwrap();
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+        }
+    };
+    make("iface.eth1", "eth1").await;
     let error = client.add().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
     let shown = format!("{error:?}");
     assert!(shown.contains("iface.eth2") && !shown.contains("iface.eth1"), "{shown}");
-    host.put_file(Path::new(&file("iface.eth2")), b"iface.iscsi_ifacename = iface.eth2\n");
+    make("iface.eth2", "eth2").await;
     client.add().await.unwrap();
     let changes =
         json!({ "changes": { "sanbridge-iscsi-interfaces": "iface.eth1,iface.eth3" }, "delete": null });
@@ -367,6 +373,7 @@ async fn a_login_that_the_array_refuses_is_named_and_a_proof_that_is_removed_is_
     let error = clients[0].call("volume.attach", json!({ "name": "vm-100-disk-0" })).await.unwrap_err();
     let shown = format!("{error:?}");
     assert!(shown.contains("refused this initiator") && shown.contains("exit code 24"), "{shown}");
+    assert!(error.remedy().is_some_and(|it| it.contains("CHAP settings")), "{error:?}");
     let delete = ["sanbridge-chap-username", "sanbridge-chap-target-username"];
     clients[0].call("storage.update", json!({ "delete": delete })).await.unwrap();
     assert_eq!(users(&site, 0), None);
@@ -380,6 +387,30 @@ async fn a_login_that_the_array_refuses_is_named_and_a_proof_that_is_removed_is_
     let secret = std::fs::read_to_string(site.pve().join("priv/storage").join(format!("{SPACE}.sanbridge")));
     assert!(!secret.unwrap().contains("canary"), "what nobody proves is forgotten");
     assert!(record_files(&site.site.node(0).host).await.iter().all(|it| !it.contains("canary")));
+}
+
+/// open-iscsi breaks such a login off itself, with the code of a login that failed for good.
+#[tokio::test(start_paused = true)]
+async fn an_array_that_does_not_prove_itself_is_told_from_one_that_refuses() {
+    let (site, clients) = proving().await;
+    attach(&clients[0], "vm-100-disk-0").await;
+    let name = |user: &str, secret: &str| ChapName { user: user.to_owned(), secret: secret.into() };
+    let array = site.site.connect(Effects::unobserved()).await.unwrap();
+    let initiator = Initiator::Iscsi(site.site.node(0).host.initiator().parse().unwrap());
+    let logins = array.host_logins().unwrap();
+    for target in [Some(name("filer", "another-secret-of-it")), Some(name("another", OF_ARRAY)), None] {
+        let strange = Chap { initiator: name("nodes", FIRST), target };
+        let cx = Cx::new(Deadline::after(PATIENCE), OperationId::random(), Effects::unobserved());
+        logins.ensure_login(&cx, std::slice::from_ref(&initiator), Some(&strange)).await.unwrap();
+        site.site.node(0).host.crash();
+        site.site.node(0).host.boot();
+        tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+        let error = clients[0].call("volume.attach", json!({ "name": "vm-100-disk-0" })).await.unwrap_err();
+        let shown = format!("{error:?}");
+        assert!(shown.contains("did not prove itself") && shown.contains("exit code 19"), "{shown}");
+        assert!(error.remedy().is_some_and(|it| it.contains("mutual CHAP")), "{error:?}");
+        assert!(site.site.node(0).host.inventory().sessions.is_empty());
+    }
 }
 
 /// A node that was away when the proof was removed, and was started more than once before it needed a session again.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use san_core::Result;
 use san_host::Tool;
 
+use super::interfaces::{DEFAULT, Interface};
 use super::iscsi::{Iscsid, Login};
 use super::log::LogKind;
 use super::machine::Machine;
@@ -49,7 +50,7 @@ impl SimNode {
     /// Logs in to a portal as another tool would (record with automatic scan and start); whether that worked.
     pub fn foreign_session(&self, target: &str, portal: SocketAddr) -> bool {
         self.look(|it| {
-            let mut record = Record::new(it.spec.release, target, portal, None, "default");
+            let mut record = Record::new(it.spec.release, target, portal, None, &Interface::new(DEFAULT));
             record.put("node.startup", "automatic");
             it.save_record(&record);
             it.reachability(portal) == Reachability::Up && it.login(&record) == Login::Done

@@ -10,7 +10,7 @@ use super::machine::{Event, Machine};
 use super::records::Record;
 use super::scsi::{Address, LegState};
 use super::tree::Action;
-use crate::target::{Proof, Reachability};
+use crate::target::{LoginOutcome, Proof, Reachability};
 
 /// The state of a session as sysfs names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,12 +148,13 @@ impl Machine {
         Some(outcome)
     }
 
-    /// Whether a login to the same portal of the same target is under way.
+    /// Whether a login to the same portal of the same target through the same interface is under way.
     pub(crate) fn login_pending(&self, record: &Record) -> bool {
         let same = |it: &Pending| {
             it.outcome.is_none()
                 && it.record.target() == record.target()
                 && it.record.portal() == record.portal()
+                && it.record.iface() == record.iface()
         };
         self.iscsi.pending.values().any(same)
     }
@@ -182,8 +183,10 @@ impl Machine {
         if record.group().is_some_and(|it| it != portal.group) {
             return Login::Failed(19);
         }
-        if !array.admits(&self.spec.initiator, address, &record.proof()) {
-            return Login::Failed(24);
+        match array.access(&self.spec.initiator, address).outcome(&record.proof()) {
+            LoginOutcome::Taken => {}
+            LoginOutcome::RefusedByTarget => return Login::Failed(24),
+            LoginOutcome::RefusedByInitiator => return Login::Failed(19),
         }
         let sid = self.session_appears(record, portal.group);
         array.logged_in(&self.spec.initiator, address);
@@ -425,7 +428,8 @@ impl Machine {
     fn session_recovers(&mut self, sid: u32) {
         let admitted = self.iscsi.sessions.get(&sid).is_some_and(|it| {
             let array = self.portal(it.portal).map(|(_, array)| array);
-            array.is_some_and(|array| array.admits(&self.spec.initiator, it.portal, &it.proof))
+            let access = array.map(|array| array.access(&self.spec.initiator, it.portal));
+            access.is_some_and(|access| access.outcome(&it.proof) == LoginOutcome::Taken)
         });
         if !admitted {
             return self.later(self.spec.timing.reopen, Event::Session { sid });

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use san_host::Output;
 
-use super::iscsi::{Iscsid, Login};
+use super::interfaces::{DEFAULT, Interface};
+use super::iscsi::{Iscsid, Login, Session};
 use super::machine::Machine;
 use super::node::SimNode;
 use super::records::Record;
@@ -19,6 +20,7 @@ const LOCK: &str = "/run/lock/iscsi/lock.write";
 
 const OK: i32 = 0;
 const DATABASE: i32 = 6;
+const NO_MEMORY: i32 = 3;
 const INVALID: i32 = 7;
 const SESSION_EXISTS: i32 = 15;
 const NO_ISCSID: i32 = 20;
@@ -179,6 +181,7 @@ pub(crate) async fn run(node: &SimNode, arguments: &[String]) -> Output {
     }
     let screen = match call.mode.as_str() {
         "session" => node.look(|it| session(it, &call)),
+        "iface" => node.look(|it| interface_mode(it, &call)),
         "node" => {
             if node.look(|it| it.tree.entry(LOCK).is_some()) {
                 tokio::time::sleep(LOCK_PATIENCE).await;
@@ -260,31 +263,75 @@ fn is_meant(call: &Call, record: &Record) -> bool {
         && call.iface.as_deref().is_none_or(|it| it == record.iface())
 }
 
+fn is_meant_session(call: &Call, session: &Session) -> bool {
+    call.target.as_deref().is_none_or(|it| it == session.target)
+        && call.portal.is_none_or(|it| it == session.portal)
+        && call.group.is_none_or(|it| it == session.group)
+        && call.iface.as_deref().is_none_or(|it| it == session.iface)
+}
+
+/// `-m iface`.
+fn interface_mode(machine: &mut Machine, call: &Call) -> Screen {
+    let mut screen = Screen::default();
+    let Some(name) = call.iface.as_deref() else {
+        return screen.fail(INVALID, "This operation is not simulated.");
+    };
+    if call.operation.as_deref() == Some("new") {
+        machine.save_interface(name, &Interface::new(name));
+        screen.say(&format!("{name} updated."));
+        screen.say(&format!("New interface {name} added"));
+        return screen;
+    }
+    let Some(mut interface) = machine.interface(name) else {
+        return screen.fail(NO_OBJECTS, &format!("Could not read iface {name}"));
+    };
+    match call.operation.as_deref() {
+        Some("update") => {
+            for (setting, value) in call.names.iter().zip(&call.values) {
+                if !interface.put(setting, value) {
+                    return screen.fail(INVALID, &format!("Cannot modify {setting}. Invalid param name."));
+                }
+            }
+            machine.save_interface(name, &interface);
+            screen.say(&format!("{name} updated."));
+        }
+        Some("delete") => {
+            machine.delete_interface(name);
+            screen.say(&format!("{name} unbound and deleted."));
+        }
+        _ => return screen.fail(INVALID, "This operation is not simulated."),
+    }
+    screen
+}
+
 /// `-m node`.
 async fn node_mode(node: &SimNode, call: &Call) -> Screen {
+    if let Some(name) = &call.iface
+        && node.look(|it| it.interface(name).is_none())
+    {
+        return Screen::default().fail(NO_MEMORY, &format!("Could not read iface info for {name}."));
+    }
     if call.operation.as_deref() == Some("new") {
         return node.look(|it| new_record(it, call));
     }
-    let records: Vec<Record> =
-        node.look(|it| it.records().into_iter().filter(|record| is_meant(call, record)).collect());
-    if records.is_empty() {
-        let text = if call.has(Flag::Logout) { "No matching sessions found" } else { "No records found" };
-        return Screen::default().fail(NO_OBJECTS, text);
-    }
-    if call.has(Flag::Login) {
-        return login(node, call, &records).await;
-    }
     if call.has(Flag::Logout) {
+        // Sessions are found without their records.
         return node.look(|machine| {
-            let sids: Vec<u32> = records
-                .iter()
-                .filter_map(|it| machine.session_with(it.target(), it.portal(), it.iface()))
-                .collect();
+            let sessions = machine.iscsi.sessions.values();
+            let sids: Vec<u32> = sessions.filter(|it| is_meant_session(call, it)).map(|it| it.sid).collect();
             if sids.is_empty() {
                 return Screen::default().fail(NO_OBJECTS, "No matching sessions found");
             }
             logout(machine, &sids)
         });
+    }
+    let records: Vec<Record> =
+        node.look(|it| it.records().into_iter().filter(|record| is_meant(call, record)).collect());
+    if records.is_empty() {
+        return Screen::default().fail(NO_OBJECTS, "No records found");
+    }
+    if call.has(Flag::Login) {
+        return login(node, call, &records).await;
     }
     node.look(|machine| match call.operation.as_deref() {
         Some("update") => update(machine, call, records),
@@ -315,12 +362,18 @@ fn new_record(machine: &mut Machine, call: &Call) -> Screen {
     let (Some(target), Some(portal)) = (&call.target, call.portal) else {
         return screen.fail(INVALID, "portal and target required for new node record");
     };
-    let iface = call.iface.as_deref().unwrap_or("default");
-    let record = Record::new(machine.spec.release, target, portal, call.group, iface);
+    let name = call.iface.as_deref().unwrap_or(DEFAULT);
+    let interface = machine.interface(name).unwrap_or_else(|| Interface::new(name));
+    let known = machine.group_on_record(target, portal).filter(|_| call.group.is_none());
+    if let Some(group) = known {
+        screen.complain(&format!("using tpgt {group} from existing record"));
+    }
+    let record = Record::new(machine.spec.release, target, portal, call.group.or(known), &interface);
     machine.save_record(&record);
     let group = call.group.map_or(-1, i32::from);
     screen.say(&format!(
-        "New iSCSI node [tcp:[hw=,ip=,net_if=,iscsi_if={iface}] {},{group} {target}] added",
+        "New iSCSI node [tcp:[hw=,ip=,net_if={},iscsi_if={name}] {},{group} {target}] added",
+        interface.card(),
         shown(portal)
     ));
     screen

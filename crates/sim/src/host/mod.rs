@@ -13,6 +13,7 @@ mod faults;
 mod formats;
 mod handles;
 mod inquiry;
+mod interfaces;
 mod inventory;
 mod io;
 mod iscsi;

@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::formats::push;
+use super::interfaces::Interface;
 use super::iscsi::ScanMode;
 use super::machine::Machine;
 use super::settings::Release;
-use crate::target::Proof;
+use crate::target::{ChapUser, Proof};
 
-const TEMPLATE: &str = include_str!("formats/node_record.txt");
-const EMPTY: &str = "<empty>";
+pub(crate) const TEMPLATE: &str = include_str!("formats/node_record.txt");
+pub(crate) const EMPTY: &str = "<empty>";
 
 /// One record, all values in the order in which iscsiadm prints them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +26,14 @@ impl Record {
         target: &str,
         portal: SocketAddr,
         group: Option<u16>,
-        iface: &str,
+        interface: &Interface,
     ) -> Self {
         let mut record = Self::defaults(release);
         record.put("node.name", target);
         record.put("node.tpgt", &group.map_or_else(|| "-1".to_owned(), |it| it.to_string()));
-        record.put("iface.iscsi_ifacename", iface);
+        for (name, value) in interface.values() {
+            record.put(name, value);
+        }
         record.put("node.discovery_address", EMPTY);
         record.put("node.discovery_port", "0");
         record.put("node.discovery_type", "static");
@@ -110,7 +113,7 @@ impl Record {
     pub(crate) fn proof(&self) -> Proof {
         let pair = |user: &str, secret: &str| {
             let (user, secret) = (self.get(user), self.get(secret));
-            (!user.is_empty()).then(|| (user.to_owned(), secret.to_owned()))
+            (!user.is_empty()).then(|| ChapUser { user: user.to_owned(), secret: secret.to_owned() })
         };
         if self.get("node.session.auth.authmethod") != "CHAP" {
             return Proof::default();
@@ -154,13 +157,17 @@ impl Record {
     }
 
     fn path(&self, release: Release) -> String {
-        let portal = self.portal();
-        let folder = format!("{}/{}/{},{}", release.records(), self.target(), portal.ip(), portal.port());
+        let without = self.path_without_group(release);
         match self.group() {
-            Some(group) => format!("{folder},{group}/{}", self.iface()),
-            // Made without a group: the portal is the file, whatever the interface.
-            None => folder,
+            Some(group) => format!("{without},{group}/{}", self.iface()),
+            None => without,
         }
+    }
+
+    /// Made without a group, the portal is the file, whatever the interface.
+    fn path_without_group(&self, release: Release) -> String {
+        let portal = self.portal();
+        format!("{}/{}/{},{}", release.records(), self.target(), portal.ip(), portal.port())
     }
 }
 
@@ -174,7 +181,18 @@ impl Machine {
 
     pub(crate) fn save_record(&mut self, record: &Record) {
         let release = self.spec.release;
+        if record.group().is_some() {
+            // One with a group takes the place of the portal's one without, whosever that is.
+            self.tree.remove(&record.path_without_group(release));
+        }
         self.tree.put_file(&record.path(release), record.stored(release));
+    }
+
+    /// The group of the records that there are for a portal in folders.
+    pub(crate) fn group_on_record(&self, target: &str, portal: SocketAddr) -> Option<u16> {
+        let mut records =
+            self.records().into_iter().filter(|it| it.target() == target && it.portal() == portal);
+        records.find_map(|it| it.group())
     }
 
     pub(crate) fn delete_record(&mut self, record: &Record) {

@@ -28,6 +28,14 @@ impl Release {
         }
     }
 
+    /// Where open-iscsi keeps its interfaces.
+    pub(crate) fn interfaces(self) -> &'static str {
+        match self {
+            Self::Debian12 => "/etc/iscsi/ifaces",
+            Self::Debian13 => "/var/lib/iscsi/ifaces",
+        }
+    }
+
     pub(crate) fn multipath_version(self) -> &'static str {
         match self {
             Self::Debian12 => "v0.9.4 (12/19, 2022)",

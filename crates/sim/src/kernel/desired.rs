@@ -7,39 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret as _, SecretString};
-
 use super::identity::Shown;
-use crate::target::{Reachability, Target, Unit};
-
-/// How an initiator may log in.
-#[derive(Debug, Clone, Default)]
-pub enum Access {
-    /// Without authentication.
-    #[default]
-    Open,
-    /// With this CHAP user and secret.
-    Chap {
-        /// The user name.
-        user: String,
-        /// The secret, 12 to 16 characters for most initiators.
-        secret: SecretString,
-    },
-    /// Not at all: logins fail with an authorisation failure.
-    Refused,
-}
-
-impl PartialEq for Access {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Open, Self::Open) | (Self::Refused, Self::Refused) => true,
-            (Self::Chap { user, secret }, Self::Chap { user: other, secret: its }) => {
-                user == other && secret.expose_secret() == its.expose_secret()
-            }
-            _ => false,
-        }
-    }
-}
+use crate::target::{Access, Reachability, Target, Unit};
 
 /// What one storage object of the kernel stands for: a file under one identity. The same file under two identities
 /// needs two, since LIO does not change the identity of an exported one.
@@ -89,6 +58,7 @@ pub(super) struct Desired {
 /// What is not in the arrays' hands.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
+    /// By initiator, instead of what the arrays say.
     pub(super) access: BTreeMap<String, Access>,
     pub(super) block: u32,
 }
@@ -116,7 +86,8 @@ impl Desired {
                     acls: BTreeMap::new(),
                 };
                 for initiator in initiators {
-                    let access = rules.access.get(initiator).cloned().unwrap_or_default();
+                    let given = || target.access(initiator, portal.address);
+                    let access = rules.access.get(initiator).cloned().unwrap_or_else(given);
                     if access == Access::Refused {
                         continue;
                     }

@@ -4,13 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use secrecy::ExposeSecret as _;
-
 use super::configfs::{link, links, make, objects, remove, unlink, write};
-use super::desired::{Access, GroupId};
+use super::desired::GroupId;
 use super::present::Step;
 use super::stores::{ROOT, Stores, state_name};
 use super::{loops, namespace};
+use crate::target::Access;
 
 /// The storage objects of this plane are below a backend of their own.
 const BACKEND: &str = "iblock_77";
@@ -29,6 +28,9 @@ const PATIENCE: [(&str, &str); 4] = [
     ("dataout_timeout", "2"),
     ("dataout_timeout_retries", "1"),
 ];
+
+/// What takes a user or a secret away again.
+const NOTHING: &str = "NULL";
 
 /// LIO's tree and the network namespace of its portals.
 #[derive(Debug)]
@@ -144,9 +146,16 @@ impl Lio {
         }
         let authentication = match access {
             Access::Open | Access::Refused => "0",
-            Access::Chap { user, secret } => {
-                write(acl.join("auth/userid"), user)?;
-                write(acl.join("auth/password"), secret.expose_secret())?;
+            Access::Chap { initiator, target } => {
+                let target = target.as_ref();
+                for (file, value) in [
+                    ("userid", initiator.user.as_str()),
+                    ("password", &initiator.secret),
+                    ("userid_mutual", target.map_or(NOTHING, |it| &it.user)),
+                    ("password_mutual", target.map_or(NOTHING, |it| &it.secret)),
+                ] {
+                    write(acl.join("auth").join(file), value)?;
+                }
                 "1"
             }
         };

@@ -31,7 +31,6 @@ mod plane;
 mod present;
 mod stores;
 
-pub use desired::Access;
 pub use fc::{FcPort, FcTarget, wwpn};
 pub use live::{LiveArray, LivePlane};
 pub use nvmet::{AnaState, Namespace, NvmeTarget};

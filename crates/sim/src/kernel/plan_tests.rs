@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::super::desired::{Access, Lun};
+use super::super::desired::Lun;
 use super::super::identity::Shown;
 use super::*;
+use crate::target::Access;
 
 /// A generator of small numbers, the same in every run.
 struct Dice(u64);

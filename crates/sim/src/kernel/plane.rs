@@ -4,11 +4,11 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::desired::{Access, Desired, Rules};
+use super::desired::{Desired, Rules};
 use super::lio::Lio;
 use super::plan::plan;
 use super::present::Present;
-use crate::target::Target;
+use crate::target::{Access, Target};
 
 /// The kernel's iSCSI target. There is one in a machine: every iSCSI target of the kernel is taken for its own.
 ///
@@ -39,7 +39,8 @@ impl KernelPlane {
     }
 
     /// Makes the kernel show what `targets` show to `initiators` (IQNs), and nothing else. Changes what differs only:
-    /// sessions go on, units grow and shrink under them. Every initiator may log in to every portal that is up.
+    /// sessions go on, units grow and shrink under them, and what an initiator has to prove counts from its next login.
+    /// Every initiator may log in to every portal that is up.
     ///
     /// # Errors
     /// `InvalidInput` for what the kernel's target cannot express: a unit at LUN 0, an identifier that is not of NAA
@@ -55,9 +56,14 @@ impl KernelPlane {
         Ok(())
     }
 
-    /// How an initiator may log in, from the next [`KernelPlane::sync`] on.
-    pub fn set_access(&self, initiator: &str, access: Access) {
-        self.inner().rules.access.insert(initiator.to_owned(), access);
+    /// How an initiator may log in everywhere, whatever the arrays say, from the next [`KernelPlane::sync`] on. `None`: as
+    /// the arrays say.
+    pub fn set_access(&self, initiator: &str, access: impl Into<Option<Access>>) {
+        let mut inner = self.inner();
+        match access.into() {
+            Some(access) => drop(inner.rules.access.insert(initiator.to_owned(), access)),
+            None => drop(inner.rules.access.remove(initiator)),
+        }
     }
 
     /// The logical block size in bytes (512 or 4096) of all units, from the next [`KernelPlane::sync`] on; those that

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::desired::{Access, GroupId, Store};
+use super::desired::{GroupId, Store};
+use crate::target::Access;
 
 /// A storage object.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! /protocols/san/iscsi/credentials: what initiators have to prove when they log in.
 
-use std::fmt;
-
 use serde_json::json;
 
 use super::answer::{Reply, Row};
@@ -9,7 +7,7 @@ use super::call::Call;
 use super::error::{ApiError, CREDENTIAL_DUPLICATE, FIELD_MISSING};
 use super::model::State;
 use super::volume_create::svm_of;
-use crate::target::Proof;
+use crate::target::{Access, ChapUser};
 
 /// Longest user name and longest secret.
 const USER_MAX: usize = 128;
@@ -17,25 +15,12 @@ const SECRET_MAX: usize = 512;
 /// The entry for every initiator that has none of its own.
 const DEFAULT: &str = "default";
 
-/// A user name and its secret, which nothing prints.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Known {
-    user: String,
-    secret: String,
-}
-
-impl fmt::Debug for Known {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Known").field("user", &self.user).finish_non_exhaustive()
-    }
-}
-
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Credential {
     method: &'static str,
-    inbound: Option<Known>,
-    outbound: Option<Known>,
+    inbound: Option<ChapUser>,
+    outbound: Option<ChapUser>,
 }
 
 /// GET /protocols/san/iscsi/credentials[/{svm.uuid}/{initiator}].
@@ -43,7 +28,7 @@ pub(crate) struct Credential {
 pub(crate) fn rows(state: &State, call: &Call) -> Result<Vec<Row>, ApiError> {
     let rows = state.credentials.iter().map(|((svm, initiator), it)| {
         let svm = &state.svms[*svm];
-        let user = |known: &Option<Known>| known.as_ref().map(|it| json!({ "user": it.user }));
+        let user = |known: &Option<ChapUser>| known.as_ref().map(|it| json!({ "user": it.user }));
         // A secret is never shown.
         let value = json!({
             "svm": { "name": svm.name, "uuid": svm.uuid },
@@ -100,14 +85,14 @@ fn find(state: &State, call: &Call) -> Result<(usize, String), ApiError> {
 
 fn changed(before: &Credential, call: &Call) -> Result<Credential, ApiError> {
     let body = &call.body;
-    let known = |which: &str, before: &Option<Known>| -> Result<Option<Known>, ApiError> {
+    let known = |which: &str, before: &Option<ChapUser>| -> Result<Option<ChapUser>, ApiError> {
         let user = body.short_text(&format!("chap.{which}.user"), USER_MAX)?;
         let secret = body.short_text(&format!("chap.{which}.password"), SECRET_MAX)?;
         Ok(match (user, secret, before) {
             (None, None, before) => before.clone(),
             (Some(user), _, _) if user.is_empty() => None,
-            (Some(user), Some(secret), _) => Some(Known { user, secret }),
-            (None, Some(secret), Some(before)) => Some(Known { secret, ..before.clone() }),
+            (Some(user), Some(secret), _) => Some(ChapUser { user, secret }),
+            (None, Some(secret), Some(before)) => Some(ChapUser { secret, ..before.clone() }),
             _ => return Err(FIELD_MISSING.error("a user and a password belong together").target("chap")),
         })
     };
@@ -124,30 +109,25 @@ fn changed(before: &Credential, call: &Call) -> Result<Credential, ApiError> {
 }
 
 impl State {
-    /// Whether an initiator may log in at an SVM with what it proves, and gets the proof that it asks for.
-    pub(crate) fn admits(&self, svm: usize, initiator: &str, proof: &Proof) -> bool {
+    /// How an initiator may log in at an SVM.
+    pub(crate) fn access(&self, svm: usize, initiator: &str) -> Access {
         let of = |name: &str| self.credentials.get(&(svm, name.to_owned()));
         let Some(it) = of(&initiator.to_ascii_lowercase()).or_else(|| of(DEFAULT)) else {
-            return proof.of_target.is_none();
+            return Access::Open;
         };
-        let is = |known: &Option<Known>, given: &Option<(String, String)>| {
-            matches!((known, given), (Some(known), Some((user, secret)))
-                if known.user == *user && known.secret == *secret)
-        };
-        match it.method {
-            "none" => proof.of_target.is_none(),
-            "chap" => {
-                is(&it.inbound, &proof.of_initiator)
-                    && (proof.of_target.is_none() || is(&it.outbound, &proof.of_target))
+        match (it.method, &it.inbound) {
+            ("none", _) => Access::Open,
+            ("chap", Some(initiator)) => {
+                Access::Chap { initiator: initiator.clone(), target: it.outbound.clone() }
             }
-            _ => false,
+            _ => Access::Refused,
         }
     }
 
     /// The users of an initiator's entry: those it proves and those that are proved to it. `None`: it has no entry.
     pub(crate) fn credential_users(&self, initiator: &str) -> Option<(Option<String>, Option<String>)> {
         let found = self.credentials.iter().find(|((_, name), _)| name.eq_ignore_ascii_case(initiator));
-        let user = |it: &Option<Known>| it.as_ref().map(|it| it.user.clone());
+        let user = |it: &Option<ChapUser>| it.as_ref().map(|it| it.user.clone());
         found.map(|(_, it)| (user(&it.inbound), user(&it.outbound)))
     }
 }

@@ -9,7 +9,7 @@ use super::model::{Interface, Lun, State, Volume};
 use super::overrides::Identity;
 use super::sim::OntapSim;
 use super::version::Personality;
-use crate::target::{Portal, Proof, Reachability, Target, Unit};
+use crate::target::{Access, Portal, Reachability, Target, Unit};
 
 /// The first four bytes of every NAA identifier of this vendor; the serial number's twelve follow.
 const NAA_PREFIX: [u8; 4] = [0x60, 0x0a, 0x09, 0x80];
@@ -37,10 +37,10 @@ impl Target for OntapSim {
         mapped.filter_map(|((lun, _), number)| Some((*number, unit(&state, *lun, at)?))).collect()
     }
 
-    fn admits(&self, initiator: &str, portal: SocketAddr, proof: &Proof) -> bool {
+    fn access(&self, initiator: &str, portal: SocketAddr) -> Access {
         let state = self.state();
         let svm = state.interfaces.iter().find(|it| it.address == portal).and_then(|it| it.svm);
-        svm.is_some_and(|it| state.admits(it, initiator, proof))
+        svm.map_or(Access::Refused, |it| state.access(it, initiator))
     }
 
     fn logged_in(&self, initiator: &str, portal: SocketAddr) {

@@ -10,6 +10,7 @@ mod events;
 mod player;
 mod scene;
 mod scenes;
+mod scenes_logins;
 mod scenes_maps;
 mod scrub;
 mod shelf;

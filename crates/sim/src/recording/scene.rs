@@ -22,6 +22,10 @@ pub enum Admission {
     Nobody,
     /// The initiator, with a secret that it does not have.
     Secret,
+    /// The initiator, with a secret that scenes know.
+    OneWay,
+    /// The same, and the target proves one as well.
+    Mutual,
 }
 
 /// Something that happens at the array or on the way to it.

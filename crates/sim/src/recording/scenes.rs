@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::scene::{Act, Admission, Scene, Step, Until};
-use super::scenes_maps;
+use super::{scenes_logins, scenes_maps};
 use crate::target::Reachability;
 
 /// The array's target.
@@ -17,7 +17,7 @@ pub fn portals() -> [SocketAddr; 2] {
 }
 
 /// Where open-iscsi keeps the records of the target.
-const RECORDS: &str = "/var/lib/iscsi/nodes/iqn.1992-08.com.netapp:sn.lab0:vs.2";
+pub(super) const RECORDS: &str = "/var/lib/iscsi/nodes/iqn.1992-08.com.netapp:sn.lab0:vs.2";
 const SESSIONS: &str = "/sys/class/iscsi_session";
 /// What our sessions are made with. The times are short, so that outages are noticed soon.
 const SETTINGS: [(&str, &str); 7] = [
@@ -36,6 +36,8 @@ pub fn scenes() -> Vec<Scene> {
         records(),
         login(),
         refused(),
+        scenes_logins::interfaces(),
+        scenes_logins::proofs(),
         scan(),
         high(),
         reuse(),
@@ -65,7 +67,7 @@ fn node(portal: &str, tail: &[&str]) -> Step {
     iscsiadm(&[&head[..], tail].concat())
 }
 
-fn settings() -> Vec<&'static str> {
+pub(super) fn settings() -> Vec<&'static str> {
     let mut tail = vec!["-o", "update"];
     for (name, value) in SETTINGS {
         tail.extend(["-n", name, "-v", value]);
@@ -173,7 +175,7 @@ pub(super) fn no_legs() -> Vec<Step> {
     steps
 }
 
-fn scene(name: &'static str, about: &'static str, parts: &[Vec<Step>]) -> Scene {
+pub(super) fn scene(name: &'static str, about: &'static str, parts: &[Vec<Step>]) -> Scene {
     Scene { name, about, steps: parts.concat() }
 }
 

@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::scene::Admission;
 use super::scenes::{INITIATOR, TARGET, portals};
-use crate::target::{Portal, Reachability, Target, Unit};
+use super::scenes_logins::{HOST, OURSELVES, STRANGER};
+use crate::target::{Access, ChapUser, Portal, Reachability, Target, Unit};
 
 #[derive(Debug)]
 struct Inside {
     portals: Vec<Portal>,
     /// By LUN number: which volume, and its size in bytes.
     units: BTreeMap<u16, (u8, u64)>,
+    access: Access,
 }
 
 /// The array of the scenes. It shows its only initiator everything that is mapped, on every portal.
@@ -33,7 +36,8 @@ impl Shelf {
             node: format!("node-{at}"),
             reachability: Reachability::Up,
         };
-        let inside = Inside { portals: vec![portal(0), portal(1)], units: BTreeMap::new() };
+        let portals = vec![portal(0), portal(1)];
+        let inside = Inside { portals, units: BTreeMap::new(), access: Access::Open };
         Self { folder: folder.into(), inside: Mutex::new(inside) }
     }
 
@@ -62,6 +66,18 @@ impl Shelf {
         self.inside().units.remove(&lun);
     }
 
+    /// Changes who may log in.
+    pub fn admit(&self, admission: Admission) {
+        let user = |(user, secret): (&str, &str)| ChapUser { user: user.into(), secret: secret.into() };
+        self.inside().access = match admission {
+            Admission::Open => Access::Open,
+            Admission::Nobody => Access::Refused,
+            Admission::Secret => Access::Chap { initiator: user(STRANGER), target: None },
+            Admission::OneWay => Access::Chap { initiator: user(HOST), target: None },
+            Admission::Mutual => Access::Chap { initiator: user(HOST), target: Some(user(OURSELVES)) },
+        };
+    }
+
     /// Changes how a portal answers.
     pub fn set_portal(&self, at: usize, reachability: Reachability) {
         if let Some(portal) = self.inside().portals.get_mut(at) {
@@ -73,6 +89,10 @@ impl Shelf {
 impl Target for Shelf {
     fn portals(&self) -> Vec<Portal> {
         self.inside().portals.clone()
+    }
+
+    fn access(&self, _: &str, _: SocketAddr) -> Access {
+        self.inside().access.clone()
     }
 
     fn units(&self, initiator: &str, portal: SocketAddr) -> BTreeMap<u16, Unit> {

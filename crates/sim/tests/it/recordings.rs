@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_host::Host;
 use san_sim::host::{FindMultipaths, NodeSpec, SimNode, World};
-use san_sim::recording::{Act, Admission, INITIATOR, Shelf, Stage, Trouble, play, portals, scenes};
+use san_sim::recording::{Act, INITIATOR, Shelf, Stage, Trouble, play, scenes};
 use tempfile::TempDir;
 
 /// A simulated node and the scenes' array.
@@ -46,13 +46,7 @@ impl Stage for Rig {
             }
             Act::Unmap(lun) => self.shelf.unmap(lun),
             Act::Road(portal, reachability) => self.shelf.set_portal(portal, reachability),
-            Act::Admit(admission) => {
-                // The simulated array has no secrets: what its refusal looks like is set at the node.
-                let code = (admission != Admission::Open).then_some(24);
-                for portal in portals() {
-                    self.node.refuse_logins(portal, code);
-                }
-            }
+            Act::Admit(admission) => self.shelf.admit(admission),
         }
         Ok(())
     }

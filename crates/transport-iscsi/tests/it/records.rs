@@ -11,7 +11,7 @@ use san_core::{
     Chap, ChapName, Cx, Deadline, Effect, EffectObserver, Effects, ErrorKind, HostLogin, Initiator,
     OperationId, PortStatus, Result, TargetPort, Transport as _,
 };
-use san_host::{Guard, Host as _};
+use san_host::{Guard, Host as _, Tool};
 use san_sim::host::{LogKind, Release};
 use san_transport_iscsi::{Iscsi, IscsiConfig, LoginSource};
 
@@ -236,6 +236,63 @@ async fn a_port_is_the_same_with_and_without_its_node() {
     assert!(states.iter().all(|it| it.status.is_up()), "{states:?}");
     assert_eq!(fixture.sessions(), ports.len());
     assert_eq!(fixture.iscsi.disconnect(&cx(), &named).await.unwrap(), ports.len());
+}
+
+/// Runs iscsiadm as an admin does.
+async fn admin(fixture: &Fixture, line: &str) {
+    let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    let ran = fixture.node.run(Tool::Iscsiadm, &arguments, Deadline::after(Duration::from_secs(5))).await;
+    assert_eq!(ran.as_ref().unwrap().code, Some(0), "{ran:?}");
+}
+
+/// open-iscsi has one record without a group for a portal, which any other record of that portal takes the place of.
+#[tokio::test(start_paused = true)]
+async fn a_record_of_others_is_not_displaced_and_one_like_ours_is() {
+    let portal = format!("-T {} -p 10.0.0.1:3260", crate::array::TARGET);
+    for release in [Release::Debian12, Release::Debian13] {
+        let fixture = Fixture::on(release);
+        let ports = fixture.ports()[..1].to_vec();
+        admin(&fixture, "-m iface -I lab.first -o new").await;
+        admin(&fixture, &format!("-m node {portal} -o new")).await;
+        let bound = fixture.iscsi.with(|it| it.interfaces = vec!["lab.first".to_owned()]);
+        // Each release keeps interfaces in another folder.
+        assert_eq!(bound.initiators(&cx()).await.unwrap().len(), 1, "{release:?}");
+        let states = bound.connect(&cx(), &ports).await.unwrap();
+        let PortStatus::Failed(error) = &states[0].status else { panic!("{states:?}") };
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        assert!(error.message().contains("interface default"), "{error:?}");
+        assert!(error.remedy().is_some_and(|it| it.contains("discovery")), "{error:?}");
+        admin(&fixture, &format!("-m node {portal} -I default")).await;
+        // As an earlier process of ours made it, before interfaces were named.
+        let ours = "-o update -n node.session.scan -v manual -n node.startup -v manual";
+        admin(&fixture, &format!("-m node {portal} -I default {ours}")).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let states = bound.connect(&cx(), &ports).await.unwrap();
+        assert!(states[0].status.is_up(), "{states:?}");
+    }
+}
+
+/// Each interface's sessions are made and ended, whatever becomes of the record of the one before.
+#[tokio::test(start_paused = true)]
+async fn sessions_through_two_interfaces_are_made_and_ended_and_made_again() {
+    let fixture = Fixture::on(Release::Debian13);
+    let ports = fixture.ports();
+    for name in ["lab.first", "lab.second"] {
+        admin(&fixture, &format!("-m iface -I {name} -o new")).await;
+    }
+    let bound = fixture.iscsi.with(|it| it.interfaces = vec!["lab.first".into(), "lab.second".into()]);
+    for _ in 0..2 {
+        let states = bound.connect(&cx(), &ports).await.unwrap();
+        assert!(states.iter().all(|it| it.status.is_up()), "{states:?}");
+        assert_eq!(fixture.sessions(), 2 * ports.len());
+        // The second record, which has a group, has taken the place of the first.
+        assert_eq!(fixture.node.inventory().records.len(), ports.len());
+        fixture.node.forget_log();
+        assert_eq!(bound.connect(&cx(), &ports).await.unwrap().len(), 2 * ports.len());
+        assert_eq!(fixture.programs(), [] as [&str; 0], "it costs nothing again");
+        assert_eq!(bound.disconnect(&cx(), &ports).await.unwrap(), 2 * ports.len());
+        assert_eq!((fixture.sessions(), fixture.node.inventory().records.len()), (0, 0));
+    }
 }
 
 #[derive(Debug)]

@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use san_sim::kernel::Access;
+use san_sim::target::{Access, ChapUser};
 
 use super::bench::{Bench, PATIENCE};
 use crate::guest::array::TestArray;
 use crate::guest::network::Network;
+use crate::guest::secrets::Watch;
 use crate::guest::{Check, Failure, Shown, daemons, ledger, scratch, tools};
 
 /// The network that no other check uses: a login there disturbs nobody.
@@ -109,49 +109,12 @@ fn write_secret(record: &Path, secret: &str) -> Result<(), Failure> {
     Ok(fs::rename(&temporary, record)?)
 }
 
-/// Watches the arguments and the environment of every process until it is told to end.
-struct Watch {
-    ends: Arc<AtomicBool>,
-    looks: Arc<AtomicUsize>,
-    found: tokio::task::JoinHandle<Vec<String>>,
-}
-
-impl Watch {
-    fn start() -> Self {
-        let (ends, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (until, count) = (Arc::clone(&ends), Arc::clone(&looks));
-        let found = tokio::task::spawn_blocking(move || {
-            let mut found = Vec::new();
-            while !until.load(Ordering::SeqCst) {
-                count.fetch_add(1, Ordering::SeqCst);
-                for name in ledger::names(Path::new("/proc")).iter().filter(|it| it.parse::<u32>().is_ok()) {
-                    for file in ["cmdline", "environ"] {
-                        // It may have ended meanwhile.
-                        let bytes = fs::read(Path::new("/proc").join(name).join(file)).unwrap_or_default();
-                        if String::from_utf8_lossy(&bytes).contains(SECRET) {
-                            found.push(format!("{file} of process {name}"));
-                        }
-                    }
-                }
-            }
-            found
-        });
-        Self { ends, looks, found }
-    }
-
-    async fn end(self) -> Result<(usize, Vec<String>), Failure> {
-        self.ends.store(true, Ordering::SeqCst);
-        let found = self.found.await?;
-        Ok((self.looks.load(Ordering::SeqCst), found))
-    }
-}
-
 async fn chap(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let address: SocketAddr = Network::portal(NETWORK);
     let array = Arc::new(TestArray::new("chap", vec![address], scratch::mount().await?));
     bench.plane.add(array.clone());
-    let access = Access::Chap { user: USER.to_owned(), secret: SECRET.to_owned().into() };
-    bench.plane.plane().set_access(&bench.node.initiator, access);
+    let initiator = ChapUser { user: USER.to_owned(), secret: SECRET.to_owned() };
+    bench.plane.plane().set_access(&bench.node.initiator, Access::Chap { initiator, target: None });
     bench.plane.sync().await?;
     let place = Place { target: array.target(), portal: format!("{address},{GROUP}") };
     let result = attempts(&place).await;
@@ -171,7 +134,7 @@ async fn attempts(place: &Place) -> Result<Shown, Failure> {
         .success()?;
     require(&place.iscsiadm(&["--login"]).await?, REFUSED, "without a secret")?;
 
-    let watch = Watch::start();
+    let watch = Watch::start(&[SECRET]);
     let record = place.record()?;
     locked(async || write_secret(&record, "this-one-is-wrong")).await?;
     require(&place.iscsiadm(&["--login"]).await?, REFUSED, "with a wrong secret")?;
@@ -200,7 +163,7 @@ async fn attempts(place: &Place) -> Result<Shown, Failure> {
     }
 
     // The other way round: what watches does see a secret that is an argument.
-    let watch = Watch::start();
+    let watch = Watch::start(&[SECRET]);
     let update = ["-o", "update", "-n", "node.session.auth.password", "-v", SECRET];
     place.traced(&update, log.path()).await?.success()?;
     let (_, seen) = watch.end().await?;

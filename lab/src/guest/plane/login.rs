@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use san_sim::kernel::Access;
-use san_sim::target::Reachability;
-use secrecy::SecretString;
+use san_sim::target::{Access, ChapUser, Reachability};
 
 use super::bench::{Bench, IGROUP, MIB, PATIENCE, SOON, SVM, attribute, delete, device, hex, rescan, within};
 use crate::guest::network::{Block, Direction, Network};
@@ -210,8 +208,8 @@ async fn access(bench: Arc<Bench>) -> Result<Shown, Failure> {
     let login = || tools::output("iscsiadm", &["-m", "node", "--login"], PATIENCE);
     let out = || tools::run("iscsiadm", &["-m", "node", "--logout"], PATIENCE);
     out().await?;
-    let secret = SecretString::from("labsecret1234");
-    plane.set_access(&bench.initiator, Access::Chap { user: "lab".to_owned(), secret });
+    let initiator = ChapUser { user: "lab".to_owned(), secret: "labsecret1234".to_owned() };
+    plane.set_access(&bench.initiator, Access::Chap { initiator, target: None });
     bench.follow().await?;
     let missing = login().await?.code;
     bench.setting("node.session.auth.authmethod", "CHAP").await?;

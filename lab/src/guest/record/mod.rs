@@ -109,9 +109,10 @@ fn nth<const N: usize>(bench: Arc<Bench>) -> Running {
 
 fn checks() -> Vec<Check<Bench>> {
     /// What plays each scene, in their order.
-    const PLAYS: [fn(Arc<Bench>) -> Running; 19] = [
+    const PLAYS: [fn(Arc<Bench>) -> Running; 21] = [
         nth::<0>, nth::<1>, nth::<2>, nth::<3>, nth::<4>, nth::<5>, nth::<6>, nth::<7>, nth::<8>, nth::<9>,
         nth::<10>, nth::<11>, nth::<12>, nth::<13>, nth::<14>, nth::<15>, nth::<16>, nth::<17>, nth::<18>,
+        nth::<19>, nth::<20>,
     ];
     let first = Check {
         name: VERSIONS,

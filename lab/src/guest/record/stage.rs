@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use san_host::{Host, System, SystemConfig};
-use san_sim::kernel::{Access, KernelPlane, LivePlane};
+use san_sim::kernel::{KernelPlane, LivePlane};
 use san_sim::recording::{Act, Admission, INITIATOR, Shelf, Stage, Trouble};
 use san_sim::target::Reachability;
-use secrecy::SecretString;
 
 use crate::guest::daemons::Daemon;
 use crate::guest::network::{NAMESPACE_PATH, Network};
@@ -131,17 +130,7 @@ impl Stage for Kernel {
             Act::Road(portal, reachability) => {
                 return self.road(portal, reachability).await.map_err(|it| Trouble(it.0));
             }
-            Act::Admit(admission) => self.plane.plane().set_access(
-                INITIATOR,
-                match admission {
-                    Admission::Open => Access::Open,
-                    Admission::Nobody => Access::Refused,
-                    Admission::Secret => Access::Chap {
-                        user: "somebody".to_owned(),
-                        secret: SecretString::from("not-this-host-s"),
-                    },
-                },
-            ),
+            Act::Admit(admission) => self.shelf.admit(admission),
         }
         self.plane.sync().await.map_err(trouble)
     }

@@ -11,6 +11,8 @@ const STORED: &[(&str, &str)] = transcripts![
     "records.txt",
     "login.txt",
     "refused.txt",
+    "interfaces.txt",
+    "proofs.txt",
     "scan.txt",
     "high.txt",
     "reuse.txt",

@@ -100,11 +100,7 @@ const CHECKS: &[Check<Bench>] = &[
 ];
 
 fn failures(states: &[PortState]) -> Vec<String> {
-    let failure = |it: &PortState| match &it.status {
-        PortStatus::Failed(error) => Some(error.chain().to_string()),
-        _ => None,
-    };
-    states.iter().filter_map(failure).collect()
+    states.iter().filter_map(|it| Some(it.status.failure()?.chain().to_string())).collect()
 }
 
 async fn connect(
