@@ -19,6 +19,7 @@ pub mod node;
 mod plane;
 mod prior;
 mod record;
+mod roads;
 pub mod scenarios;
 pub mod scratch;
 pub mod secrets;
@@ -46,6 +47,7 @@ pub fn groups() -> Vec<Group> {
         hostconfig::group(),
         hostconfig::boot_group(),
         record::group(),
+        roads::group(),
     ];
     groups.extend(scenarios::groups());
     groups

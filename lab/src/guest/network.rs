@@ -2,6 +2,7 @@
 //! its own, so that a cut is a real loss of one link and of nothing else.
 //!
 //! Network `n` (from 1): the host has 10.77.n.1 on `h<n>`, the array 10.77.n.2 on `t<n>` in the namespace. With a second
+//! card of the host, `g<n>` with 10.77.n.101, the array's address is on a bridge that joins `t<n>` and `u<n>`. With a second
 //! machine the array's address is on a bridge in the namespace that joins `t<n>` and the machine's network card, and the
 //! second machine is 10.77.n.3.
 
@@ -23,6 +24,9 @@ pub const NAMESPACE_PATH: &str = "/run/netns/san";
 
 /// The iSCSI port.
 const PORT: u16 = 3260;
+
+/// The table of the namespace that counts.
+const COUNTS: &str = "counts";
 
 /// Programs that configure networks end quickly, even under emulation.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -113,6 +117,83 @@ impl Network {
         batch(None, &commands).await
     }
 
+    /// Gives this machine a second card, [`Network::second`], in network `n`. Each card answers for its own address alone, as
+    /// cards in one network have to.
+    ///
+    /// # Errors
+    /// Where `ip` fails, or the kernel does not take the settings.
+    pub async fn double(&self, n: u8) -> Result<(), Failure> {
+        let second = Self::second(n);
+        let outside = format!("link add {second} type veth peer name u{n} netns {NAMESPACE}\n");
+        let inside = format!(
+            "link add b{n} type bridge forward_delay 0 mcast_snooping 0\naddr del 10.77.{n}.2/24 dev t{n}\n\
+             link set t{n} master b{n}\nlink set u{n} master b{n}\nlink set u{n} up\n\
+             addr add 10.77.{n}.2/24 dev b{n}\nlink set b{n} up\n"
+        );
+        batch(None, &outside).await?;
+        batch(Some(NAMESPACE), &inside).await?;
+        for card in [Self::first(n), second.clone()] {
+            for (setting, value) in [("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "0")] {
+                fs::write(format!("/proc/sys/net/ipv4/conf/{card}/{setting}"), value)?;
+            }
+        }
+        batch(None, &format!("addr add 10.77.{n}.101/24 dev {second}\nlink set {second} up\n")).await
+    }
+
+    /// This machine's card in network `n`.
+    pub fn first(n: u8) -> String {
+        format!("h{n}")
+    }
+
+    /// This machine's second card there.
+    pub fn second(n: u8) -> String {
+        format!("g{n}")
+    }
+
+    /// Takes the link of the second card in network `n` down, at the array's side.
+    ///
+    /// # Errors
+    /// Where `ip` fails.
+    pub async fn cut_second(&self, n: u8) -> Result<(), Failure> {
+        set_link(&format!("u{n}"), "down").await
+    }
+
+    /// Brings it back up.
+    ///
+    /// # Errors
+    /// Where `ip` fails.
+    pub async fn mend_second(&self, n: u8) -> Result<(), Failure> {
+        set_link(&format!("u{n}"), "up").await
+    }
+
+    /// Counts from now on how many connections the array's address in each network is asked for on the iSCSI port.
+    ///
+    /// # Errors
+    /// Where `nft` fails.
+    pub async fn count_connections(&self) -> Result<(), Failure> {
+        let rules = (1..=self.networks).fold(String::new(), |mut rules, n| {
+            let wanted = format!("ip daddr 10.77.{n}.2 tcp dport {PORT} tcp flags & (syn | ack) == syn");
+            let _ = writeln!(rules, "    {wanted} counter");
+            rules
+        });
+        let chain = format!("  chain input {{\n    type filter hook input priority -10;\n{rules}  }}\n");
+        nft(&format!(
+            "table inet {COUNTS} {{}}\ndelete table inet {COUNTS}\ntable inet {COUNTS} {{\n{chain}}}\n"
+        ))
+        .await
+    }
+
+    /// How many it was asked for in each network since then.
+    ///
+    /// # Errors
+    /// Where nothing is counted.
+    pub async fn connections(&self) -> Result<Vec<u64>, Failure> {
+        let arguments = ["netns", "exec", NAMESPACE, "nft", "list", "table", "inet", COUNTS];
+        let text = tools::run("ip", &arguments, PATIENCE).await?;
+        let counts = counted(&text);
+        if counts.len() == usize::from(self.networks) { Ok(counts) } else { Err(Failure(text)) }
+    }
+
     async fn make_pairs(&self) -> Result<(), Failure> {
         tools::run("ip", &["netns", "add", NAMESPACE], PATIENCE).await?;
         let (mut outside, mut inside) = (String::new(), "link set lo up\n".to_owned());
@@ -145,7 +226,7 @@ impl Network {
     /// # Errors
     /// Where `ip` fails.
     pub async fn cut(&self, n: u8) -> Result<(), Failure> {
-        Self::link(n, "down").await
+        set_link(&format!("t{n}"), "down").await
     }
 
     /// Brings the link back up.
@@ -153,12 +234,7 @@ impl Network {
     /// # Errors
     /// Where `ip` fails.
     pub async fn mend(&self, n: u8) -> Result<(), Failure> {
-        Self::link(n, "up").await
-    }
-
-    async fn link(n: u8, state: &str) -> Result<(), Failure> {
-        let device = format!("t{n}");
-        tools::run("ip", &["-n", NAMESPACE, "link", "set", &device, state], PATIENCE).await.map(drop)
+        set_link(&format!("t{n}"), "up").await
     }
 
     /// Ends packets between the hosts and the array's address in network `n`; links stay up.
@@ -190,11 +266,27 @@ impl Network {
     /// Replaces the namespace's whole rule set at once.
     async fn apply(&self) -> Result<(), Failure> {
         let rules = rules(&self.blocks.lock().unwrap_or_else(PoisonError::into_inner));
-        let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), rules)?;
-        let path = file.path().to_string_lossy();
-        tools::run("ip", &["netns", "exec", NAMESPACE, "nft", "-f", &path], PATIENCE).await.map(drop)
+        nft(&rules).await
     }
+}
+
+/// Changes a link of the array's.
+async fn set_link(device: &str, state: &str) -> Result<(), Failure> {
+    tools::run("ip", &["-n", NAMESPACE, "link", "set", device, state], PATIENCE).await.map(drop)
+}
+
+/// Gives the namespace these rules.
+async fn nft(rules: &str) -> Result<(), Failure> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), rules)?;
+    let path = file.path().to_string_lossy();
+    tools::run("ip", &["netns", "exec", NAMESPACE, "nft", "-f", &path], PATIENCE).await.map(drop)
+}
+
+/// The counters of a table, as `nft` lists it.
+fn counted(text: &str) -> Vec<u64> {
+    let counters = text.lines().filter_map(|it| it.split_once("counter packets ")?.1.split(' ').next());
+    counters.filter_map(|it| it.parse().ok()).collect()
 }
 
 /// The rule set for these blocks.
@@ -248,6 +340,15 @@ fn card(n: u8) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_are_read_in_their_order() {
+        let text = "table inet counts {\n\tchain input {\n\t\ttype filter hook input priority -10; policy accept;\n\
+                    \t\tip daddr 10.77.1.2 tcp dport 3260 tcp flags & (syn | ack) == syn counter packets 3 bytes 180\n\
+                    \t\tip daddr 10.77.2.2 tcp dport 3260 tcp flags & (syn | ack) == syn counter packets 0 bytes 0\n\t}\n}\n";
+        assert_eq!(counted(text), [3, 0]);
+        assert_eq!(counted(""), [0; 0]);
+    }
 
     #[test]
     fn a_rule_set_replaces_the_one_before_and_names_each_direction() {
