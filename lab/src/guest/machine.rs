@@ -97,6 +97,8 @@ pub fn multipath() -> MultipathConfig {
 fn patient(pace: u32) -> MultipathConfig {
     let usual = MultipathConfig::default();
     MultipathConfig {
+        // Six disks at once are dozens of INQUIRYs beside udev's programs, on one emulated processor.
+        inquiry: usual.inquiry * 2 * pace,
         leg: usual.leg * 2 * pace,
         straggler: usual.straggler * 5,
         // udev runs dozens of programs for a disk, and looks at many disks at once.
