@@ -149,6 +149,9 @@ async fn end(
             Err(error) => problems.push(Problem::new(id, &error)),
         }
     }
-    peers.forget(cx, &node).await?;
+    // Where something of it was left as it is, it is not forgotten either.
+    if problems.is_empty() {
+        peers.forget(cx, &node).await?;
+    }
     Ok(Removed { node, storages: done, problems })
 }
