@@ -40,7 +40,7 @@ fn forbidden() -> Fault {
 #[tokio::test(start_paused = true)]
 async fn an_unmapping_that_fails_names_the_disk_and_no_number_of_the_array() {
     let site = disk().await;
-    let lun = site.array.luns().into_iter().find(|it| it.path.contains("vm-100")).unwrap();
+    let lun = site.array.luns().into_iter().find(|it| it.path.starts_with("/vol/sb")).unwrap();
     inject(
         &site.array,
         "DELETE",
