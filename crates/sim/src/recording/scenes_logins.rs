@@ -96,6 +96,8 @@ fn attempt(goes_well: bool) -> Vec<Step> {
 /// What a login ends with when something is to be proved.
 pub(super) fn proofs() -> Scene {
     let admit = |it| vec![Step::Array(Act::Admit(it))];
+    // Nothing is silent here, and a proof takes several turns: a slow machine has time for them.
+    let patience = ["-o", "update", "-n", "node.conn[0].timeo.login_timeout", "-v", "15"];
     let own = |secret| proves(&[("authmethod", "CHAP"), ("username", HOST.0), ("password", secret)]);
     let asks = |user, secret| proves(&[("username_in", user), ("password_in", secret)]);
     scene(
@@ -104,6 +106,7 @@ pub(super) fn proofs() -> Scene {
         &[
             vec![quietly(through("default", PORTAL, &["-o", "new"]))],
             vec![quietly(through("default", PORTAL, &settings()))],
+            vec![quietly(through("default", PORTAL, &patience))],
             admit(Admission::Mutual),
             attempt(false),
             vec![own("another-secret")],
