@@ -4,22 +4,30 @@
 use std::time::Duration;
 
 use san_core::{
-    Cx, Deadline, Error, ErrorKind, HostAccess, HostSpec, Initiator, Lun, LunChoice, Mapping, OperationId,
-    Result, SharedAccess, Visibility, Volume, VolumeKey,
+    Cx, Deadline, Device, Error, ErrorKind, Expected, HostAccess, HostSpec, Initiator, Lun, LunChoice,
+    Mapping, OperationId, Result, SharedAccess, Visibility, Volume, VolumeKey,
 };
 
 use crate::cluster::Binding;
-use crate::node::HIGHEST_LUN;
+use crate::node::Range;
+use crate::record::Attachment;
 use crate::san::San;
 use crate::tombstone::is_tombstone;
 
 /// How long a look at the cluster's notes may take.
 const LOOK: Duration = Duration::from_secs(30);
+/// How long scans may take that nobody waited for.
+const SCAN: Duration = Duration::from_secs(10);
 
 impl San {
-    /// Whether new disks are mapped for all nodes.
+    /// How new disks are mapped.
+    pub(crate) fn visibility(&self) -> Visibility {
+        self.shared().config.visibility
+    }
+
+    /// Whether they are mapped for all nodes.
     pub(crate) fn is_for_all(&self) -> bool {
-        self.shared().config.visibility == Visibility::Shared
+        self.visibility() == Visibility::Shared
     }
 
     fn shared_access(&self) -> Result<&dyn SharedAccess> {
@@ -62,7 +70,8 @@ impl San {
             return Ok(());
         }
         let cx = self.cx(Deadline::after(LOOK), OperationId::random());
-        self.shared_host(&cx).await.map(drop)
+        // Its own host object too: by that it is known when it is gone for ever.
+        self.announce(&cx).await
     }
 
     /// Takes initiators of a node that is gone out of them.
@@ -105,6 +114,33 @@ impl San {
         Ok(())
     }
 
+    /// A scan that was begun for the volume, by this process or by an earlier one, may end when nobody waits for it any more. Where
+    /// the mapping goes it finds nothing then; what all nodes see it would bring back behind our back. One scan of a host waits
+    /// for the other, so that where legs are missing, another scan before the device is taken down leaves nothing to come.
+    pub(crate) async fn await_scans(
+        &self,
+        cx: &Cx,
+        record: &Attachment,
+        expect: &Expected,
+        seen: Option<Device>,
+    ) -> Option<Device> {
+        let is_whole = seen.as_ref().is_some_and(|it| it.missing.is_empty());
+        if record.visibility == Visibility::PerNode || is_whole {
+            return seen;
+        }
+        let scanned = async {
+            let routes = self.routes(cx, &record.ports).await?;
+            self.devices().attach(&cx.at_most(SCAN), expect, &routes).await
+        };
+        match scanned.await {
+            Ok(device) => Some(device),
+            Err(error) => {
+                tracing::debug!(volume = %record.owner, error = %error.chain(), "nothing came of a scan before it is taken down");
+                seen
+            }
+        }
+    }
+
     /// Writes down how all nodes see the owner's volume by now.
     pub(crate) async fn rebind_shared(&self, cx: &Cx, of: &Binding, shared: Option<Mapping>) -> Result<()> {
         match self.cluster().binding(cx, &of.owner).await? {
@@ -124,29 +160,36 @@ impl San {
         if self.is_for_all() {
             used.extend(self.numbers_for_all(cx).await?);
         }
+        let range = match of {
+            Visibility::Shared => Range::AllNodes,
+            Visibility::PerNode if self.is_for_all() => Range::OneNode,
+            Visibility::PerNode => Range::Whole,
+        };
         let mut choice: Vec<Lun> = kept.into_iter().collect();
-        choice.extend(self.shared().node.lun_choice(array, &used, of));
-        if choice.is_empty() { Err(self.no_number(of)) } else { Ok(LunChoice(choice)) }
+        choice.extend(self.shared().node.lun_choice(array, &used, range));
+        if choice.is_empty() { Err(self.no_number(range)) } else { Ok(LunChoice(choice)) }
     }
 
     /// Refuses where every number is taken by disks that all nodes see, before anything is made for one more.
     pub(crate) async fn require_number_for_all(&self, cx: &Cx) -> Result<()> {
         let used = self.numbers_for_all(cx).await?;
+        let (lowest, highest) = Range::AllNodes.bounds();
         let is_free = |number| Lun::new(number).is_some_and(|it| !used.contains(&it));
-        if (1..=HIGHEST_LUN).any(is_free) { Ok(()) } else { Err(self.no_number(Visibility::Shared)) }
+        if (lowest..=highest).any(is_free) { Ok(()) } else { Err(self.no_number(Range::AllNodes)) }
     }
 
-    fn no_number(&self, of: Visibility) -> Error {
-        let (message, remedy) = match of {
-            Visibility::PerNode => (
-                "this node has no free LUN below 256 left on this array",
-                "detach disks that are not needed here",
-            ),
-            Visibility::Shared => (
-                "no LUN below 256 is free for all nodes on this array",
+    fn no_number(&self, range: Range) -> Error {
+        let (lowest, highest) = range.bounds();
+        let (whose, remedy) = match range {
+            Range::Whole | Range::OneNode => {
+                ("this node", "detach disks, or snapshots, that are not needed here")
+            }
+            Range::AllNodes => (
+                "all nodes",
                 "delete disks, put some on a storage of another SVM, or set sanbridge-all-nodes to 0",
             ),
         };
+        let message = format!("no LUN from {lowest} to {highest} is free for {whose} on this array");
         Error::new(ErrorKind::LimitReached, message).on(self.space()).with_remedy(remedy)
     }
 

@@ -180,6 +180,7 @@ impl San {
             _ => false,
         };
         self.forget_host().await;
+        self.forget_shared_host().await;
         self.announce(cx).await?;
         Ok(former)
     }

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use san_core::{
-    Cx, Deadline, DeviceManager, Effects, Error, ErrorKind, Lun, NodeName, OperationId, Result, Visibility,
-};
+use san_core::{Cx, Deadline, DeviceManager, Effects, Error, ErrorKind, Lun, NodeName, OperationId, Result};
 use san_host::Guard;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -41,7 +39,7 @@ pub struct NodeConfig {
 }
 
 /// Highest LUN given out: beyond 255 some initiators stop looking.
-pub(crate) const HIGHEST_LUN: u16 = 255;
+const HIGHEST_LUN: u16 = 255;
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -61,8 +59,8 @@ pub(crate) struct Inner {
     pub(crate) started: Mutex<HashSet<String>>,
     /// What was put right by itself, by storage.
     pub(crate) repairs: Mutex<HashMap<String, Repairs>>,
-    /// The last number given out, per array, for this node and for all.
-    last_lun: Mutex<HashMap<(String, Visibility), u16>>,
+    /// The last number given out, per array and range.
+    last_lun: Mutex<HashMap<(String, Range), u16>>,
     tasks: Mutex<JoinSet<()>>,
     running: watch::Sender<usize>,
     halted: AtomicBool,
@@ -194,36 +192,53 @@ impl Inner {
     }
 
     /// The free numbers of `array`, beginning behind the one given out last, so that a number rests as long as possible
-    /// before it means another volume. What all nodes are to see under one number goes the other way round, so that it seldom
-    /// meets the numbers that each node gives out for itself.
-    pub(crate) fn lun_choice(&self, array: &str, used: &[Lun], of: Visibility) -> Vec<Lun> {
-        let used: Vec<Lun> = used.iter().filter_map(|it| counted(*it, of)).collect();
+    /// before it means another volume. What all nodes see and what one of them sees have ranges of their own: no other node knows
+    /// what one that says nothing has under its own numbers. Only where nothing is mapped for all, the rest is given out as well.
+    pub(crate) fn lun_choice(&self, array: &str, used: &[Lun], range: Range) -> Vec<Lun> {
+        let (lowest, highest) = range.bounds();
+        let inside = |it: &Lun| (lowest..=highest).contains(&it.number());
         let mut pointers = self.last_lun.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = used.iter().map(|it| it.number()).max().unwrap_or(0);
-        let last = pointers.entry((array.to_owned(), of)).or_insert(newest);
-        let free = free_luns(*last, &used);
+        let newest = used.iter().filter(|it| inside(it)).map(|it| it.number()).max().unwrap_or(lowest - 1);
+        let last = pointers.entry((array.to_owned(), range)).or_insert(newest);
+        let free = free_luns(*last, range, used);
         if let Some(first) = free.first() {
             *last = first.number();
         }
-        free.into_iter().filter_map(|it| counted(it, of)).collect()
+        free
     }
 }
 
-/// A number as it is counted, and back; `None` where it is never given out.
-fn counted(lun: Lun, of: Visibility) -> Option<Lun> {
-    let number = lun.number();
-    match of {
-        _ if number == 0 || number > HIGHEST_LUN => None,
-        Visibility::PerNode => Some(lun),
-        Visibility::Shared => Lun::new(HIGHEST_LUN + 1 - number),
+/// Which numbers are given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Range {
+    /// To one node, where nothing is mapped for all of them.
+    Whole,
+    /// To one node beside what all of them see.
+    OneNode,
+    /// For all nodes.
+    AllNodes,
+}
+
+impl Range {
+    /// The lowest and the highest. Number 0 is left alone: hosts ask it for the list of all others.
+    pub(crate) fn bounds(self) -> (u16, u16) {
+        match self {
+            Self::Whole => (1, HIGHEST_LUN),
+            Self::OneNode => (1, HIGHEST_LUN / 2),
+            Self::AllNodes => (HIGHEST_LUN / 2 + 1, HIGHEST_LUN),
+        }
     }
 }
 
-/// The numbers 1 to 255 that are not used, in a circle that begins behind `last`. Number 0 is left alone: hosts ask it
-/// for the list of all others.
-fn free_luns(last: u16, used: &[Lun]) -> Vec<Lun> {
-    let circle = (1..=HIGHEST_LUN).map(|step| (last + step - 1) % HIGHEST_LUN + 1);
-    circle.filter_map(Lun::new).filter(|it| !used.contains(it)).collect()
+/// The numbers of a range that are not used, in a circle that begins behind `last`.
+fn free_luns(last: u16, range: Range, used: &[Lun]) -> Vec<Lun> {
+    let (lowest, highest) = range.bounds();
+    let behind = (last + 1).max(lowest);
+    (behind..=highest)
+        .chain(lowest..behind.min(highest + 1))
+        .filter_map(Lun::new)
+        .filter(|it| !used.contains(it))
+        .collect()
 }
 
 #[cfg(test)]
@@ -235,22 +250,21 @@ mod tests {
     }
 
     #[test]
-    fn numbers_for_all_nodes_are_counted_from_the_other_end() {
-        let lun = |number| Lun::new(number).unwrap();
-        let back = |number| counted(counted(lun(number), Visibility::Shared)?, Visibility::Shared);
-        assert_eq!(counted(lun(1), Visibility::Shared), Some(lun(255)));
-        assert!((1..=HIGHEST_LUN).all(|it| back(it) == Some(lun(it))));
-        assert_eq!([lun(0), lun(256)].map(|it| counted(it, Visibility::Shared)), [None, None]);
+    fn numbers_for_all_and_for_one_node_never_meet() {
+        let (own, all) = (free_luns(0, Range::OneNode, &[]), free_luns(0, Range::AllNodes, &[]));
+        assert_eq!((own.len(), all.len()), (127, 128));
+        assert!(own.iter().all(|it| !all.contains(it)));
+        assert_eq!(numbers(&free_luns(254, Range::AllNodes, &all[..1]))[..2], [255, 129]);
     }
 
     #[test]
     fn the_number_that_rested_longest_comes_first() {
         let used: Vec<Lun> = [1, 3, 4].into_iter().filter_map(Lun::new).collect();
-        assert_eq!(numbers(&free_luns(1, &used))[..3], [2, 5, 6]);
-        assert_eq!(numbers(&free_luns(254, &used))[..3], [255, 2, 5]);
-        assert_eq!(numbers(&free_luns(255, &[]))[..2], [1, 2]);
-        assert_eq!(free_luns(0, &[]).len(), 255);
+        assert_eq!(numbers(&free_luns(1, Range::Whole, &used))[..3], [2, 5, 6]);
+        assert_eq!(numbers(&free_luns(254, Range::Whole, &used))[..3], [255, 2, 5]);
+        assert_eq!(numbers(&free_luns(255, Range::Whole, &[]))[..2], [1, 2]);
+        assert_eq!(free_luns(0, Range::Whole, &[]).len(), 255);
         let all: Vec<Lun> = (0..=255).filter_map(Lun::new).collect();
-        assert!(free_luns(7, &all).is_empty());
+        assert!(free_luns(7, Range::Whole, &all).is_empty());
     }
 }

@@ -17,6 +17,8 @@ use crate::node::Inner;
 use crate::record::{Attachment, Attachments};
 use crate::san::{RunningMark, San};
 
+/// How long the array may take to hear what this node proves, before sessions are made without that.
+const RENEWAL: Duration = Duration::from_secs(10);
 /// How long a visitor of a device is waited for.
 const VISIT: Duration = Duration::from_secs(5);
 /// Nobody announces that a device was closed.
@@ -130,16 +132,17 @@ impl San {
         let name = self.encode(owner)?;
         let Some(volume) = self.array().volume(cx, &VolumeKey::Name(name)).await? else { return Ok(None) };
         require_ours(owner, &volume, None)?;
-        self.rebind(cx, owner, &volume, bound).await?;
         if bound.is_none() && volume.mapped.is_some() {
             self.note_whoever_may_have(cx, owner, &volume).await?;
         }
+        // Once it is bound nobody asks for this again.
+        self.rebind(cx, owner, &volume, bound).await?;
         Ok(Some(volume))
     }
 
     /// What was known of it is lost, so that nothing tells who has it but the array; and where it is mapped for all nodes,
     /// nobody does: each is asked before anything is done to it.
-    async fn note_whoever_may_have(&self, cx: &Cx, owner: &Owner, volume: &Volume) -> Result<()> {
+    pub(crate) async fn note_whoever_may_have(&self, cx: &Cx, owner: &Owner, volume: &Volume) -> Result<()> {
         let mappings = self.sorted_mappings(cx, volume).await?;
         let mut nodes: Vec<NodeName> = mappings.others.into_iter().filter_map(|(_, node)| node).collect();
         if mappings.shared.is_some() {
@@ -322,7 +325,7 @@ impl San {
 
     /// Makes sure that at least one of `ports` is connected; returns what is wrong with the others.
     pub(crate) async fn connect(&self, cx: &Cx, ports: &[TargetPort]) -> Result<Vec<String>> {
-        let renewed = self.renew_login(cx).await;
+        let renewed = self.renew_login(&cx.at_most(RENEWAL)).await;
         let states = self.transport().connect(cx, ports).await?;
         let problem = |it: &PortState| Some(format!("port {}: {}", it.port, it.status.failure()?.chain()));
         let mut problems: Vec<String> = states.iter().filter_map(problem).collect();

@@ -71,11 +71,9 @@ impl San {
     pub(crate) async fn bind_tombstone(&self, cx: &Cx, bound: &Binding, owner: Owner) -> Result<()> {
         let name = self.encode(&owner)?;
         let deleted = bound.deleted.or_else(|| Some(unix_now()));
-        if bound.shared.is_some() {
-            // The array does not tell who still has it.
-            for node in self.cluster().attached_on(cx, &bound.owner).await? {
-                self.cluster().note_attached(cx, &owner, &node).await?;
-            }
+        // Where all nodes see it, the array does not tell who still has it.
+        for node in self.cluster().attached_on(cx, &bound.owner).await? {
+            self.cluster().note_attached(cx, &owner, &node).await?;
         }
         let tombstone = Binding { owner, name, kind: VolumeKind::Deleting, deleted, ..bound.clone() };
         self.cluster().bind(cx, &tombstone).await?;

@@ -87,7 +87,7 @@ impl Ontap {
             ErrorKind::LimitReached,
             format!("all offered LUN numbers are taken in igroup {}", host.name),
         )
-        .with_remedy("detach disks that are not used on this node"))
+        .with_remedy("detach disks that are not used; where the igroup is the one of all nodes, delete some"))
     }
 
     async fn try_number(&self, cx: &Cx, lun: &str, host: &HostAccess, number: Lun) -> Result<Attempt> {

@@ -8,7 +8,8 @@ use san_core::{EffectState, Effects, ErrorKind, Visibility};
 use san_engine::{LoggedIn, Naming, Outcome, Request, Tie};
 use san_sim::ontap::{MapInfo, OntapSim, Times};
 use san_sim::server::ApiState;
-use sanbridge_tests::site::Site;
+use sanbridge_tests::crash::{Side, Stopper};
+use sanbridge_tests::site::{SVM, Site};
 use tokio::time::Instant;
 
 use crate::support::{DISK, GROWN, SIZE, answer, assert_unchanged, changes, inject, snapshot};
@@ -357,7 +358,7 @@ async fn a_node_that_is_gone_for_ever_leaves_the_igroup_of_all() {
 #[tokio::test(start_paused = true)]
 async fn the_last_number_is_named_before_anything_is_made() {
     let site = Site::started_with(1, Visibility::Shared).await.unwrap();
-    for number in 0..255 {
+    for number in 0..128 {
         site.node(0).create(&format!("vm-{}-disk-0", 1000 + number), SIZE).await.unwrap();
     }
     let mark = site.array.mark();
@@ -390,4 +391,132 @@ async fn a_roll_back_refused_late_says_what_it_did_and_the_next_attach_mends_it(
     assert_eq!(maps(&site.array).len(), 1);
     site.node(1).delete(DISK).await.unwrap();
     assert_unchanged(&site, &before);
+}
+
+/// A roll back that was cut off goes on only where nobody has begun to use the disk since, and takes nothing from him.
+#[tokio::test(start_paused = true)]
+async fn a_roll_back_that_was_cut_off_takes_nothing_from_whoever_came_since() {
+    for visibility in [Visibility::Shared, Visibility::PerNode] {
+        // After the note, in the middle of what unmaps it, and before the bytes change.
+        for (at, side) in [(2, Side::After), (5, Side::Before), (6, Side::After), (8, Side::Before)] {
+            let mut site = Site::started_with(2, visibility).await.unwrap();
+            written(&site).await;
+            site.node(0).snapshot(DISK, &snapshot()).await.unwrap();
+            let stopper = Stopper::new(Some((at, side)));
+            site.kill(0);
+            let array = Arc::new(site.connect(Effects::unobserved()).await.unwrap());
+            site.start_with(0, stopper.effects(), array).await.unwrap();
+            let name = snapshot();
+            let cut = {
+                let rolling = std::pin::pin!(site.node(0).roll_back(DISK, &name));
+                tokio::select! {
+                    biased;
+                    () = stopper.reached() => true,
+                    _ = rolling => false,
+                }
+            };
+            site.kill(0);
+            if !cut {
+                continue;
+            }
+            site.expire_leases().unwrap();
+            site.guests.place(DISK, &site.node(1).name, Tie::Configured);
+            let path = site.node(1).attach(DISK).await.unwrap();
+            site.node(1).write(&path, 0, b"since!").await.unwrap();
+            let guest = site.node(1).host.open(&path).unwrap();
+            site.start(0, Effects::unobserved()).await.unwrap();
+            site.node(0).san().take_up_open().await.ok();
+            assert_eq!(
+                site.node(1).read(&path, 0, 6).await.unwrap(),
+                b"since!",
+                "{visibility:?} {side:?} {at}"
+            );
+            assert_eq!(
+                maps(&site.array)
+                    .iter()
+                    .filter(|it| it.igroup.contains("all") == (visibility == Visibility::Shared))
+                    .count(),
+                1
+            );
+            // Nor where he has gone again.
+            drop(guest);
+            site.node(1).detach(DISK).await.unwrap();
+            site.node(0).san().take_up_open().await.ok();
+            let path = site.node(1).attach(DISK).await.unwrap();
+            assert_eq!(
+                site.node(1).read(&path, 0, 6).await.unwrap(),
+                b"since!",
+                "{visibility:?} {side:?} {at}"
+            );
+        }
+    }
+}
+
+/// Another node is home now: whoever has it already is asked as well, also where its own record says that all is well.
+#[tokio::test(start_paused = true)]
+async fn a_record_of_ones_own_does_not_spare_the_question() {
+    let mut site = Site::started_with(2, Visibility::Shared).await.unwrap();
+    written(&site).await;
+    let path = site.node(0).attach(DISK).await.unwrap();
+    site.kill(0);
+    site.guests.place(DISK, &site.node(1).name, Tie::Configured);
+    let warnings = warnings_of_attach(&site, 1).await;
+    assert!(warnings.iter().any(|it| it.contains("node1")), "{warnings:?}");
+    let guest = site.node(1).host.open(&path).unwrap();
+    // Its configuration is moved back by hand while it runs there.
+    site.start(0, Effects::unobserved()).await.unwrap();
+    site.guests.place(DISK, &site.node(0).name, Tie::Configured);
+    let error = site.node(0).attach(DISK).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::InUse && format!("{error:?}").contains("node2"), "{error:?}");
+    drop(guest);
+    site.node(0).attach(DISK).await.unwrap();
+}
+
+/// The mapping was ended on the array by somebody: those that had it are asked before it is made again.
+#[tokio::test(start_paused = true)]
+async fn a_mapping_that_is_gone_is_not_made_again_under_others_hands() {
+    let site = Site::started_with(2, Visibility::Shared).await.unwrap();
+    written(&site).await;
+    let path = site.node(0).attach(DISK).await.unwrap();
+    let guest = site.node(0).host.open(&path).unwrap();
+    let map = maps(&site.array)[0].clone();
+    site.array.remove_map(SVM, &map.lun, &map.igroup).unwrap();
+    site.guests.place(DISK, &site.node(1).name, Tie::Configured);
+    let error = site.node(1).attach(DISK).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::InUse && format!("{error:?}").contains("node1"), "{error:?}");
+    drop(guest);
+    site.node(1).attach(DISK).await.unwrap();
+    assert_eq!(maps(&site.array).len(), 1);
+}
+
+/// Nobody knows what a node that says nothing has under its own numbers.
+#[tokio::test(start_paused = true)]
+async fn no_number_of_one_node_is_one_of_all() {
+    let site = Site::started_with(2, Visibility::Shared).await.unwrap();
+    written(&site).await;
+    site.node(0).snapshot(DISK, &snapshot()).await.unwrap();
+    site.node(1).attach_snapshot(DISK, &snapshot()).await.unwrap();
+    for map in maps(&site.array) {
+        assert_eq!(map.number > 127, map.igroup.starts_with("sb-all_"), "{map:?}");
+    }
+}
+
+/// What was known of it is lost, and the node that has it says nothing: it keeps what it has.
+#[tokio::test(start_paused = true)]
+async fn without_notes_a_silent_node_keeps_its_disk() {
+    let mut site = Site::started_with(2, Visibility::Shared).await.unwrap();
+    written(&site).await;
+    let path = site.node(0).attach(DISK).await.unwrap();
+    site.kill(0);
+    std::fs::remove_dir_all(site.cluster_folder().join("volumes")).unwrap();
+    let naming = Naming::Exact("vm-101-disk-7".to_owned());
+    let error = site.node(1).call(Request::Rename { object: DISK.to_owned(), naming }).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::InUse && format!("{error:?}").contains("node1"), "{error:?}");
+    site.guests.remove(DISK);
+    let outcome = site.node(1).delete(DISK).await.unwrap();
+    assert!(matches!(outcome, Outcome::Deleting { .. }), "{outcome:?}");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    site.node(1).san().finish_deletions().await.unwrap();
+    assert_eq!(maps(&site.array).len(), 1, "its number still means it");
+    assert_eq!(site.node(0).read(&path, 0, 6).await.unwrap(), b"before");
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use san_core::{
     ByteSize, CloneSpec, Cx, DeleteMode, Error, ErrorKind, Mark, Marked, OperationId, Owner, Result,
-    SnapshotName, Volume, VolumeKey, VolumeKind, VolumeSpec,
+    SnapshotName, Visibility, Volume, VolumeKey, VolumeKind, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,9 @@ pub(crate) struct Create {
     /// Who fills it before it counts.
     #[serde(default)]
     importer: Option<Asker>,
+    /// How it is mapped once it is there.
+    #[serde(default)]
+    visibility: Visibility,
     /// The name it is trying, and who it will be.
     owner: Option<Owner>,
     /// Names that were taken.
@@ -82,6 +85,7 @@ impl Create {
             naming,
             size,
             origin,
+            visibility: san.visibility(),
             importer: None,
             owner: None,
             taken: Vec::new(),
@@ -216,7 +220,7 @@ impl Plan for Create {
 
     async fn prepare(&mut self, cx: &Cx, san: &San) -> Result<Option<Outcome>> {
         self.naming.require_unbound(cx, san).await?;
-        if san.is_for_all() {
+        if self.visibility == Visibility::Shared {
             san.require_number_for_all(cx).await?;
         }
         if let Some(importer) = self.importer {
@@ -266,7 +270,7 @@ impl Plan for Create {
                 });
             }
             SHARE => {
-                if let Some(made) = self.made.as_mut().filter(|_| san.is_for_all()) {
+                if let Some(made) = self.made.as_mut().filter(|_| self.visibility == Visibility::Shared) {
                     made.shared = Some(san.share(cx, &made.to_volume(), None).await?);
                 }
             }
@@ -288,7 +292,8 @@ impl Plan for Create {
                 }
                 san.cluster().unbind(cx, &made.owner, &made.id).await
             }
-            (SHARE, Some(made)) if san.is_for_all() => san.unshare(cx, made).await,
+            // Whatever the storage is set to by now.
+            (SHARE, Some(made)) if self.visibility == Visibility::Shared => san.unshare(cx, made).await,
             (VOLUME, _) => self.remove(cx, san).await,
             _ => Ok(()),
         }

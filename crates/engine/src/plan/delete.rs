@@ -119,7 +119,8 @@ impl Delete {
         let ends = |it: &&mut Binding| {
             it.shared.as_ref().is_some_and(|shared| strays.iter().any(|it| it.id == shared.host.id))
         };
-        if let Some(bound) = self.bound.as_mut().filter(ends) {
+        // Another process looks again first (`look`).
+        if let Some(bound) = self.bound.as_mut().filter(ends).filter(|_| self.seen.is_some()) {
             bound.shared = None;
             san.rebind_shared(cx, bound, None).await?;
         }

@@ -33,7 +33,10 @@ impl TakeDown {
         let Some(known) = record.known_legs() else { return Ok(()) };
         let device = match record.expected() {
             // One that cannot be inspected is judged by the device manager itself, leg by leg.
-            Some(expect) => san.inspect(cx, &expect, &record.ports).await.ok().flatten(),
+            Some(expect) => {
+                let seen = san.inspect(cx, &expect, &record.ports).await.ok().flatten();
+                san.await_scans(cx, record, &expect, seen).await
+            }
             None => None,
         };
         if let Some(device) = &device {

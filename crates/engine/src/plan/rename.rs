@@ -254,6 +254,9 @@ impl Plan for Rename {
         }
         let Marked::Ours(mark) = volume.mark.clone() else { return Err(san.no_such(&self.owner)) };
         self.require_fit(cx, san, &volume, &mark).await?;
+        if bound.is_none() {
+            san.note_whoever_may_have(cx, &self.owner, &volume).await?;
+        }
         let mappings = san.sorted_mappings(cx, &volume).await?;
         self.readers = san.readers_here(cx, &self.owner, Some(&volume)).await?;
         self.require_free(cx, san).await?;

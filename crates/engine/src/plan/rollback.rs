@@ -34,31 +34,36 @@ impl Rollback {
         &self.owner
     }
 
-    /// Repeats all proofs for a roll back that goes on later: nothing may have happened to the volume since. Whoever
-    /// attached or changed it meanwhile has taken our note away.
+    fn disturbed(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Cancelled, format!("it was not rolled back any more: {what}"))
+            .with_effect(EffectState::None)
+            .on(self.owner.object())
+            .with_remedy("look at its bytes, and roll it back again if that is still wanted")
+    }
+
+    /// Whoever attached or changed it since has taken our note away; whoever has it is noted.
+    async fn require_unattached(&self, cx: &Cx, san: &San) -> Result<()> {
+        if san.cluster().overwriting(cx, &self.owner).await? != Some(cx.operation()) {
+            return Err(self.disturbed("another operation came in between"));
+        }
+        match san.cluster().attached_on(cx, &self.owner).await?.first() {
+            Some(node) => Err(self.disturbed(&format!("it is attached on node {node}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Repeats all proofs for a roll back that goes on later: nothing may have happened to the volume since.
     async fn require_undisturbed(&self, cx: &Cx, san: &San) -> Result<()> {
         let bound = self.bound()?;
-        let disturbed = |what: String| {
-            let message = format!("it was not rolled back any more: {what}");
-            Err(Error::new(ErrorKind::Cancelled, message)
-                .with_effect(EffectState::None)
-                .on(self.owner.object())
-                .with_remedy("look at its bytes, and roll it back again if that is still wanted"))
-        };
-        if san.cluster().overwriting(cx, &self.owner).await? != Some(cx.operation()) {
-            return disturbed("another operation came in between".to_owned());
-        }
+        self.require_unattached(cx, san).await?;
         let volume = match san.find(cx, &self.owner, Some(bound)).await? {
             Some(volume) if volume.id == bound.id => volume,
-            _ => return disturbed("it is another volume by now".to_owned()),
+            _ => return Err(self.disturbed("it is another volume by now")),
         };
-        if let Some(node) = san.cluster().attached_on(cx, &self.owner).await?.first() {
-            return disturbed(format!("it is attached on node {node}"));
+        match volume.mapped.iter().flatten().next() {
+            Some(host) => Err(self.disturbed(&format!("it is mapped to {}", host.name))),
+            None => Ok(()),
         }
-        if let Some(host) = volume.mapped.iter().flatten().next() {
-            return disturbed(format!("it is mapped to {}", host.name));
-        }
-        Ok(())
     }
 
     /// Takes our note away, where nobody has done so.
@@ -132,15 +137,19 @@ impl Plan for Rollback {
 
     async fn forward(&mut self, step: usize, cx: &Cx, san: &San) -> Result<Flow> {
         match step {
-            // The snapshot may be of a smaller disk: until somebody asks the array, nobody knows its size.
             UNSIZE => {
-                san.rebind_size(cx, self.bound()?, None).await?;
-                // Nobody may begin to look at it in the middle; the next attach maps it for all nodes again.
-                san.rebind_shared(cx, self.bound()?, None).await?;
-                if self.bound()?.shared.is_some() || san.is_for_all() {
-                    san.unshare(cx, self.bound()?).await?;
+                let bound = self.bound()?;
+                if !self.is_proved {
+                    // Somebody may have begun to use it since, and it must not be pulled from under him.
+                    self.require_unattached(cx, san).await?;
                 }
-                san.cluster().note_overwriting(cx, &self.owner, Some(cx.operation())).await?;
+                // The snapshot may be of a smaller disk: until somebody asks the array, nobody knows its size.
+                san.rebind_size(cx, bound, None).await?;
+                // Nobody may begin to look at it in the middle; the next attach maps it for all nodes again.
+                san.rebind_shared(cx, bound, None).await?;
+                if bound.shared.is_some() || san.is_for_all() {
+                    san.unshare(cx, bound).await?;
+                }
             }
             ROLL_BACK => {
                 if !std::mem::take(&mut self.is_proved) {
@@ -150,7 +159,13 @@ impl Plan for Rollback {
             }
             DONE => self.forget_intention(cx, san).await?,
             // What the node's cache holds of the old bytes goes with the device.
-            _ => self.down.forward(step, cx, san).await?,
+            _ => {
+                if step == 0 && self.is_proved {
+                    // Before anything is done: whoever comes in between takes it away, and is never overwritten.
+                    san.cluster().note_overwriting(cx, &self.owner, Some(cx.operation())).await?;
+                }
+                self.down.forward(step, cx, san).await?;
+            }
         }
         Ok(Flow::Next)
     }

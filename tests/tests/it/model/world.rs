@@ -285,9 +285,7 @@ impl World {
             return;
         };
         assert_eq!(done.unwrap(), path(disk));
-        // Where all nodes see it, one that has it already asks the others for nothing.
-        let asks = self.site.visibility == Visibility::PerNode || !known.attached.contains(&node);
-        if asks && self.model.homes.get(&disk) == Some(&node) {
+        if self.model.homes.get(&disk) == Some(&node) {
             known.attached.clear();
         }
         known.attached.insert(node);

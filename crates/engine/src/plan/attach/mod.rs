@@ -61,9 +61,6 @@ pub(crate) struct Attach {
     /// What the array last said of the volume; `None` while it cannot be asked.
     #[serde(skip)]
     seen: Option<Volume>,
-    /// Whether this process has begun, and so ended, all scans for it.
-    #[serde(skip)]
-    has_scanned: bool,
     /// For undo.
     down: TakeDown,
     /// The device is in use, so an undo leaves it as it is.
@@ -85,7 +82,6 @@ impl Attach {
             no_longer_shared: None,
             fenced: Vec::new(),
             seen: None,
-            has_scanned: false,
             down: TakeDown::default(),
             kept: false,
             warnings: Vec::new(),
@@ -216,7 +212,11 @@ impl Attach {
         // The look that found the volume has compared the two.
         let known = bound.as_ref().and_then(|it| it.shared.as_ref()).filter(|it| is_seen && it.host == host);
         if let Some(known) = known {
-            return Ok(known.clone());
+            let ports = san.ports(cx).await?;
+            // The array's interfaces may be others by now than when it was mapped.
+            if known.ports.iter().all(|it| ports.contains(it)) {
+                return Ok(known.clone());
+            }
         }
         let seen = if is_seen { san.array().mapping(cx, volume, &host).await? } else { None };
         let mapping = match seen {
@@ -239,6 +239,11 @@ impl Attach {
             (Err(error), Some((volume, host))) if error.kind() == ErrorKind::NotFound => {
                 san.forget_shared_host().await;
                 let Some(mapping) = san.array().mapping(cx, volume, host).await? else { return Err(error) };
+                if self.visibility == Visibility::Shared
+                    && let Some(bound) = san.cluster().binding(cx, &self.view.owner).await?
+                {
+                    san.rebind_shared(cx, &bound, Some(mapping.clone())).await?;
+                }
                 let used = san.used_ports(cx, &mapping).await?;
                 if used == ports && mapping.lun == expect.lun {
                     return Err(error);
@@ -251,18 +256,6 @@ impl Attach {
                 san.devices().attach(cx, &self.expected()?, &routes).await
             }
             (other, _) => other,
-        }
-    }
-
-    /// A scan that an earlier process began may end after that process. Where the mapping goes, it finds nothing any more; what
-    /// all nodes see it would bring back behind our back. One scan of a host waits for the other, so that another one, and what
-    /// it finds taken down, leaves nothing that may still come.
-    async fn await_scans(&mut self, cx: &Cx, san: &San) {
-        if self.visibility == Visibility::PerNode || self.has_scanned {
-            return;
-        }
-        if let Err(error) = self.attach_device(cx, san).await {
-            tracing::debug!(volume = %self.view.owner, error = %error.chain(), "nothing came of a scan before it is undone");
         }
     }
 
@@ -367,8 +360,7 @@ impl Plan for Attach {
         if !same || !san.is_noted(cx, &self.view).await? {
             return Ok(None);
         }
-        if record.visibility == Visibility::PerNode
-            && self.view.snapshot.is_none()
+        if self.view.snapshot.is_none()
             && !san.attached_elsewhere(cx, &self.view.owner).await?.is_empty()
             && self.is_home(cx, san).await?
         {
@@ -439,7 +431,6 @@ impl Plan for Attach {
             CONNECT => self.connect(cx, san).await?,
             MAP => self.map(cx, san).await?,
             DEVICE => {
-                self.has_scanned = true;
                 let device = self.attach_device(cx, san).await?;
                 self.warn_of(&device);
                 san.publish(cx, &self.view, &device).await?;
@@ -464,7 +455,6 @@ impl Plan for Attach {
         }
         match step {
             DEVICE => {
-                self.await_scans(cx, san).await;
                 self.down = self.record.clone().map(TakeDown::of).unwrap_or_default();
                 match self.down.retire(cx, san).await {
                     Err(error) if error.kind() == ErrorKind::InUse => {

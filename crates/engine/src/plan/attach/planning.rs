@@ -51,7 +51,6 @@ impl Attach {
         }
         if mappings.shared.is_some() && self.visibility == Visibility::Shared {
             self.warn_of_strangers(mappings.others.into_iter().map(|(host, _)| host));
-            self.require_released(cx, san).await?;
         } else {
             self.plan_fence(cx, san, &mappings).await?;
             let is_seen_here = !mappings.ours.is_empty();
@@ -60,6 +59,11 @@ impl Attach {
                 // No node may see it twice.
                 self.visibility = Visibility::PerNode;
             }
+        }
+        if self.visibility == Visibility::Shared {
+            // Those that have it without a mapping of their own may have it through the one of all.
+            self.fenced.retain(|(_, host)| host.is_some());
+            self.require_released(cx, san).await?;
         }
         self.record = Some(match &before {
             Some(record) => record.clone(),
@@ -137,7 +141,8 @@ impl Attach {
     /// # Errors
     /// `InUse` where one says that it is in use there.
     async fn require_released(&mut self, cx: &Cx, san: &San) -> Result<()> {
-        let elsewhere = san.attached_elsewhere(cx, &self.view.owner).await?;
+        let mut elsewhere = san.attached_elsewhere(cx, &self.view.owner).await?;
+        elsewhere.retain(|it| self.fenced.iter().all(|(fenced, _)| fenced != it));
         if elsewhere.is_empty() || !self.is_home(cx, san).await? {
             return Ok(());
         }
@@ -219,7 +224,8 @@ impl Attach {
     ) -> Result<()> {
         let Some(bound) = bound else { return Err(why) };
         let shared = bound.shared.clone().zip(bound.size).filter(|_| self.view.snapshot.is_none());
-        let is_here = here.as_ref().is_some_and(|it| it.is_of(bound) && is_mapped(it));
+        let is_shared_so = |it: &Attachment| shared.as_ref().is_none_or(|(now, _)| it.lun == Some(now.lun));
+        let is_here = here.as_ref().is_some_and(|it| it.is_of(bound) && is_mapped(it) && is_shared_so(it));
         let source = if is_here && (shared.is_some() || san.is_noted(cx, &self.view).await?) {
             self.before = here;
             self.record.clone_from(&self.before);
