@@ -389,23 +389,21 @@ impl San {
             .within("waiting for this node's host object", async { Ok(self.shared().host.lock().await) })
             .await?;
         let array = &self.array().profile().serial;
-        let made = if let Some((known, as_told)) = &*host {
-            if self.cluster().node_of_host(cx, array, &known.id).await?.as_ref() != Some(self.node_name()) {
-                // The note was lost, and other nodes would not know whose mapping it is.
-                self.cluster().note_host(cx, array, &known.id, self.node_name()).await?;
-            }
-            if *as_told == login {
-                return Ok(known.clone());
-            }
-            known.clone()
+        let (made, told) = if let Some((known, told)) = &*host {
+            (known.clone(), Some(told))
         } else {
             let initiators = self.transport().initiators(cx).await?;
             let spec =
                 HostSpec { realm: self.realm().to_owned(), node: self.node_name().clone(), initiators };
-            let made = self.array().ensure_host(cx, &spec).await?.into_inner();
-            self.cluster().note_host(cx, array, &made.id, self.node_name()).await?;
-            made
+            (self.array().ensure_host(cx, &spec).await?.into_inner(), None)
         };
+        if self.cluster().node_of_host(cx, array, &made.id).await?.as_ref() != Some(self.node_name()) {
+            // Without it, or where it was lost, other nodes would not know whose mapping it is.
+            self.cluster().note_host(cx, array, &made.id, self.node_name()).await?;
+        }
+        if told == Some(&login) {
+            return Ok(made);
+        }
         self.tell_login(cx, &login).await?;
         *host = Some((made.clone(), login));
         Ok(made)
