@@ -5,10 +5,12 @@ use std::time::Duration;
 use san_core::{Deadline, Effects, ErrorKind, OperationId};
 use san_engine::{LoggedIn, Outcome, Repair};
 use san_sim::ontap::Times;
+use sanbridge::cli::Screen;
 use sanbridge_tests::daemons::{Client, DaemonSite, Reply};
 use sanbridge_tests::site::{PATIENCE, Site};
 use serde_json::json;
 
+use crate::cli::run_on;
 use crate::support::{DISK, SIZE, answer, inject};
 
 const OTHER: &str = "vm-100-disk-1";
@@ -206,6 +208,32 @@ async fn a_node_that_is_logged_in_is_not_forgotten_unless_somebody_says_so() {
     assert!(hidden["why"].as_str().unwrap().contains("cannot tell who is logged in"), "{hidden}");
     let told = replace(json!({ "node": "node2", "logged_in": "ignore" })).await;
     assert_eq!(told["storages"], json!([{ "storage": "san1", "mappings": 1, "host": true }]), "{told}");
+    site.kill(1);
+    site.site.node(1).host.crash();
+    one.call("volume.delete", json!({ "name": DISK })).await.unwrap();
+}
+
+/// The same where it has left PVE's cluster.
+#[tokio::test]
+async fn a_node_that_left_the_cluster_and_is_logged_in_is_not_removed_unless_somebody_says_so() {
+    let mut site = DaemonSite::started(2).await.unwrap();
+    let (one, two) = (site.client(0), site.client(1));
+    one.add().await.unwrap();
+    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
+    one.call("volume.create", params).await.unwrap();
+    two.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    members(&site, None);
+    let held = site.audit();
+    let refused = run_on(site.socket(0), Screen::Pipe, &["node", "remove", "node2"]).await;
+    assert_ne!(refused.code, 0, "{refused:?}");
+    let said = format!("{}{}", refused.out, refused.err);
+    assert!(said.contains("is logged in to the array (iqn.") && said.contains("--logged-in"), "{refused:?}");
+    let changed = site.audit().against(&held);
+    assert!(changed.is_empty(), "{changed}");
+    let told = run_on(site.socket(0), Screen::Pipe, &["node", "remove", "node2", "--logged-in"]).await;
+    assert_eq!(told.code, 0, "{told:?}");
+    assert_eq!(site.site.array.maps(), []);
+    assert_eq!(notes(&site), Vec::<String>::new());
     site.kill(1);
     site.site.node(1).host.crash();
     one.call("volume.delete", json!({ "name": DISK })).await.unwrap();

@@ -16,6 +16,8 @@ use crate::storage::Storages;
 pub(crate) struct Remove {
     node: NodeName,
     listed: Listed,
+    #[serde(default)]
+    logged_in: LoggedIn,
 }
 
 /// Which node was reinstalled.
@@ -56,7 +58,7 @@ pub(crate) struct RemovedFrom {
     pub(crate) host: bool,
 }
 
-/// Ends it, unless the node may be alive.
+/// Ends it, unless the node may be alive: by the word of PVE or of the arrays.
 pub(crate) async fn remove(
     cx: &Cx,
     storages: &Storages,
@@ -64,7 +66,7 @@ pub(crate) async fn remove(
     peers: &Peers,
     of: Remove,
 ) -> Result<Removed> {
-    let Remove { node, listed } = of;
+    let Remove { node, listed, logged_in } = of;
     let refused = |message: String, remedy: &'static str| {
         Err(Error::new(ErrorKind::InUse, message).on(&node).with_remedy(remedy))
     };
@@ -80,7 +82,7 @@ pub(crate) async fn remove(
         }
         (Membership::Offline, Listed::Remove) | (Membership::None, _) => {}
     }
-    end(cx, storages, peers, node, LoggedIn::Ignore).await
+    end(cx, storages, peers, node, logged_in).await
 }
 
 /// Makes arrays know a node that was reinstalled by its new initiators. On the node itself that is all of it; on another one

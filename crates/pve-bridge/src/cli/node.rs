@@ -29,6 +29,9 @@ enum What {
         /// Also where it is a member of the cluster still, because it never comes back as it was (reinstalled, destroyed)
         #[arg(long)]
         listed: bool,
+        /// Also while an array says that the node is logged in to it, because you know that it is not running
+        #[arg(long)]
+        logged_in: bool,
     },
     /// Make the arrays know a node that was reinstalled under its name and has another initiator name now: what remains of the
     /// former installation ends. Run it on that node, before its first guest starts, or elsewhere while it is switched off
@@ -43,16 +46,17 @@ enum What {
 
 impl Verb for Node {
     async fn run(&self, session: &mut Session<'_, '_>) -> Result<Exit, Failure> {
-        let (method, params) = match &self.what {
-            What::Remove { node, listed } => {
+        let (method, mut params, logged_in) = match &self.what {
+            What::Remove { node, listed, logged_in } => {
                 let listed = if *listed { Listed::Remove } else { Listed::Refuse };
-                ("admin.node.remove", json!({ "node": node, "listed": listed }))
+                ("admin.node.remove", json!({ "node": node, "listed": listed }), *logged_in)
             }
-            What::Replace { node, logged_in } => {
-                let logged_in = if *logged_in { LoggedIn::Ignore } else { LoggedIn::Refuse };
-                ("admin.node.replace", json!({ "node": node, "logged_in": logged_in }))
-            }
+            What::Replace { node, logged_in } => ("admin.node.replace", json!({ "node": node }), *logged_in),
         };
+        // A daemon of before refuses members it does not know.
+        if logged_in {
+            params["logged_in"] = json!(LoggedIn::Ignore);
+        }
         let answer: Removed = session.call(method, params, PATIENCE).await?;
         session.show(&answer, removed)?;
         Ok(session.report(&answer.problems))
