@@ -24,7 +24,7 @@ my $MIB = 1024 * 1024;
 
 # Volumes are files here; what the daemon was asked for is kept. What is used before it is confirmed is taken back where that
 # fails, as the daemon does.
-my (@asked, %sizes, $granule, $refusal);
+my (@asked, %sizes, $granule, $refusal, $detaching);
 {
     no warnings qw(redefine once);
     *PVE::Storage::Sanbridge::Client::call = sub {
@@ -33,6 +33,7 @@ my (@asked, %sizes, $granule, $refusal);
         push @asked, $method . ' ' . ($params->{name} // 'any');
         my $ok = {};
         if ($method eq 'volume.import') {
+            return $request{otherwise}->{Unsupported}->("this daemon has no method\n") if $granule == 0;
             my $name = $params->{name} // 'vm-100-disk-7';
             if (defined($sizes{$name})) {
                 my $otherwise = $request{otherwise}->{AlreadyExists} // die "the name is taken\n";
@@ -46,6 +47,8 @@ my (@asked, %sizes, $granule, $refusal);
             die "$refusal\n" if defined($refusal);
             my $name = $params->{name} . (defined($params->{snapshot}) ? "\@$params->{snapshot}" : '');
             $ok = { path => "$dir/$name", size_bytes => $sizes{$name} };
+        } elsif ($method eq 'volume.detach') {
+            $detaching->() if defined($detaching);
         } elsif ($method eq 'volume.template') {
             my $name = $params->{name} =~ s/\Avm-/base-/r;
             rename("$dir/$params->{name}", "$dir/$name") or die $!;
@@ -75,6 +78,7 @@ my (@asked, %sizes, $granule, $refusal);
 sub reset_all {
     (@asked, %sizes) = ();
     undef $refusal;
+    undef $detaching;
     $granule = 4096;
 }
 
@@ -228,6 +232,34 @@ subtest 'an interrupted import leaves nothing' => sub {
     kill('KILL', $child);
     waitpid($child, 0);
     is_deeply(\%sizes, {}, 'nothing is left');
+};
+
+subtest 'what is written is not lost because it stays attached' => sub {
+    reset_all();
+    my $bytes = pack('Q<', $odd) . $data;
+    $detaching = sub { PVE::Storage::Sanbridge::Client::fail("somebody has it open\n") };
+    my @warned;
+    local $SIG{__WARN__} = sub { push @warned, @_ };
+    is(import_of($bytes, 'vm-100-disk-0'), 's1:vm-100-disk-0', 'imported');
+    is($asked[-1], 'confirmed', 'and confirmed');
+    is_deeply(
+        \@warned,
+        ["sanbridge: 'vm-100-disk-0' is written, but stays attached on this node: somebody has it open\n"],
+        'people are told',
+    );
+    $detaching = sub { die "interrupted by a signal\n" };
+    refused('a signal', qr/signal/, sub { import_of($bytes, 'vm-100-disk-1') });
+    is(join(' ', keys %sizes), 'vm-100-disk-0', 'is one then too');
+};
+
+subtest 'a daemon that is older than the plugin' => sub {
+    reset_all();
+    $granule = 0;
+    for my $allow_rename (0, 1) {
+        refused('is named', qr/no method -- .*systemctl restart sanbridge\.service$/, sub {
+            import_of(pack('Q<', 3) . 'abc', 'vm-100-disk-0', $allow_rename);
+        });
+    }
 };
 
 subtest 'formats' => sub {

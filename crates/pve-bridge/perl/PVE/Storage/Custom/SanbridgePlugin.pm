@@ -800,11 +800,20 @@ sub volume_import {
         my ($made) = @_;
         $class->activate_volume($storeid, $scfg, $made, undef, {});
         PVE::Storage::Sanbridge::Stream::copy_in($in, scalar($class->path($scfg, $made, $storeid)), $size);
-        # Its guest does not run yet.
-        $class->deactivate_volume($storeid, $scfg, $made, undef, {});
+        # Its guest does not run yet. All bytes are on the disk: that it stays attached is no reason to lose them.
+        if (!eval { $class->deactivate_volume($storeid, $scfg, $made, undef, {}) }) {
+            my $error = $@;
+            die $error if !PVE::Storage::Sanbridge::Client::is_failure($error);
+            warn "sanbridge: '$made' is written, but stays attached on this node: $error";
+        }
         return $is_base ? $class->create_base($storeid, $scfg, $made) : $made;
     };
-    my $import = sub { return $make->($storeid, $scfg, 'volume.import', $vmid, $_[0], $size / 1024, $_[1], $fill) };
+    my $outdated = sub { die $_[0] =~ s/\n//r . " -- a daemon of before this plugin: systemctl restart sanbridge.service\n" };
+    my $import = sub {
+        my ($wanted, $otherwise) = @_;
+        my $instead = { Unsupported => $outdated, ($otherwise // {})->%* };
+        return $make->($storeid, $scfg, 'volume.import', $vmid, $wanted, $size / 1024, $instead, $fill);
+    };
     my $renamed = sub {
         warn "sanbridge: a volume of the name '$name' exists\n";
         return $import->();

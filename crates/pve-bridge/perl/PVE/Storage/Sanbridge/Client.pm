@@ -35,6 +35,17 @@ use constant {
 # When a connect last failed for good in this process, so that a poll over many storages waits only once.
 my $absent_since;
 
+# What the daemon, or that there is none, last made a call die of. Whatever else one dies of comes from outside, such as the
+# signals that PVE sends.
+my $failure;
+
+sub fail {
+    ($failure) = @_;
+    die $failure;
+}
+
+sub is_failure { return defined($failure) && $_[0] eq $failure }
+
 sub now { return clock_gettime(CLOCK_MONOTONIC) }
 
 # The codec PVE itself has loaded (JSON, mostly in C), else the core one: a long list is decoded much faster.
@@ -58,7 +69,7 @@ sub new_id {
 #   storage       { id, options } or undef
 #   params        hash of parameters
 #   answer        sub(ok, operation id) that checks and untaints `ok` and returns the result; its die refuses the answer
-#   otherwise     { kind => sub() }: what gives the result instead where the daemon answers with an error of that kind and
+#   otherwise     { kind => sub(its text) }: what gives the result instead where the daemon answers with an error of that kind and
 #                 has certainly done nothing; optional
 #   use           sub(result): what is done with what was handed out before that is confirmed, however long it takes; gives
 #                 the result instead. Its die refuses the answer, and so does the end of this process: the daemon takes
@@ -83,8 +94,8 @@ sub call {
     my ($sock, $answer) = exchange($call);
     if (my $error = $answer->{error}) {
         my $otherwise = ($arg{otherwise} // {})->{ $error->{kind} // '' };
-        return $otherwise->() if $otherwise && ($error->{effect} // '') eq 'none';
-        die failure_text($error);
+        return $otherwise->(failure_text($error)) if $otherwise && ($error->{effect} // '') eq 'none';
+        fail(failure_text($error));
     }
 
     my $result = eval { $arg{answer}->($answer->{ok}, $call->{id}) };
@@ -119,8 +130,8 @@ sub exchange {
             return ($sock, check_answer($call, $answer)) if $answer;
         }
     }
-    die "sanbridge daemon broke the connection @{[SENDINGS_MAX]} times during $call->{method}"
-        . " -- see: journalctl -u sanbridge\n";
+    fail("sanbridge daemon broke the connection @{[SENDINGS_MAX]} times during $call->{method}"
+        . " -- see: journalctl -u sanbridge\n");
 }
 
 # Confirms that the answer was taken. Only when the daemon has recorded that is the call a success; a daemon that went
@@ -133,12 +144,12 @@ sub acknowledge {
         next if !send_frame($call, $sock, $ack);
         my $reply = receive_frame($call, $sock) // next;
         check_envelope($call, $reply);
-        die failure_text($reply->{error}) if defined($reply->{error});
+        fail(failure_text($reply->{error})) if defined($reply->{error});
         return if $reply->{acked};
         broken_rule($call, 'the acknowledgement was not confirmed');
     }
-    die "sanbridge daemon broke the connection while $call->{method} was confirmed; its outcome is unknown"
-        . " -- see: journalctl -u sanbridge\n";
+    fail("sanbridge daemon broke the connection while $call->{method} was confirmed; its outcome is unknown"
+        . " -- see: journalctl -u sanbridge\n");
 }
 
 # A connected socket. A socket that nobody listens on is tried for a moment only, or, when the connection broke, until
@@ -165,10 +176,10 @@ sub connect_to {
         timed_out($call) if $busy && now() >= $call->{ends};
         if (!$busy && now() >= $budget) {
             $absent_since = now();
-            die "sanbridge daemon is not running on this node ($SOCKET: $text)"
-                . " -- systemctl start sanbridge\n"
+            fail("sanbridge daemon is not running on this node ($SOCKET: $text)"
+                . " -- systemctl start sanbridge\n")
                 if $errno == ECONNREFUSED || $errno == ENOENT;
-            die "cannot reach the sanbridge daemon ($SOCKET: $text)\n";
+            fail("cannot reach the sanbridge daemon ($SOCKET: $text)\n");
         }
         pause(CONNECT_STEP);
     }
@@ -245,7 +256,7 @@ sub pause { select(undef, undef, undef, $_[0]) }
 sub check_envelope {
     my ($call, $frame) = @_;
     # told apart first: a daemon of another version may not even know our ids
-    die failure_text($frame->{error})
+    fail(failure_text($frame->{error}))
         if ($frame->{v} // '') ne VERSION && ref($frame->{error}) eq 'HASH';
     broken_rule($call, 'an answer of another version') if ($frame->{v} // '') ne VERSION;
     broken_rule($call, 'an answer to another request') if ($frame->{id} // '') ne $call->{id};
@@ -266,14 +277,14 @@ sub check_answer {
 sub timed_out {
     my ($call) = @_;
     my $seconds = sprintf('%.0f', $call->{waits});
-    die "sanbridge daemon did not answer $call->{method} within $seconds s"
-        . " -- see: journalctl -u sanbridge\n";
+    fail("sanbridge daemon did not answer $call->{method} within $seconds s"
+        . " -- see: journalctl -u sanbridge\n");
 }
 
 sub broken_rule {
     my ($call, $what) = @_;
-    die one_line("sanbridge daemon broke the protocol in $call->{method} ($what)")
-        . " -- plugin and daemon must come from the same package\n";
+    fail(one_line("sanbridge daemon broke the protocol in $call->{method} ($what)")
+        . " -- plugin and daemon must come from the same package\n");
 }
 
 # The daemon's error as PVE shows it.
