@@ -112,7 +112,8 @@ impl San {
         let nothing = |why: &'static str| Err(Error::new(ErrorKind::Busy, why).on(view.file_name()));
         let _lock =
             self.node().locks.lock(cx, &format!("{}/{}", view.owner.space(), view.owner.object())).await?;
-        if !self.intents().of(&view.owner).await?.is_empty() {
+        // One that waits until the disk is filled may be open for hours, and does nothing to it meanwhile.
+        if self.intents().of(&view.owner).await?.iter().any(|it| it.is_filled_by().is_none()) {
             return nothing("an operation on it has not ended");
         }
         let Some(mut record) = self.attachments().of(&view).await?.filter(|it| it == seen) else {
