@@ -3,7 +3,7 @@
 //!
 //! It is taken back when its importer refuses, by closing the connection or by being killed. After a restart of the daemon
 //! there is no connection: then the importer's process decides. As long as that lives it may confirm, and nothing is taken
-//! from under it. What is in use, or named by a guest's configuration, stays in any case.
+//! from under it. What is in use, on whichever node, or named by a guest's configuration, stays in any case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,14 +38,22 @@ impl San {
         let san = self.clone();
         // Not among what a daemon that stops waits for: the next one goes on with it.
         self.node().spawn_endless(async move {
-            entry.acknowledged_unless(|| san.importer_gone(id, importer)).await;
-            let ended = san.end_import(intent, &entry).await;
-            if let Err(error) = &ended {
-                tracing::warn!(operation = %id, error = %error.chain(), "an import was not confirmed");
-            }
+            let ended = if entry.acknowledged_unless(|| san.importer_gone(id, importer)).await {
+                san.confirm_import(id).await
+            } else {
+                san.end_import(intent, &entry).await
+            };
             drop(running);
-            entry.settle(ended.is_ok());
-            entry.end();
+            match ended {
+                Ok(kept) => {
+                    entry.settle(kept);
+                    entry.end();
+                }
+                // Whoever looks for open operations next asks again; until then nobody is told anything.
+                Err(error) => {
+                    tracing::warn!(operation = %id, error = %error.chain(), "an import is open still");
+                }
+            }
         });
         Ok(())
     }
@@ -57,14 +65,25 @@ impl San {
         }
     }
 
-    /// Keeps the disk or takes it back, whichever was said. An error: it is not kept, or not yet.
-    async fn end_import(&self, mut intent: Intent, entry: &Entry) -> Result<()> {
+    /// Its importer has said that it is whole: nothing is done to the disk, so that nobody who has its lock is waited for.
+    async fn confirm_import(&self, id: OperationId) -> Result<bool> {
+        let cx = self.node().cx(Deadline::after(GLANCE), id);
+        self.intents().remove(&cx, id).await.map(|()| true)
+    }
+
+    /// Takes back what nobody confirmed, unless it is used; whether it is kept. An error: neither was decided.
+    async fn end_import(&self, mut intent: Intent, entry: &Entry) -> Result<bool> {
         let cx = self.node().cx(Deadline::after(CLEAN_UP), intent.id);
         let _lock = self.node().locks.lock(&cx, &intent.work.lock_name()).await?;
         let pace = Pace { clean_up: cx.clone(), pauses: &PAUSES };
         match self.drive(&cx, &pace, &mut intent, Some(entry)).await? {
-            End::Finished(_) => Ok(()),
-            End::Undone(error) | End::Open(error) => Err(error),
+            End::Finished(_) => Ok(true),
+            End::Open(error) if intent.is_filled_by().is_some() => Err(error),
+            // Nobody can confirm any more what is being taken back.
+            End::Undone(error) | End::Open(error) => {
+                tracing::warn!(operation = %intent.id, error = %error.chain(), "an import was not confirmed");
+                Ok(false)
+            }
         }
     }
 }

@@ -274,7 +274,11 @@ impl San {
         outcome: Outcome,
         entry: Option<&Entry>,
     ) -> Result<End> {
-        if self.is_taken(clean_up, intent, &outcome, entry).await {
+        let taken = match self.is_taken(clean_up, intent, &outcome, entry).await {
+            Ok(taken) => taken,
+            Err(error) => return Ok(End::Open(error)),
+        };
+        if taken {
             // Only what is recorded is confirmed.
             return Ok(match self.intents().remove(clean_up, intent.id).await {
                 Ok(()) => End::Finished(outcome),
@@ -282,12 +286,13 @@ impl San {
             });
         }
         let why = "nobody confirmed the answer, so it was undone";
+        intent.work.note_handed_out();
         intent.turn_back(why.to_owned());
         self.keep(clean_up, intent).await;
         Err(Error::new(ErrorKind::Cancelled, why))
     }
 
-    /// Takes one step back. `Some`: that was the last one, or it goes no further.
+    /// Takes one step back. `Some`: that was the last one, it goes no further, or what was made stays.
     async fn undo(
         &self,
         clean_up: &Cx,
@@ -296,7 +301,15 @@ impl San {
         why: String,
         failed: Error,
     ) -> Option<End> {
-        match intent.work.plan_mut().back(step, clean_up, self).await {
+        let undone = match intent.work.stays(clean_up, self).await {
+            Ok(true) => {
+                self.close(clean_up, intent).await;
+                return Some(End::Finished(intent.work.plan().outcome(self)));
+            }
+            Ok(false) => intent.work.plan_mut().back(step, clean_up, self).await,
+            Err(error) => Err(error),
+        };
+        match undone {
             Ok(()) if step == 0 => {
                 self.close(clean_up, intent).await;
                 Some(End::Undone(failed))
@@ -409,22 +422,31 @@ impl San {
         self.keep(cx, intent).await;
     }
 
-    /// Whether the answer was taken: confirmed by the caller, or, where the caller cannot be asked, visibly used.
-    async fn is_taken(&self, cx: &Cx, intent: &Intent, outcome: &Outcome, entry: Option<&Entry>) -> bool {
+    /// Whether the answer was taken: confirmed by the caller, or, where the caller cannot be asked, visibly used. An error: that
+    /// is not known, and has to be asked again.
+    async fn is_taken(
+        &self,
+        cx: &Cx,
+        intent: &Intent,
+        outcome: &Outcome,
+        entry: Option<&Entry>,
+    ) -> Result<bool> {
         if let Some(entry) = entry {
             entry.answer(Ok(outcome.clone()));
             if entry.acknowledged().await {
-                return true;
+                return Ok(true);
             }
         }
         // A guest's configuration that names the volume is as good as a confirmation, and what a guest may hold is never
         // undone because a question about it failed.
-        let Some(owner) = intent.work.handed_out() else { return false };
+        let Some(owner) = intent.work.handed_out() else { return Ok(false) };
         match self.cluster().guests_using(cx, owner).await {
-            Ok(guests) => guests.iter().any(|it| it.tie == Tie::Configured),
+            Ok(guests) => Ok(guests.iter().any(|it| it.tie == Tie::Configured)),
+            // Half a disk must not look whole for ever.
+            Err(error) if intent.is_filled_by().is_some() => Err(error),
             Err(error) => {
                 tracing::warn!(%owner, error = %error.chain(), "who uses it is not known; it stays");
-                true
+                Ok(true)
             }
         }
     }

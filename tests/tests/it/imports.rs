@@ -6,10 +6,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use san_contract::audit::Audit;
 use san_core::{Effects, OperationId};
+use san_sim::ontap::{Fault, Times};
+use san_sim::target::{Reachability, Target};
 use sanbridge_tests::daemons::{Client, DaemonSite, read, write};
 use sanbridge_tests::walk::{Beside, DISK, PATH, Walking, converse};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use crate::support::{answer, inject};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SIZE: u64 = 8 << 20;
@@ -146,6 +151,130 @@ async fn what_a_guest_names_is_kept() {
     site.place_guest(100, 0, &[DISK]).unwrap();
     drop(import);
     tokio::time::sleep(HOUR).await;
+    is_whole(&site).await;
+}
+
+/// Between two attempts to take it back anything may have happened to it.
+#[tokio::test(start_paused = true)]
+async fn what_a_guest_names_by_now_is_kept_however_far_it_was_taken_back() {
+    for is_begun in [false, true] {
+        let (site, before) = site().await;
+        let client = site.client(0);
+        let import = begin(&site, None).await;
+        let handle = site.site.node(0).host.open(Path::new(PATH)).unwrap();
+        if is_begun {
+            inject(&site.site.array, "DELETE", "/storage/volumes/{uuid}", Times::Always, answer(500, 1));
+            drop(handle);
+            drop(import);
+            tokio::time::sleep(HOUR).await;
+            site.place_guest(100, 0, &[DISK]).unwrap();
+        } else {
+            drop(import);
+            tokio::time::sleep(HOUR).await;
+            site.place_guest(100, 0, &[DISK]).unwrap();
+            drop(handle);
+        }
+        tokio::time::sleep(HOUR).await;
+        site.site.array.clear_faults();
+        tokio::time::sleep(HOUR).await;
+        let status = client.call("admin.status", json!({})).await.unwrap().ok;
+        assert_eq!(status["storages"][0]["operations"], json!([]), "{status}");
+        is_whole(&site).await;
+        site.remove_guest(100).unwrap();
+        client.call("volume.delete", named(DISK)).await.unwrap();
+        comes_back_to(&site, &before).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_node_has_attached_is_not_taken_back_before_it_is_detached() {
+    let (site, before) = site().await;
+    let import = begin(&site, None).await;
+    let there = site.client(1);
+    there.call("volume.attach", named(DISK)).await.unwrap();
+    let handle = site.site.node(1).host.open(Path::new(PATH)).unwrap();
+    drop(import);
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(site.site.node(1).read(Path::new(PATH), 0, 10).await.unwrap(), b"some of it");
+    let listed = there.call("volume.list", json!({ "vmid": 100 })).await.unwrap().ok;
+    assert_eq!(listed["volumes"][0]["name"], DISK, "{listed}");
+    drop(handle);
+    there.call("volume.detach", named(DISK)).await.unwrap();
+    comes_back_to(&site, &before).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_decided_while_nobody_knows_who_names_it() {
+    let (site, before) = site().await;
+    let import = begin(&site, None).await;
+    let unreadable = site.pve().join("nodes").join("node1").join("qemu-server").join("100.conf");
+    std::fs::create_dir_all(&unreadable).unwrap();
+    drop(import);
+    tokio::time::sleep(HOUR).await;
+    let status = site.client(0).call("admin.status", json!({})).await.unwrap().ok;
+    assert_eq!(status["storages"][0]["operations"][0]["state"], "unconfirmed", "{status}");
+    site.site.node(0).write(Path::new(PATH), 0, b"still here").await.unwrap();
+    std::fs::remove_dir(&unreadable).unwrap();
+    comes_back_to(&site, &before).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_waits_for_nobody() {
+    let (site, _) = site().await;
+    let mut import = begin(&site, None).await;
+    inject(&site.site.array, "PATCH", "", Times::Count(1), Fault::Delay(Duration::from_secs(15)));
+    let client = site.client(0);
+    let grown = json!({ "name": DISK, "size_bytes": 2 * SIZE });
+    let growing = tokio::spawn(async move { client.call("volume.grow", grown).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = Instant::now();
+    assert_eq!(import.confirm().await["acked"], true);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(!growing.is_finished());
+    growing.await.unwrap().unwrap();
+    drop(import);
+    tokio::time::sleep(HOUR).await;
+    is_whole(&site).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_a_template_before_the_importer_was_killed_stays_as_it_is() {
+    let mut site = DaemonSite::started(2).await.unwrap();
+    site.options.insert("sanbridge-all-nodes".to_owned(), json!("1"));
+    site.client(0).add().await.unwrap();
+    let client = site.client(0);
+    let import = begin(&site, None).await;
+    client.call("volume.detach", named(DISK)).await.unwrap();
+    let made = client.call("volume.template", named(DISK)).await.unwrap();
+    let template = made.ok["name"].as_str().unwrap().to_owned();
+    assert_eq!(template, "base-100-disk-0");
+    let maps = site.site.array.maps();
+    assert_eq!(maps.len(), 1, "all nodes see it");
+    drop(import);
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(site.site.array.maps(), maps);
+    let status = client.call("admin.status", json!({})).await.unwrap().ok;
+    assert_eq!(status["storages"][0]["operations"], json!([]), "{status}");
+    let attached = site.client(1).call("volume.attach", named(&template)).await.unwrap();
+    let path = PathBuf::from(attached.ok["path"].as_str().unwrap());
+    assert_eq!(site.site.node(1).read(&path, 0, 10).await.unwrap(), b"some of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_paths_are_made_while_a_disk_is_filled() {
+    let (site, _) = site().await;
+    let dead = site.site.array.portals()[1].address;
+    site.site.array.set_portal(dead, Reachability::Refusing).unwrap();
+    let mut import = begin(&site, None).await;
+    let handle = site.site.node(0).host.open(Path::new(PATH)).unwrap();
+    let legs = || site.site.node(0).host.inventory().legs.len();
+    let before = legs();
+    site.site.array.set_portal(dead, Reachability::Up).unwrap();
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(legs(), before + 1);
+    drop(handle);
+    site.client(0).call("volume.detach", named(DISK)).await.unwrap();
+    assert_eq!(import.confirm().await["acked"], true);
     is_whole(&site).await;
 }
 

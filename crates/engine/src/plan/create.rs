@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::detach::TakeDown;
 use super::rename::template_state;
 use super::{Direction, Flow, Naming, Outcome, Plan};
-use crate::cluster::Binding;
+use crate::cluster::{Binding, Tie};
 use crate::idle::Asker;
 use crate::san::San;
 
@@ -49,6 +49,9 @@ pub(crate) struct Create {
     /// How it is mapped once it is there.
     #[serde(default)]
     visibility: Visibility,
+    /// Whether it was handed out although nobody confirmed that, so that others may have taken it since.
+    #[serde(default)]
+    was_handed_out: bool,
     /// The name it is trying, and who it will be.
     owner: Option<Owner>,
     /// Names that were taken.
@@ -87,6 +90,7 @@ impl Create {
             origin,
             visibility: san.visibility(),
             importer: None,
+            was_handed_out: false,
             owner: None,
             taken: Vec::new(),
             made: None,
@@ -99,6 +103,38 @@ impl Create {
 
     pub(crate) fn importer(&self) -> Option<Asker> {
         self.importer
+    }
+
+    /// Nobody has confirmed the answer, and it is to be taken back.
+    pub(crate) fn note_handed_out(&mut self) {
+        self.was_handed_out = true;
+    }
+
+    /// Whether a disk that was handed out to be filled stays although it is to be taken back. Asked anew before each step, for
+    /// hours may lie between two of them. An error: it is not taken back now.
+    pub(crate) async fn stays(&mut self, cx: &Cx, san: &San) -> Result<bool> {
+        let filled = self.made.clone().filter(|_| self.importer.is_some() && self.was_handed_out);
+        let Some(made) = filled else { return Ok(false) };
+        let named = san.array().volume(cx, &VolumeKey::Name(made.name.clone())).await?;
+        if !named.is_some_and(|it| it.id == made.id && is_claimed_by(&it, cx.operation())) {
+            // A later operation has made it something else, such as a template, and nothing of that is ours; or it is gone.
+            return Ok(san.array().volume(cx, &VolumeKey::Id(made.id)).await?.is_some());
+        }
+        let guests = san.cluster().guests_using(cx, &made.owner).await?;
+        if guests.iter().any(|it| it.tie == Tie::Configured) {
+            if san.cluster().binding(cx, &made.owner).await?.is_none() {
+                self.forward(SHARE, cx, san).await?;
+                self.forward(BIND, cx, san).await?;
+            }
+            return Ok(true);
+        }
+        match san.attached_elsewhere(cx, &made.owner).await?.first() {
+            Some(node) => {
+                Err(Error::new(ErrorKind::InUse, format!("node {node} has it, or may have it, attached"))
+                    .on(made.owner.object()))
+            }
+            None => Ok(false),
+        }
     }
 
     /// Who takes back what is being filled excludes whoever attaches it.

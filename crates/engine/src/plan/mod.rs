@@ -507,6 +507,21 @@ impl Work {
         }
     }
 
+    /// Its answer was given and not confirmed.
+    pub(crate) fn note_handed_out(&mut self) {
+        if let Self::Create(it) = self {
+            it.note_handed_out();
+        }
+    }
+
+    /// Whether what it handed out to be filled stays although it is to be taken back.
+    pub(crate) async fn stays(&mut self, cx: &Cx, san: &San) -> Result<bool> {
+        match self {
+            Self::Create(it) => it.stays(cx, san).await,
+            _ => Ok(false),
+        }
+    }
+
     /// Operations of one name run one after the other.
     pub(crate) fn lock_name(&self) -> String {
         match self {
