@@ -115,12 +115,7 @@ impl San {
         bound: Option<&Binding>,
     ) -> Result<Option<Volume>> {
         if let Some(bound) = bound
-            // The array's key says nothing to people.
-            && let Some(volume) = self
-                .array()
-                .volume(cx, &VolumeKey::Id(bound.id.clone()))
-                .await
-                .map_err(|error| error.on(owner.object()))?
+            && let Some(volume) = self.array().volume(cx, &VolumeKey::Id(bound.id.clone())).await?
         {
             require_ours(owner, &volume, Some(bound))?;
             if volume.name != self.encode(owner)? {

@@ -106,7 +106,7 @@ impl Delete {
         if san.cluster().binding(cx, &self.owner).await?.is_some_and(|it| self.id.as_ref() != Some(&it.id)) {
             return Ok(());
         }
-        for node in san.attached_elsewhere(cx, &self.owner).await? {
+        for node in san.cluster().attached_on(cx, &self.owner).await? {
             san.cluster().note_detached(cx, &self.owner, &node).await?;
         }
         san.forget_readers(cx, &self.owner, None).await
