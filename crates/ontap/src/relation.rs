@@ -5,8 +5,9 @@
 //! `-mc` before the first dot, and serves hosts at the same addresses: what is attached goes on. Whether its objects have the
 //! UUIDs of the original is not documented, so that nothing can be proved absent there, and the vendor advises against making
 //! and deleting volumes before the switchback. So a copy is never taken for the array of a storage, and its partner's cluster
-//! never for a stranger: everything waits for the switchback, except that a process that has met the array before may
-//! find, map and unmap what it knows by its UUID, should the copy show it. It makes nothing new there.
+//! never for a stranger: nothing is made and nothing is absent before the switchback. Except that a process that has met the
+//! array before may find, map, unmap, roll back and delete what it knows by its UUID, should the copy show it under that: each
+//! of these would need a request more to prove the SVM.
 
 use san_core::{Cx, EffectState, Error, ErrorKind, Finding, Result, Severity};
 use san_rest::Request;
