@@ -71,7 +71,22 @@ impl San {
         }
         let cx = self.cx(Deadline::after(LOOK), OperationId::random());
         // Its own host object too: by that it is known when it is gone for ever.
-        self.announce(&cx).await
+        let joined = self.announce(&cx).await;
+        match &joined {
+            Ok(()) => self.shared().joining.end(self.space()),
+            Err(error) => {
+                // Long before a guest has to start here.
+                if self.shared().joining.rest(self.space(), error.chain().to_string()) {
+                    tracing::warn!(storage = %self.space(), error = %error.chain(), "this node does not see yet what all nodes see");
+                }
+            }
+        }
+        joined
+    }
+
+    /// Why this node may not see what all nodes see; `None` where it does, or where nothing is mapped for all.
+    pub fn outside(&self) -> Option<String> {
+        self.shared().joining.of(self.space()).map(|(why, _)| why)
     }
 
     /// Takes initiators of a node that is gone out of them.

@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) half_made: HalfMade,
     /// What lacks paths that could not be made when that was tried last.
     pub(crate) incomplete: Resting,
+    /// Whether this node could not be made one of those that see what all nodes see.
+    pub(crate) joining: Resting,
 }
 
 #[derive(Debug, Default)]
@@ -146,6 +148,7 @@ impl San {
             tombstones: Resting::default(),
             half_made: HalfMade::default(),
             incomplete: Resting::default(),
+            joining: Resting::default(),
             node,
             config,
         })))

@@ -249,6 +249,32 @@ async fn a_disk_whose_paths_all_lead_to_one_controller_is_noticed() {
     assert_found(&site, &[("disk-single-controller", "warning"), ("paths-missing", "warning")]).await;
 }
 
+/// Long before a guest has to start here.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_see_what_all_nodes_see_is_noticed() {
+    let site = DaemonSite::started(1).await.unwrap();
+    let array = &site.site.array;
+    inject(array, "POST", "/protocols/san/igroups", Times::Always, answer(403, 6));
+    let mut client = site.client(0);
+    client.options.insert("sanbridge-all-nodes".to_owned(), "1".into());
+    client.add().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let outside = async || {
+        let checked = client.call("admin.check", json!({})).await.unwrap().ok;
+        let findings = checked["findings"].as_array().unwrap().clone();
+        findings.into_iter().find(|it| it["check"] == "outside-all-nodes")
+    };
+    let found = outside().await.unwrap();
+    assert!(found["severity"] == "failure" && found["what"].as_str().unwrap().contains("igroup"), "{found}");
+    array.clear_faults();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(outside().await, None);
+    // And where all is well, an igroup of all nodes is nobody's who should not be there.
+    assert_eq!(array.igroups().iter().filter(|it| it.name.starts_with("sb-all_")).count(), 1);
+    let checked = client.call("admin.check", json!({})).await.unwrap().ok;
+    assert!(!checked.to_string().contains("initiator-elsewhere"), "{checked}");
+}
+
 /// An upgrade replaces the program on disk; the daemon goes on as it was until somebody restarts it.
 #[tokio::test(start_paused = true)]
 async fn a_daemon_whose_program_was_replaced_says_so() {

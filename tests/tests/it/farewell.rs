@@ -41,6 +41,14 @@ fn notes(site: &DaemonSite) -> Vec<String> {
     found
 }
 
+/// A storage, and a disk that the second node has attached.
+async fn disk_on_the_second(site: &DaemonSite) {
+    site.client(0).add().await.unwrap();
+    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
+    site.client(0).call("volume.create", params).await.unwrap();
+    site.client(1).call("volume.attach", json!({ "name": DISK })).await.unwrap();
+}
+
 #[tokio::test]
 async fn what_remains_of_a_dead_node_is_ended_when_somebody_says_so() {
     let mut site = DaemonSite::started(2).await.unwrap();
@@ -169,11 +177,8 @@ async fn a_reinstalled_node_is_known_anew() {
 #[tokio::test]
 async fn a_node_that_will_be_reinstalled_is_forgotten_from_elsewhere() {
     let mut site = DaemonSite::started(2).await.unwrap();
-    let (one, two) = (site.client(0), site.client(1));
-    one.add().await.unwrap();
-    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
-    one.call("volume.create", params).await.unwrap();
-    two.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    let one = site.client(0);
+    disk_on_the_second(&site).await;
     site.kill(1);
     site.site.node(1).host.crash();
     members(&site, Some(0));
@@ -187,11 +192,8 @@ async fn a_node_that_will_be_reinstalled_is_forgotten_from_elsewhere() {
 #[tokio::test]
 async fn a_node_that_is_logged_in_is_not_forgotten_unless_somebody_says_so() {
     let mut site = DaemonSite::started(2).await.unwrap();
-    let (one, two) = (site.client(0), site.client(1));
-    one.add().await.unwrap();
-    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
-    one.call("volume.create", params).await.unwrap();
-    two.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    let one = site.client(0);
+    disk_on_the_second(&site).await;
     let held = site.audit();
     members(&site, Some(0));
     let replace = async |params| one.call("admin.node.replace", params).await.unwrap().ok;
@@ -217,11 +219,8 @@ async fn a_node_that_is_logged_in_is_not_forgotten_unless_somebody_says_so() {
 #[tokio::test]
 async fn a_node_that_left_the_cluster_and_is_logged_in_is_not_removed_unless_somebody_says_so() {
     let mut site = DaemonSite::started(2).await.unwrap();
-    let (one, two) = (site.client(0), site.client(1));
-    one.add().await.unwrap();
-    let params = json!({ "vmid": 100, "name": DISK, "size_bytes": 8 << 20 });
-    one.call("volume.create", params).await.unwrap();
-    two.call("volume.attach", json!({ "name": DISK })).await.unwrap();
+    let one = site.client(0);
+    disk_on_the_second(&site).await;
     members(&site, None);
     let held = site.audit();
     let refused = run_on(site.socket(0), Screen::Pipe, &["node", "remove", "node2"]).await;

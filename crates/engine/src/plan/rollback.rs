@@ -10,6 +10,7 @@ use crate::cluster::Binding;
 use crate::release::Held;
 use crate::san::San;
 
+const FIRST: usize = 0;
 const UNSIZE: usize = TakeDown::STEPS;
 const ROLL_BACK: usize = UNSIZE + 1;
 const DONE: usize = ROLL_BACK + 1;
@@ -160,7 +161,7 @@ impl Plan for Rollback {
             DONE => self.forget_intention(cx, san).await?,
             // What the node's cache holds of the old bytes goes with the device.
             _ => {
-                if step == 0 && self.is_proved {
+                if step == FIRST && self.is_proved {
                     // Before anything is done: whoever comes in between takes it away, and is never overwritten.
                     san.cluster().note_overwriting(cx, &self.owner, Some(cx.operation())).await?;
                 }

@@ -259,7 +259,7 @@ async fn patience(cx: &Cx, guard: &Guard, space: &str, up: &[&Portal]) -> Result
 async fn disks(cx: &Cx, storage: &Storage) -> Result<Vec<Finding>> {
     let mut presences = storage.san.presences(cx).await?;
     presences.retain(|it| it.state == AttachmentState::Attached);
-    let mut found: Vec<Finding> = presences.iter().filter_map(disk).collect();
+    let mut found: Vec<Finding> = presences.iter().filter_map(disk).chain(outside(storage)).collect();
     // Where all sessions end at one controller, that is said once, and not of every disk.
     let portals = storage.san.portals(cx).await?;
     let controllers: BTreeSet<&str> =
@@ -269,6 +269,22 @@ async fn disks(cx: &Cx, storage: &Storage) -> Result<Vec<Finding>> {
         found.extend(join_all(each).await.into_iter().flatten());
     }
     Ok(found)
+}
+
+/// What all nodes see, this one does not.
+fn outside(storage: &Storage) -> Option<Finding> {
+    let why = storage.san.outside()?;
+    Some(finding(
+        "outside-all-nodes",
+        Severity::Failure,
+        storage.san.space(),
+        Words {
+            what: format!("this node is not among those that see its disks: {why}"),
+            why: "no guest with such a disk starts here, whether the array answers or not",
+            fix: "mend what is named; the daemon tries again by itself within a minute".to_owned(),
+            undo: None,
+        },
+    ))
 }
 
 /// What this node sees of a disk's paths, whatever it should see.
